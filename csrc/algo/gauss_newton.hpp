@@ -1,0 +1,213 @@
+// Products with G = (scale) sum_i J_i^T H_i J_i and with the Jacobian, block of samples by block of vectors.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "algo/blocking.hpp"
+#include "algo/network.hpp"
+
+namespace gnfast {
+
+template <class B, class T>
+class GaussNewton {
+   public:
+    using Buffer = typename B::template buffer<T>;
+
+    // scale: 1/n for the mean over samples, 1 for the sum. Weights and x are borrowed.
+    GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, T scale, Method method, double memory_limit)
+        : network_(network),
+          loss_(loss),
+          scale_(scale),
+          limit_(memory_limit),
+          plan_(blocking::plan_product(network, x.rows, loss, method, memory_limit)),
+          pass_(network, x) {
+        if (loss != Loss::mse) {
+            B& backend = network.backend();
+            kept_loss_ = backend.template allocate<T>(x.rows * network.outputs());
+            backend.loss_prepare(loss, pass_.outputs(), View<T>(kept_loss_.data(), x.rows, network.outputs()));
+        }
+    }
+
+    const Network<B, T>& network() const { return network_; }
+    const ForwardPass<B, T>& pass() const { return pass_; }
+    const ProductPlan& plan() const { return plan_; }
+    double memory_limit() const { return limit_; }
+    index samples() const { return pass_.samples(); }
+    index outputs() const { return network_.outputs(); }
+    Loss loss() const { return loss_; }
+
+    // Rows sqrt(scale) R^T J before each dense layer. The reduced ones are kept: products and the Gram share them.
+    std::shared_ptr<const BackwardRows<B, T>> rows(bool reduced) {
+        const bool same = loss::factor_rank(loss_, outputs(), reduced) == loss::factor_rank(loss_, outputs(), true);
+        const std::lock_guard guard(lock_);
+        if (same && rows_) return rows_;
+        B& backend = network_.backend();
+        const index r = loss::factor_rank(loss_, outputs(), reduced);
+        Buffer start = backend.template allocate<T>(samples() * r * outputs());
+        backend.loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(start.data(), samples() * r, outputs()));
+        auto made = std::make_shared<const BackwardRows<B, T>>(pass_, std::move(start), r);
+        if (same) rows_ = made;
+        return made;
+    }
+
+    // out = G v for each row of v (s, p).
+    void apply(View<const T> v, View<T> out) {
+        if (plan_.method == Method::factored) return apply_factored(v, out);
+        for_blocks(v.rows, [&](index j, index s, index i, index n) {
+            const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
+            check_finite(View<const T>(u.first.data, s, n * outputs()));
+            network_.backend().loss_hessian(loss_, block_of(kept_loss(), i, n), scale_, u);
+            vjp_block(u, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
+        });
+    }
+
+    // u = J v: v (s, p), u (s, n k), no loss and no scale in it.
+    void jvp(View<const T> v, View<T> u) {
+        for_blocks(v.rows, [&](index j, index s, index i, index n) {
+            const Batch<T> block = jvp_block(v.row_range(j, s), i, n);
+            const index k = outputs();
+            for (index q = 0; q < s; ++q)
+                network_.backend().copy(View<const T>(block[q].data, 1, n * k), u.block(j + q, 1, i * k, n * k));
+        });
+    }
+
+    // out = J^T u.
+    void vjp(View<const T> u, View<T> out) {
+        for_blocks(u.rows, [&](index j, index s, index i, index n) {
+            const index k = outputs();
+            const Batch<T> block = tangent(0, s, n, k);
+            for (index q = 0; q < s; ++q)
+                network_.backend().copy(u.block(j + q, 1, i * k, n * k), View<T>(block[q].data, 1, n * k));
+            vjp_block(block, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
+        });
+    }
+
+   private:
+    // NaN and inf of a vector reach the outputs' tangents, which are much smaller to look through.
+    void check_finite(View<const T> u) {
+        std::vector<double> squares;
+        network_.backend().row_dots(u, u, squares);
+        for (const double square : squares)
+            if (!std::isfinite(square)) throw std::invalid_argument("V has NaN or infinite values, or overflows in the product; pass finite vectors");
+    }
+
+    View<const T> kept_loss() const {
+        return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
+    }
+
+    static View<const T> block_of(View<const T> all, index first, index count) {
+        return all.data ? all.row_range(first, count) : all;
+    }
+
+    // f(first vector, vectors, first sample, samples); one product at a time uses the work space.
+    template <class F>
+    void for_blocks(index s, F&& f) {
+        const std::lock_guard guard(lock_workspace_);
+        reserve(std::min(s, plan_.vector_block), std::min(samples(), plan_.sample_block));
+        for (index j = 0; j < s; j += plan_.vector_block)
+            for (index i = 0; i < samples(); i += plan_.sample_block)
+                f(j, std::min(plan_.vector_block, s - j), i, std::min(plan_.sample_block, samples() - i));
+    }
+
+    // Two tangents, used in turn, kept between calls.
+    void reserve(index s, index n) {
+        const index size = s * n * network_.max_width();
+        for (Buffer& buffer : tangents_)
+            if (buffer.size() < size) buffer = network_.backend().template allocate<T>(size);
+    }
+
+    Batch<T> tangent(std::size_t which, index s, index n, index width) {
+        return {View<T>(tangents_[which].data(), n, width), s, n * width};
+    }
+
+    // T_l = T_{l-1} W_l^T + A_{l-1} dW_l^T, then T_l *= D_l.
+    Batch<T> jvp_block(View<const T> v, index i, index n) {
+        B& backend = network_.backend();
+        const index s = v.rows;
+        std::size_t now = 1;
+        Batch<T> t = tangent(now, s, n, 0);
+        bool moved = false;  // before the first dense layer the input does not move
+        for (std::size_t l = 0; l < network_.layers().size(); ++l) {
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
+                now = 1 - now;
+                const Batch<T> next = tangent(now, s, n, dense->fan_out());
+                dense->direction(backend, pass_.kept(l).row_range(i, n), v, next);
+                if (moved) dense->push(backend, Batch<const T>(t), next);
+                t = next;
+                moved = true;
+            } else if (moved) {
+                backend.multiply_rows(t, pass_.kept(l).row_range(i, n));
+            }
+        }
+        return t;
+    }
+
+    // dW_l += g_l^T A_{l-1}, g_{l-1} = (g_l W_l) * D_{l-1}; g lies in one of the two tangents.
+    void vjp_block(Batch<T> g, index i, T beta, View<T> out) {
+        B& backend = network_.backend();
+        const index s = out.rows, n = g.first.rows;
+        std::size_t now = g.first.data == tangents_[0].data() ? 0 : 1;
+        std::size_t first_dense = 0;
+        while (!std::holds_alternative<layers::Dense<T>>(network_.layers()[first_dense])) ++first_dense;
+        for (std::size_t l = network_.layers().size(); l-- > first_dense;) {
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
+                dense->gradient(backend, pass_.kept(l).row_range(i, n), Batch<const T>(g), beta, out);
+                if (l == first_dense) return;
+                now = 1 - now;
+                const Batch<T> below = tangent(now, s, n, dense->fan_in());
+                dense->pull(backend, Batch<const T>(g), below);
+                g = below;
+            } else {
+                backend.multiply_rows(g, pass_.kept(l).row_range(i, n));
+            }
+        }
+    }
+
+    // With the rows B_l kept no product with a weight is left: u = sum_l B_l . (A_{l-1} dW_l^T), then
+    // dW_l = (sum_c u_c B_{l,c})^T A_{l-1}. 4 n p + 4 n r sum(m_l) flops a vector.
+    void apply_factored(View<const T> v, View<T> out) {
+        const auto backward = rows(true);
+        const index r = backward->per_sample();
+        B& backend = network_.backend();
+        for_blocks(v.rows, [&](index j, index s, index i, index n) {
+            if (projections_.size() < s * n * r) projections_ = backend.template allocate<T>(s * n * r);
+            const View<T> flat(projections_.data(), s, n * r);
+            const Batch<T> u(View<T>(projections_.data(), n, r), s, n * r);
+            backend.fill(flat, T(0));
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                const Batch<T> t = tangent(0, s, n, dense.fan_out());
+                dense.direction(backend, pass_.kept(l).row_range(i, n), v.row_range(j, s), t);
+                backend.contract_out(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(t), u);
+            });
+            check_finite(View<const T>(flat));
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                const Batch<T> t = tangent(0, s, n, dense.fan_out());
+                backend.contract_in(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(u), t);
+                dense.gradient(backend, pass_.kept(l).row_range(i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
+            });
+        });
+    }
+
+    template <class F>
+    void for_dense(F&& f) const {
+        for (std::size_t l = 0; l < network_.layers().size(); ++l)
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) f(l, *dense);
+    }
+
+    const Network<B, T>& network_;
+    Loss loss_;
+    T scale_;
+    double limit_;
+    ProductPlan plan_;
+    ForwardPass<B, T> pass_;
+    Buffer kept_loss_, projections_;
+    Buffer tangents_[2];
+    std::shared_ptr<const BackwardRows<B, T>> rows_;
+    std::mutex lock_, lock_workspace_;
+};
+
+}  // namespace gnfast

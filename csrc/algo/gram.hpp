@@ -1,0 +1,125 @@
+// The Gram (NTK) dual K = (scale) R^T J J^T R: formed by tiles, or applied from its two small factors a layer.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "algo/gauss_newton.hpp"
+#include "core/monitor.hpp"
+
+namespace gnfast {
+
+template <class B, class T>
+class Gram {
+   public:
+    // reduced: without the null direction that softmax is known to have, (k - 1) rows a sample.
+    Gram(GaussNewton<B, T>& gauss_newton, bool reduced)
+        : owner_(gauss_newton), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()) {}
+
+    index size() const { return owner_.samples() * r_; }
+
+    // The lower triangle of out (n r, n r).
+    void form(View<T> out, const Monitor& monitor) {
+        std::vector<GramTerm<T>> terms;
+        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            terms.push_back({owner_.pass().kept(l), rows_->rows(l), dense.bias != nullptr});
+        });
+        const index n = owner_.samples(), per = B::gram_tile_samples(n, r_);
+        // Several rows of tiles a call: enough tiles for all threads, and still a report every so often.
+        const index step = per * std::max<index>(1, ceil_div(n, per * 16));
+        for (index first = 0; first < n; first += step) {
+            const index last = std::min(n, first + step);
+            backend().gram_lower(std::span<const GramTerm<T>>(terms), r_, out, first, last);
+            report(monitor, "forming the Gram matrix", double(last) * double(last), double(n) * double(n));
+        }
+    }
+
+    // out = K v for each row of v (s, n r), K never stored: per layer C = u . B_l, T = (A A^T + bias) C, u += T . B_l.
+    // 2 n^2 m_l + 4 n r m_l flops a vector and layer.
+    void apply(View<const T> v, View<T> out) {
+        const index n = owner_.samples(), width = owner_.network().max_width();
+        make_input_grams();
+        const index per_vector = 2 * n * width;
+        const index block = std::max<index>(1, std::min(v.rows, index(blocking::workspace_target) / (per_vector * index(sizeof(T)))));
+        if (workspace_.size() < block * per_vector) workspace_ = backend().template allocate<T>(block * per_vector);
+        for (index j = 0; j < v.rows; j += block) {
+            const index s = std::min(block, v.rows - j);
+            const View<T> target = out.row_range(j, s);
+            const Batch<const T> u(View<const T>(v.row(j), n, r_), s, v.stride);
+            const Batch<T> result(View<T>(target.data, n, r_), s, target.stride);
+            backend().fill(target, T(0));
+            std::size_t at = 0;
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                const index m = dense.fan_out();
+                const Batch<T> c(View<T>(workspace_.data(), n, m), s, n * m);
+                const Batch<T> t(View<T>(workspace_.data() + s * n * m, n, m), s, n * m);
+                const View<const T> gram(input_grams_[at++].data(), n, n);
+                backend().contract_in(rows_->rows(l), r_, u, c);
+                backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(gram, s, 0), Batch<const T>(c), T(0), t);
+                backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), result);
+            });
+        }
+    }
+
+    // out (n, n) = (1/r) sum_c K[(i,c),(j,c)]: the sample factor of the wide-limit preconditioner I (x) Kbar, exact
+    // and without K: per layer (A A^T + bias) o (1/r) sum_c B_c B_c^T.
+    void mean_over_outputs(View<T> out) {
+        const index n = owner_.samples();
+        make_input_grams();
+        auto buffer = backend().template allocate<T>(n * n);
+        const View<T> rows_gram(buffer.data(), n, n);
+        backend().fill(out, T(0));
+        std::size_t at = 0;
+        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            // (n r, m) read as (n, r m): the inner product over outputs and units at once.
+            const View<const T> flat(rows_->rows(l).data, n, r_ * dense.fan_out());
+            backend().gemm(Op::none, Op::transpose, T(1) / T(r_), flat, flat, T(0), rows_gram);
+            backend().add_product(View<const T>(input_grams_[at++].data(), n, n), View<const T>(rows_gram), out);
+        });
+    }
+
+    // out = J^T R v for each row: an eigenvector of K taken to parameters (not normalised).
+    void lift(View<const T> v, View<T> out) {
+        const index n = owner_.samples();
+        for (index j = 0; j < v.rows; ++j) {
+            const Batch<const T> u(View<const T>(v.row(j), n, r_), 1, 0);
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                auto buffer = backend().template allocate<T>(n * dense.fan_out());
+                const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0);
+                backend().contract_in(rows_->rows(l), r_, u, t);
+                dense.gradient(backend(), owner_.pass().kept(l), Batch<const T>(t), T(0), out.row_range(j, 1));
+            });
+        }
+    }
+
+   private:
+    B& backend() const { return owner_.network().backend(); }
+
+    template <class F>
+    void for_dense(F&& f) const {
+        const auto& all = owner_.network().layers();
+        for (std::size_t l = 0; l < all.size(); ++l)
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) f(l, *dense);
+    }
+
+    void make_input_grams() {
+        if (!input_grams_.empty()) return;
+        const index n = owner_.samples();
+        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            input_grams_.push_back(backend().template allocate<T>(n * n));
+            const View<T> gram(input_grams_.back().data(), n, n);
+            const View<const T> a = owner_.pass().kept(l);
+            if (dense.bias) backend().fill(gram, T(1));
+            backend().gemm(Op::none, Op::transpose, T(1), a, a, dense.bias ? T(1) : T(0), gram);
+        });
+    }
+
+    GaussNewton<B, T>& owner_;
+    std::shared_ptr<const BackwardRows<B, T>> rows_;
+    index r_;
+    std::vector<typename B::template buffer<T>> input_grams_;
+    typename B::template buffer<T> workspace_;
+};
+
+}  // namespace gnfast

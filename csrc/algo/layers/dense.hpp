@@ -1,0 +1,70 @@
+// A dense layer z = W x + b: forward, tangents, cotangents and the rows that the dual spaces need.
+// Blocks of s vectors over n samples are (s, n, width), contiguous.
+#pragma once
+
+#include "core/types.hpp"
+
+namespace gnfast::layers {
+
+template <class T>
+struct Dense {
+    View<const T> weight;        // (fan_out, fan_in), with the skip's beta I already in it
+    const T* bias = nullptr;     // (fan_out) or none
+    index offset = 0;            // of the weight in the flat parameter vector; the bias follows it
+
+    index fan_in() const { return weight.cols; }
+    index fan_out() const { return weight.rows; }
+    index parameters() const { return fan_out() * (fan_in() + (bias ? 1 : 0)); }
+
+    // z = x W^T + b
+    template <class B>
+    void forward(B& backend, View<const T> x, View<T> z) const {
+        backend.gemm(Op::none, Op::transpose, T(1), x, weight, T(0), z);
+        if (bias) backend.add_row(Batch<T>(z, 1, 0), Batch<const T>(View<const T>(bias, 1, fan_out()), 1, 0));
+    }
+
+    // out_j = x dW_j^T + db_j, the direction dW_j being in row j of v; 2 n fan_in fan_out flops a vector.
+    template <class B>
+    void direction(B& backend, View<const T> x, View<const T> v, Batch<T> out) const {
+        backend.gemm_batch(Op::none, Op::transpose, T(1), Batch<const T>(x, v.rows, 0), weights_of(v), T(0), out);
+        if (bias) backend.add_row(out, bias_of(v));
+    }
+
+    // out += t W^T, the layer's input being moved by t: one product with s n rows.
+    template <class B>
+    void push(B& backend, Batch<const T> t, Batch<T> out) const {
+        backend.gemm(Op::none, Op::transpose, T(1), flat(t), weight, T(1), flat(out));
+    }
+
+    // t = g W
+    template <class B>
+    void pull(B& backend, Batch<const T> g, Batch<T> t) const {
+        backend.gemm(Op::none, Op::none, T(1), flat(g), weight, T(0), flat(t));
+    }
+
+    // Row j of grad gets dW_j = beta dW_j + g_j^T x and db_j likewise; 2 n fan_in fan_out flops a vector.
+    template <class B>
+    void gradient(B& backend, View<const T> x, Batch<const T> g, T beta, View<T> grad) const {
+        const View<T> first(grad.data + offset, fan_out(), fan_in());
+        backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(x, g.count, 0), beta,
+                           Batch<T>(first, g.count, grad.stride));
+        if (bias) {
+            const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, fan_out());
+            backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
+        }
+    }
+
+   private:
+    Batch<const T> weights_of(View<const T> v) const {
+        return {View<const T>(v.data + offset, fan_out(), fan_in()), v.rows, v.stride};
+    }
+    Batch<const T> bias_of(View<const T> v) const {
+        return {View<const T>(v.data + offset + weight.rows * weight.cols, 1, fan_out()), v.rows, v.stride};
+    }
+    template <class U>
+    static View<U> flat(Batch<U> t) {
+        return {t.first.data, t.count * t.first.rows, t.first.cols};
+    }
+};
+
+}  // namespace gnfast::layers

@@ -1,0 +1,153 @@
+// The dual of a linear network in the space of its linear map: M = sum_l P_l (x) R_l, (k r, k r), free of n and of
+// every width once its 2 L small matrices are formed.
+#pragma once
+
+#include <vector>
+
+#include "algo/network.hpp"
+
+namespace gnfast {
+
+template <class B, class T>
+class LinearDual {
+   public:
+    using Buffer = typename B::template buffer<T>;
+
+    // range (r, d + affine): rows span the data, range^T range = scaled second moment of x, or of (x, 1) when `affine`.
+    // With A_l = W_L ... W_{l+1} and Y_l the layer's inputs as a map of the range: P_l = A_l A_l^T, R_l = Y_l Y_l^T
+    // (+ the ones column's outer product for a bias).
+    LinearDual(const Network<B, T>& network, View<const T> range, bool affine)
+        : network_(network), k_(network.outputs()), r_(range.rows), affine_(affine) {
+        const auto dense = network.dense();
+        const index depth = index(dense.size());
+        p_ = backend().template allocate<T>(depth * k_ * k_);
+        r_all_ = backend().template allocate<T>(depth * r_ * r_);
+        range_ = backend().template allocate<T>(range.rows * range.cols);
+        backend().copy(range, range_view());
+        for_inputs([&](index l, View<const T> y) {
+            const View<T> small(r_all_.data() + l * r_ * r_, r_, r_);
+            backend().gemm(Op::none, Op::transpose, T(1), y, y, T(0), small);
+            if (dense[std::size_t(l)]->bias) {
+                const View<const T> ones = ones_column();
+                backend().gemm(Op::none, Op::transpose, T(1), ones, ones, T(1), small);
+            }
+        });
+        for_outputs([&](index l, View<const T> a) {
+            backend().gemm(Op::none, Op::transpose, T(1), a, a, T(0), View<T>(p_.data() + l * k_ * k_, k_, k_));
+        });
+    }
+
+    index size() const { return k_ * r_; }
+    index depth() const { return index(network_.dense().size()); }
+    index outputs() const { return k_; }
+    index range() const { return r_; }
+    View<const T> p(index l) const { return {p_.data() + l * k_ * k_, k_, k_}; }
+    View<const T> r(index l) const { return {r_all_.data() + l * r_ * r_, r_, r_}; }
+
+    // out_j = sum_l P_l V_j R_l for V_j (k, r) in row j: one product with all R_l side by side, then k x k ones.
+    // 2 L k r (k + r) flops a vector.
+    void apply(View<const T> v, View<T> out) {
+        const index s = v.rows, depth_ = depth();
+        if (workspace_.size() < s * k_ * depth_ * r_) workspace_ = backend().template allocate<T>(s * k_ * depth_ * r_);
+        const View<T> z(workspace_.data(), s * k_, depth_ * r_);
+        backend().gemm(Op::none, Op::transpose, T(1), View<const T>(v.data, s * k_, r_),
+                       View<const T>(r_all_.data(), depth_ * r_, r_), T(0), z);
+        for (index l = 0; l < depth_; ++l)
+            backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(p(l), s, 0),
+                                 Batch<const T>(View<const T>(z.data + l * r_, k_, r_, z.stride), s, k_ * z.stride),
+                                 l == 0 ? T(0) : T(1), Batch<T>(View<T>(out.data, k_, r_), s, out.stride));
+    }
+
+    // out (r, r) = sum_l (tr P_l / k) R_l: the outputs decouple in the wide limit, and kappa after dividing by
+    // I (x) this is at most max_l(k lambda_max(P_l) / tr P_l) / min_l(k lambda_min(P_l) / tr P_l), whatever the data.
+    void mean_over_outputs(View<T> out) {
+        for (index l = 0; l < depth(); ++l) {
+            T trace = 0;
+            for (index a = 0; a < k_; ++a) trace += p(l).row(a)[a];
+            // trace / k times R_l, by a product with a 1 x 1 matrix: (r r, 1) (1, 1).
+            const T weight = trace / T(k_);
+            backend().gemm(Op::none, Op::none, T(1), View<const T>(r(l).data, r_ * r_, 1), View<const T>(&weight, 1, 1),
+                           l == 0 ? T(0) : T(1), View<T>(out.data, r_ * r_, 1));
+        }
+    }
+
+    // Row j of out (s, p): dW_l = A_l^T V_j Y_l^T, an eigenvector of M taken to parameters (not normalised).
+    void lift(View<const T> v, View<T> out) {
+        const auto dense = network_.dense();
+        std::vector<Buffer> left(dense.size());
+        for_outputs([&](index l, View<const T> a) {
+            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
+            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
+        });
+        for_inputs([&](index l, View<const T> y) {
+            const layers::Dense<T>& layer = *dense[std::size_t(l)];
+            const View<const T> a(left[std::size_t(l)].data(), k_, layer.fan_out());
+            Buffer buffer = backend().template allocate<T>(k_ * layer.fan_in() + k_);
+            for (index j = 0; j < v.rows; ++j) {
+                const View<const T> vj(v.row(j), k_, r_);
+                const View<T> moved(buffer.data(), k_, layer.fan_in());
+                T* at = out.row(j) + layer.offset;
+                backend().gemm(Op::none, Op::none, T(1), vj, y, T(0), moved);
+                backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0),
+                               View<T>(at, layer.fan_out(), layer.fan_in()));
+                if (layer.bias) {
+                    const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
+                    backend().gemm(Op::none, Op::none, T(1), vj, ones_column(), T(0), column);
+                    backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(column), T(0),
+                                   View<T>(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1));
+                }
+            }
+        });
+    }
+
+   private:
+    B& backend() const { return network_.backend(); }
+    View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }
+    View<const T> ones_column() const { return View<const T>(range_view()).block(0, r_, network_.inputs(), 1); }
+
+    // f(l, Y_l (r, fan_in of l)), l ascending.
+    template <class F>
+    void for_inputs(F&& f) const {
+        const auto dense = network_.dense();
+        View<const T> y = View<const T>(range_view()).block(0, r_, 0, network_.inputs());
+        Buffer buffers[2];
+        for (std::size_t l = 0; l < dense.size(); ++l) {
+            f(index(l), y);
+            if (l + 1 == dense.size()) break;
+            Buffer& target = buffers[l % 2];
+            target = backend().template allocate<T>(r_ * dense[l]->fan_out());
+            const View<T> next(target.data(), r_, dense[l]->fan_out());
+            backend().gemm(Op::none, Op::transpose, T(1), y, dense[l]->weight, T(0), next);
+            if (dense[l]->bias)
+                backend().gemm(Op::none, Op::none, T(1), ones_column(), View<const T>(dense[l]->bias, 1, dense[l]->fan_out()), T(1), next);
+            y = next;
+        }
+    }
+
+    // f(l, A_l (k, fan_out of l)), l descending from A_L = I.
+    template <class F>
+    void for_outputs(F&& f) const {
+        const auto dense = network_.dense();
+        Buffer buffers[2];
+        buffers[0] = backend().template allocate<T>(k_ * k_);
+        View<T> a(buffers[0].data(), k_, k_);
+        backend().fill(a, T(0));
+        backend().add_diagonal(a, T(1));
+        for (std::size_t l = dense.size(); l-- > 0;) {
+            f(index(l), View<const T>(a));
+            if (l == 0) break;
+            Buffer& target = buffers[(dense.size() - l) % 2];
+            target = backend().template allocate<T>(k_ * dense[l]->fan_in());
+            const View<T> next(target.data(), k_, dense[l]->fan_in());
+            backend().gemm(Op::none, Op::none, T(1), View<const T>(a), dense[l]->weight, T(0), next);
+            a = next;
+        }
+    }
+
+    const Network<B, T>& network_;
+    index k_, r_;
+    bool affine_;
+    Buffer p_, r_all_, range_, workspace_;
+};
+
+}  // namespace gnfast

@@ -1,0 +1,169 @@
+// A feed-forward network and its kept forward pass.
+#pragma once
+
+#include <stdexcept>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "algo/layers/activation.hpp"
+#include "algo/layers/dense.hpp"
+#include "core/backend.hpp"
+
+namespace gnfast {
+
+template <class T>
+using Layer = std::variant<layers::Dense<T>, layers::Activation>;
+
+template <class B, class T>
+class Network {
+   public:
+    using Buffer = typename B::template buffer<T>;
+
+    explicit Network(B& backend) : backend_(backend) {}
+
+    // Weights stay where they are, unless a skip asks for W + beta I.
+    void add_dense(View<const T> weight, const T* bias, T skip) {
+        if (skip != T(0)) {
+            Buffer own = backend_.template allocate<T>(weight.rows * weight.cols);
+            const View<T> sum(own.data(), weight.rows, weight.cols);
+            backend_.copy(weight, sum);
+            backend_.add_diagonal(sum, skip);
+            weight = sum;
+            owned_.push_back(std::move(own));
+        }
+        layers::Dense<T> layer{weight, bias, parameters_};
+        parameters_ += layer.parameters();
+        layers_.emplace_back(layer);
+    }
+
+    void add_activation(layers::Activation activation) { layers_.emplace_back(activation); }
+
+    B& backend() const { return backend_; }
+    const std::vector<Layer<T>>& layers() const { return layers_; }
+    index parameters() const { return parameters_; }
+
+    std::vector<const layers::Dense<T>*> dense() const {
+        std::vector<const layers::Dense<T>*> found;
+        for (const Layer<T>& layer : layers_)
+            if (const auto* d = std::get_if<layers::Dense<T>>(&layer)) found.push_back(d);
+        return found;
+    }
+    index inputs() const { return dense().front()->fan_in(); }
+    index outputs() const { return dense().back()->fan_out(); }
+
+    // The widest thing that a sample's tangent passes through.
+    index max_width() const {
+        index width = 0;
+        for (const auto* d : dense()) width = std::max(width, d->fan_out());
+        return width;
+    }
+
+   private:
+    B& backend_;
+    std::vector<Layer<T>> layers_;
+    std::vector<Buffer> owned_;
+    index parameters_ = 0;
+};
+
+// What a product needs of the forward pass: per dense layer its input, per activation its derivative.
+template <class B, class T>
+class ForwardPass {
+   public:
+    ForwardPass(const Network<B, T>& network, View<const T> x) : network_(network) {
+        B& backend = network.backend();
+        View<const T> at = x;
+        View<T> writable;  // `at` where it is ours and nobody else's input: an activation may overwrite it
+        for (const Layer<T>& layer : network.layers()) {
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) {
+                kept_.push_back(at);
+                writable = make(at.rows, dense->fan_out());
+                dense->forward(backend, at, writable);
+                at = writable;
+            } else {
+                const View<T> derivative = make(at.rows, at.cols);
+                if (!writable.data) writable = make(at.rows, at.cols);
+                std::get<layers::Activation>(layer).forward(backend, at, writable, derivative);
+                at = writable;
+                kept_.push_back(derivative);
+            }
+        }
+        outputs_ = at;
+    }
+
+    const Network<B, T>& network() const { return network_; }
+    View<const T> outputs() const { return outputs_; }
+    index samples() const { return outputs_.rows; }
+    // The input of layer l if it is dense, the derivative if it is an activation: (n, width).
+    View<const T> kept(std::size_t l) const { return kept_[l]; }
+
+    // Bytes that a forward pass of n samples keeps.
+    static double bytes(const Network<B, T>& network, index n) {
+        double values = 0;
+        index width = network.inputs();
+        for (const Layer<T>& layer : network.layers()) {
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) width = dense->fan_out();
+            values += double(n) * double(width);
+        }
+        return values * sizeof(T);
+    }
+
+   private:
+    View<T> make(index rows, index cols) {
+        buffers_.push_back(network_.backend().template allocate<T>(rows * cols));
+        return {buffers_.back().data(), rows, cols};
+    }
+
+    const Network<B, T>& network_;
+    std::vector<typename B::template buffer<T>> buffers_;
+    std::vector<View<const T>> kept_;
+    View<const T> outputs_;
+};
+
+// Per dense layer l the rows B_l (n r, fan_out): row (i, c) is the gradient of (R_i^T f(x_i))_c, scaled, with respect to
+// the layer's pre-activation. One pass backward, 2 n r sum(fan_in fan_out) flops.
+template <class B, class T>
+class BackwardRows {
+   public:
+    // `start` (n r, outputs) holds sqrt(scale) R_i^T and becomes the rows behind the last layer.
+    BackwardRows(const ForwardPass<B, T>& pass, typename B::template buffer<T> start, index r) : r_(r) {
+        const Network<B, T>& network = pass.network();
+        B& backend = network.backend();
+        const index n = pass.samples();
+        View<T> at(start.data(), n * r, network.outputs());
+        buffers_.push_back(std::move(start));
+        const std::vector<Layer<T>>& all = network.layers();
+        rows_.resize(all.size());
+        std::size_t first_dense = 0;
+        while (!std::holds_alternative<layers::Dense<T>>(all[first_dense])) ++first_dense;
+        for (std::size_t l = all.size(); l-- > first_dense;) {
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) {
+                rows_[l] = at;
+                if (l == first_dense) break;
+                buffers_.push_back(backend.template allocate<T>(n * r * dense->fan_in()));
+                const View<T> below(buffers_.back().data(), n * r, dense->fan_in());
+                backend.gemm(Op::none, Op::none, T(1), View<const T>(at), dense->weight, T(0), below);
+                at = below;
+            } else {
+                // The rows of a dense layer above are complete; these are the ones just made.
+                backend.multiply_row_groups(at, pass.kept(l), r);
+            }
+        }
+    }
+
+    index per_sample() const { return r_; }
+    View<const T> rows(std::size_t l) const { return rows_[l]; }
+
+    static double bytes(const Network<B, T>& network, index n, index r) {
+        double values = 0;
+        for (const auto* dense : network.dense()) values += double(n) * double(r) * double(dense->fan_out());
+        return values * sizeof(T);
+    }
+
+   private:
+    index r_;
+    std::vector<typename B::template buffer<T>> buffers_;
+    std::vector<View<const T>> rows_;
+};
+
+}  // namespace gnfast

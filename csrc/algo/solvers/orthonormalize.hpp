@@ -1,0 +1,140 @@
+// Orthonormal rows by blocks: against a basis, then among themselves (eigenvectors of their Gram matrix, until they are).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/backend.hpp"
+
+namespace gnfast::solvers {
+
+// Numbers on the host in double, row-major: what every solver projects to.
+struct Small {
+    index rows = 0, cols = 0;
+    std::vector<double> values;
+
+    Small() = default;
+    Small(index rows_, index cols_) : rows(rows_), cols(cols_), values(static_cast<std::size_t>(rows_ * cols_)) {}
+    double& operator()(index i, index j) { return values[static_cast<std::size_t>(i * cols + j)]; }
+    double operator()(index i, index j) const { return values[static_cast<std::size_t>(i * cols + j)]; }
+};
+
+// Everything that a solver does with blocks of long vectors, one vector a row.
+template <class B, class T>
+class Blocks {
+   public:
+    using Buffer = typename B::template buffer<T>;
+    Blocks(B& backend, std::uint64_t seed) : backend_(backend), seed_(seed) {}
+
+    B& backend() { return backend_; }
+
+    // a b^T
+    Small inner(View<const T> a, View<const T> b) {
+        Small out(a.rows, b.rows);
+        if (a.rows == 0 || b.rows == 0) return out;
+        Buffer buffer = backend_.template allocate<T>(a.rows * b.rows);
+        backend_.gemm(Op::none, Op::transpose, T(1), a, b, T(0), View<T>(buffer.data(), a.rows, b.rows));
+        std::copy_n(buffer.data(), a.rows * b.rows, out.values.begin());
+        return out;
+    }
+
+    // out = alpha c x + beta out, c (out.rows, x.rows)
+    void combine(double alpha, const Small& c, View<const T> x, double beta, View<T> out) {
+        if (out.rows == 0) return;
+        std::vector<T> host(c.values.begin(), c.values.end());
+        backend_.gemm(Op::none, Op::none, T(alpha), View<const T>(host.data(), c.rows, c.cols), x, T(beta), out);
+    }
+
+    // x <- c x for a small square c.
+    void transform(const Small& c, View<T> x) {
+        Buffer copy = backend_.template allocate<T>(x.rows * x.cols);
+        const View<T> old(copy.data(), x.rows, x.cols);
+        backend_.copy(View<const T>(x), old);
+        combine(1, c, View<const T>(old), 0, x);
+    }
+
+    // x -= (x basis^T) basis, twice ("twice is enough"); returns x basis^T of both passes together.
+    Small project_out(View<const T> basis, View<T> x) {
+        Small total(x.rows, basis.rows);
+        for (int pass = 0; pass < 2 && basis.rows > 0; ++pass) {
+            const Small c = inner(View<const T>(x), basis);
+            combine(-1, c, basis, 1, x);
+            for (std::size_t q = 0; q < c.values.size(); ++q) total.values[q] += c.values[q];
+        }
+        return total;
+    }
+
+    // Rows of x become orthonormal and orthogonal to the basis, to which they already are up to rounding. Returns c with
+    // x_before = c x_after (up to what lay below `floor` in norm). Directions below `floor` are replaced by random ones
+    // and have zero columns in c: an invariant subspace was found.
+    Small orthonormalize(View<const T> basis, View<T> x, double floor) {
+        const index s = x.rows;
+        Small back = identity(s);
+        std::vector<double> w;
+        for (int pass = 0; pass < 4; ++pass) {
+            Small g = inner(View<const T>(x), View<const T>(x));
+            // Rows scaled to length one first: a converged direction beside a large one is not lost.
+            std::vector<double> length(static_cast<std::size_t>(s));
+            for (index i = 0; i < s; ++i) {
+                const double norm = std::sqrt(std::max(g(i, i), 0.0));
+                length[static_cast<std::size_t>(i)] = norm > floor ? norm : 0;
+            }
+            for (index i = 0; i < s; ++i)
+                for (index j = 0; j < s; ++j) {
+                    const double both = length[static_cast<std::size_t>(i)] * length[static_cast<std::size_t>(j)];
+                    g(i, j) = both > 0 ? g(i, j) / both : 0;
+                }
+            backend_.small_eigh(g.values, s, w);
+            // Gram eigenvalues carry an error of eps times the largest, which is between 1 and s.
+            const double cut = 4 * double(s) * std::numeric_limits<T>::epsilon();
+            Small to(s, s), from(s, s);
+            std::vector<index> missing;
+            for (index i = 0; i < s; ++i) {
+                const double value = w[static_cast<std::size_t>(i)];
+                if (!(value > cut)) {
+                    missing.push_back(i);
+                    continue;
+                }
+                for (index q = 0; q < s; ++q) {
+                    const double norm = length[static_cast<std::size_t>(q)];
+                    to(i, q) = norm > 0 ? g(i, q) / (std::sqrt(value) * norm) : 0;
+                    from(q, i) = g(i, q) * std::sqrt(value) * norm;
+                }
+            }
+            back = multiply(back, from);
+            transform(to, x);
+            if (missing.empty() && pass > 0) break;
+            for (const index i : missing) {
+                fill_random(x.row_range(i, 1));
+                project_out(basis, x.row_range(i, 1));
+            }
+            floor = 1e-3;  // from here on rows have norm one, or are random with a norm of order one
+        }
+        return back;
+    }
+
+    void fill_random(View<T> x) { backend_.fill_normal(x, seed_, stream_++, 1.0 / std::sqrt(double(std::max<index>(1, x.cols)))); }
+
+    static Small identity(index s) {
+        Small one(s, s);
+        for (index i = 0; i < s; ++i) one(i, i) = 1;
+        return one;
+    }
+
+    static Small multiply(const Small& a, const Small& b) {
+        Small c(a.rows, b.cols);
+        for (index i = 0; i < a.rows; ++i)
+            for (index q = 0; q < a.cols; ++q)
+                for (index j = 0; j < b.cols; ++j) c(i, j) += a(i, q) * b(q, j);
+        return c;
+    }
+
+   private:
+    B& backend_;
+    std::uint64_t seed_;
+    std::uint64_t stream_ = 0x6c616e63;  // apart from the streams that weights are drawn from
+};
+
+}  // namespace gnfast::solvers

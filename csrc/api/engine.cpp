@@ -1,0 +1,255 @@
+#include "api/engine.hpp"
+
+#include <map>
+#include <stdexcept>
+
+#include "algo/gram.hpp"
+#include "algo/linear_dual.hpp"
+#include "algo/solvers/davidson.hpp"
+#include "algo/solvers/lanczos.hpp"
+#include "cpu/cpu_backend.hpp"
+
+namespace gnfast::api {
+namespace {
+
+using B = cpu::CpuBackend;
+
+B& backend() {
+    static B one;
+    return one;
+}
+
+template <class T>
+constexpr DType dtype_of = std::is_same_v<T, float> ? DType::float32 : DType::float64;
+
+template <class T>
+View<T> view(Array a) {
+    return {static_cast<T*>(a.data), a.rows, a.cols};
+}
+template <class T>
+View<const T> read(Array a) {
+    return view<T>(a);
+}
+
+// f.template operator()<T>() for the type that dtype names: the only dispatch there is.
+template <class F>
+auto dispatch(DType dtype, F&& f) {
+    return dtype == DType::float32 ? f.template operator()<float>() : f.template operator()<double>();
+}
+
+template <class T>
+layers::Activation activation(const ActivationSpec& spec) {
+    using Kind = layers::Activation::Kind;
+    static const std::map<std::string, Kind> kinds{{"relu", Kind::relu},
+                                                   {"leaky_relu", Kind::leaky_relu},
+                                                   {"tanh", Kind::tanh},
+                                                   {"gelu", Kind::gelu},
+                                                   {"sigmoid", Kind::sigmoid}};
+    const auto found = kinds.find(spec.name);
+    if (found == kinds.end()) throw std::invalid_argument("activation '" + spec.name + "' is not known to the core");
+    return {found->second, spec.slope};
+}
+
+template <class T>
+class NetworkOf final : public Network {
+   public:
+    explicit NetworkOf(const std::vector<LayerSpec>& specs) : network(backend()) {
+        index width = -1;
+        for (const LayerSpec& spec : specs) {
+            if (const auto* dense = std::get_if<DenseSpec>(&spec)) {
+                if (width >= 0 && dense->weight.cols != width) throw std::invalid_argument("layers do not chain");
+                width = dense->weight.rows;
+                network.add_dense(read<T>(dense->weight), static_cast<const T*>(dense->bias), T(dense->skip));
+            } else {
+                network.add_activation(activation<T>(std::get<ActivationSpec>(spec)));
+            }
+        }
+        if (width < 0) throw std::invalid_argument("a network needs at least one dense layer");
+    }
+    DType dtype() const override { return dtype_of<T>; }
+    index inputs() const override { return network.inputs(); }
+    index outputs() const override { return network.outputs(); }
+    index parameters() const override { return network.parameters(); }
+    void forward(Array x, Array out) const override {
+        const ForwardPass<B, T> pass(network, read<T>(x));
+        backend().copy(pass.outputs(), view<T>(out));
+    }
+    void linearize(Array x, const std::function<void(const Kept&)>& f) const override {
+        const ForwardPass<B, T> pass(network, read<T>(x));
+        for (std::size_t l = 0; l < network.layers().size(); ++l) {
+            const View<const T> kept = pass.kept(l);
+            f({std::holds_alternative<gnfast::layers::Dense<T>>(network.layers()[l]), kept.rows, kept.cols, kept.data});
+        }
+    }
+
+    gnfast::Network<B, T> network;
+};
+
+template <class T>
+class GaussNewtonOf final : public GaussNewton {
+   public:
+    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, double scale, Method method, double limit)
+        : self(net.network, read<T>(x), loss, T(scale), method, limit) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return self.network().parameters(); }
+    index cols() const override { return rows(); }
+    void apply(Array in, Array out) override { self.apply(read<T>(in), view<T>(out)); }
+    void jvp(Array v, Array u) override { self.jvp(read<T>(v), view<T>(u)); }
+    void vjp(Array u, Array v) override { self.vjp(read<T>(u), view<T>(v)); }
+    const ProductPlan& plan() const override { return self.plan(); }
+    index samples() const override { return self.samples(); }
+    index outputs() const override { return self.outputs(); }
+
+    gnfast::GaussNewton<B, T> self;
+};
+
+template <class T>
+class GramOf final : public Gram {
+   public:
+    GramOf(GaussNewtonOf<T>& owner, bool reduced) : self_(owner.self, reduced) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return self_.size(); }
+    index cols() const override { return self_.size(); }
+    void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
+    void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
+    void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
+    void form(Array out, const Monitor& monitor) override { self_.form(view<T>(out), monitor); }
+
+   private:
+    gnfast::Gram<B, T> self_;
+};
+
+template <class T>
+class LinearDualOf final : public LinearDual {
+   public:
+    LinearDualOf(const NetworkOf<T>& net, Array range, bool affine) : self_(net.network, read<T>(range), affine) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return self_.size(); }
+    index cols() const override { return self_.size(); }
+    void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
+    void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
+    void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
+    void factors(Array p, Array r) const override {
+        const index k = self_.outputs(), n = self_.range();
+        for (index l = 0; l < self_.depth(); ++l) {
+            backend().copy(self_.p(l), view<T>(p).row_range(l * k, k));
+            backend().copy(self_.r(l), view<T>(r).row_range(l * n, n));
+        }
+    }
+
+   private:
+    gnfast::LinearDual<B, T> self_;
+};
+
+template <class T>
+class StoredOf final : public Operator {
+   public:
+    explicit StoredOf(Array lower) : lower_(read<T>(lower)) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return lower_.rows; }
+    index cols() const override { return lower_.rows; }
+    void apply(Array in, Array out) override { backend().symm_lower(lower_, read<T>(in), view<T>(out)); }
+
+   private:
+    View<const T> lower_;
+};
+
+template <class T>
+class CholeskyInverseOf final : public Operator {
+   public:
+    CholeskyInverseOf(Array lower, index copies, bool interleaved)
+        : lower_(read<T>(lower)), copies_(copies), interleaved_(interleaved && copies > 1) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return lower_.rows * copies_; }
+    index cols() const override { return rows(); }
+    void apply(Array in, Array out) override {
+        const index s = in.rows, n = lower_.rows;
+        const View<T> flat(static_cast<T*>(out.data), s * copies_, n);
+        if (!interleaved_) {
+            backend().copy(View<const T>(static_cast<const T*>(in.data), s * copies_, n), flat);
+            return backend().cholesky_solve(lower_, flat);
+        }
+        auto buffer = backend().template allocate<T>(s * n * copies_);
+        const View<T> apart(buffer.data(), s * copies_, n);
+        const index step = n * copies_;
+        backend().transpose(Batch<const T>(View<const T>(static_cast<const T*>(in.data), n, copies_), s, step),
+                            Batch<T>(View<T>(buffer.data(), copies_, n), s, step));
+        backend().cholesky_solve(lower_, apart);
+        backend().transpose(Batch<const T>(View<const T>(buffer.data(), copies_, n), s, step),
+                            Batch<T>(View<T>(static_cast<T*>(out.data), n, copies_), s, step));
+    }
+
+   private:
+    View<const T> lower_;
+    index copies_;
+    bool interleaved_;
+};
+
+template <class T>
+solvers::Apply<T> as_function(Operator& op) {
+    return [&op](View<const T> in, View<T> out) {
+        op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols});
+    };
+}
+
+}  // namespace
+
+std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers) {
+    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(layers); });
+}
+
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+                                               double memory_limit) {
+    return dispatch(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
+        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, scale, method, memory_limit);
+    });
+}
+
+std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced) {
+    return dispatch(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
+        return std::make_unique<GramOf<T>>(dynamic_cast<GaussNewtonOf<T>&>(gauss_newton), reduced);
+    });
+}
+
+std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine) {
+    return dispatch(network.dtype(), [&]<class T>() -> std::unique_ptr<LinearDual> {
+        return std::make_unique<LinearDualOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), range, affine);
+    });
+}
+
+std::unique_ptr<Operator> make_stored(DType dtype, Array lower) {
+    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<StoredOf<T>>(lower); });
+}
+
+std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved) {
+    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Operator> {
+        return std::make_unique<CholeskyInverseOf<T>>(lower, copies, interleaved);
+    });
+}
+
+index cholesky(DType dtype, Array a) {
+    return dispatch(dtype, [&]<class T>() { return backend().cholesky(view<T>(a)); });
+}
+
+void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double scale) {
+    dispatch(dtype, [&]<class T>() { backend().fill_normal(view<T>(out), seed, stream, scale); });
+}
+
+void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
+    dispatch(dtype, [&]<class T>() { backend().fill_uniform(view<T>(out), seed, stream, low, high); });
+}
+
+solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
+    return dispatch(op.dtype(), [&]<class T>() {
+        return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors));
+    });
+}
+
+solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors) {
+    return dispatch(op.dtype(), [&]<class T>() {
+        return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options,
+                                       view<T>(vectors));
+    });
+}
+
+}  // namespace gnfast::api

@@ -1,0 +1,114 @@
+// The facade: the library without templates. Precision and device are dispatched here, once, by make_*.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "algo/blocking.hpp"
+#include "algo/solvers/options.hpp"
+#include "core/loss.hpp"
+#include "core/monitor.hpp"
+#include "core/types.hpp"
+
+namespace gnfast::api {
+
+enum class DType { float32, float64 };
+
+// A contiguous row-major matrix of the caller's; its precision is that of the object it is passed to.
+struct Array {
+    void* data = nullptr;
+    index rows = 0;
+    index cols = 0;
+};
+
+// A linear map; blocks of s vectors are (s, cols) in and (s, rows) out, one vector a row.
+class Operator {
+   public:
+    virtual ~Operator() = default;
+    virtual DType dtype() const = 0;
+    virtual index rows() const = 0;
+    virtual index cols() const = 0;
+    virtual void apply(Array in, Array out) = 0;
+};
+
+struct DenseSpec {
+    Array weight;
+    void* bias;  // nullptr for none
+    double skip;
+};
+struct ActivationSpec {
+    std::string name;
+    double slope;
+};
+using LayerSpec = std::variant<DenseSpec, ActivationSpec>;
+
+class Network {
+   public:
+    // For each layer what a product keeps: a dense layer's input, an activation's derivative.
+    struct Kept {
+        bool dense;
+        index rows, cols;
+        const void* data;
+    };
+    virtual ~Network() = default;
+    virtual DType dtype() const = 0;
+    virtual index inputs() const = 0;
+    virtual index outputs() const = 0;
+    virtual index parameters() const = 0;
+    virtual void forward(Array x, Array out) const = 0;
+    // f is called once for each layer, with memory that lives until it returns.
+    virtual void linearize(Array x, const std::function<void(const Kept&)>& f) const = 0;
+};
+
+class GaussNewton : public Operator {
+   public:
+    virtual void jvp(Array v, Array u) = 0;
+    virtual void vjp(Array u, Array v) = 0;
+    virtual const ProductPlan& plan() const = 0;
+    virtual index samples() const = 0;
+    virtual index outputs() const = 0;
+};
+
+// Either dual: a symmetric operator whose vectors can be lifted to parameters, with its wide-limit preconditioner's block.
+class Dual : public Operator {
+   public:
+    virtual void lift(Array v, Array out) = 0;
+    virtual void mean_over_outputs(Array out) = 0;
+};
+
+class Gram : public Dual {
+   public:
+    virtual void form(Array out, const Monitor& monitor) = 0;
+};
+
+class LinearDual : public Dual {
+   public:
+    virtual void factors(Array p, Array r) const = 0;  // (L k, k) and (L r, r)
+};
+
+std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers);
+// The network and x must outlive the operator; scale multiplies the sum over samples.
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+                                               double memory_limit);
+std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
+// range (r, inputs [+ 1]): see algo/linear_dual.hpp.
+std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine);
+// A symmetric matrix given by its lower triangle, borrowed.
+std::unique_ptr<Operator> make_stored(DType dtype, Array lower);
+// (L L^T)^-1 for a Cholesky factor, borrowed. Vectors are `copies` vectors of the factor's size one after another, or,
+// interleaved, one beside another.
+std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved);
+
+// Lower triangle of a, in place; 0, or the pivot (from 1) at which a turned out not to be positive definite.
+index cholesky(DType dtype, Array a);
+void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double scale);
+void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high);
+
+// vectors (count, size) gets the eigenvectors.
+solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors);
+solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors);
+
+}  // namespace gnfast::api

@@ -1,0 +1,48 @@
+// NumPy arrays as the facade's Arrays, with the cheap half of the checks: Python has made the full ones.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "api/engine.hpp"
+
+namespace gnfast::bind {
+
+namespace py = pybind11;
+
+inline api::DType dtype_of(const py::array& a) {
+    if (py::isinstance<py::array_t<float>>(a)) return api::DType::float32;
+    if (py::isinstance<py::array_t<double>>(a)) return api::DType::float64;
+    throw py::type_error("an array passed to the core is neither float32 nor float64");
+}
+
+// A C-contiguous (rows, cols) array of this precision; rows or cols -1 accept any number.
+inline api::Array view(const py::array& a, api::DType dtype, index rows, index cols, bool writable) {
+    if (dtype_of(a) != dtype) throw py::type_error("an array passed to the core has another precision than its operator");
+    if (a.ndim() != 2 || !(a.flags() & py::array::c_style))
+        throw py::value_error("an array passed to the core is not a C-contiguous matrix");
+    if ((rows >= 0 && a.shape(0) != rows) || (cols >= 0 && a.shape(1) != cols))
+        throw py::value_error("an array of shape (" + std::to_string(a.shape(0)) + ", " + std::to_string(a.shape(1)) +
+                              ") was passed to the core where (" + std::to_string(rows) + ", " + std::to_string(cols) + ") fits");
+    if (writable && !a.writeable()) throw py::value_error("an output passed to the core is read-only");
+    return {const_cast<void*>(a.data()), a.shape(0), a.shape(1)};
+}
+
+inline api::Array input(const py::array& a, api::DType dtype, index rows, index cols) { return view(a, dtype, rows, cols, false); }
+inline api::Array output(const py::array& a, api::DType dtype, index rows, index cols) { return view(a, dtype, rows, cols, true); }
+
+inline py::array new_array(api::DType dtype, index rows, index cols) {
+    if (dtype == api::DType::float32) return py::array_t<float>({rows, cols});
+    return py::array_t<double>({rows, cols});
+}
+
+// A Python callable (stage, done, total) or None; also what makes Ctrl-C work between two steps.
+inline Monitor monitor_of(const py::object& progress) {
+    return [progress](const char* stage, double done, double total) {
+        const py::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!progress.is_none()) progress(stage, done, total);
+    };
+}
+
+}  // namespace gnfast::bind

@@ -1,0 +1,147 @@
+#include <pybind11/stl.h>
+
+#include "bind/arrays.hpp"
+#include "bind/register.hpp"
+
+namespace gnfast::bind {
+namespace {
+
+Loss loss_of(const std::string& name) {
+    if (name == "mse") return Loss::mse;
+    if (name == "cross_entropy") return Loss::cross_entropy;
+    if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
+    throw py::value_error("loss '" + name + "' is not known to the core");
+}
+
+Method method_of(const std::string& name) {
+    if (name == "auto") return Method::automatic;
+    if (name == "usual") return Method::usual;
+    if (name == "factored") return Method::factored;
+    throw py::value_error("method '" + name + "' is not known to the core");
+}
+
+// f(in, out) on blocks (s, in_cols) -> (s, out_cols), without the GIL.
+template <class F>
+void product(api::DType dtype, const py::array& in, index in_cols, const py::array& out, index out_cols, F&& f) {
+    const api::Array from = input(in, dtype, -1, in_cols);
+    const api::Array to = output(out, dtype, from.rows, out_cols);
+    const py::gil_scoped_release release;
+    f(from, to);
+}
+
+py::dict plan_of(const api::GaussNewton& self) {
+    const ProductPlan& plan = self.plan();
+    py::dict out;
+    out["method"] = plan.method == Method::factored ? "factored" : "usual";
+    out["sample_block"] = plan.sample_block;
+    out["vector_block"] = plan.vector_block;
+    out["flops_usual"] = plan.flops_usual;
+    out["flops_factored"] = plan.flops_factored;
+    out["bytes_forward"] = plan.bytes_forward;
+    out["bytes_rows"] = plan.bytes_rows;
+    out["bytes_workspace"] = plan.bytes_workspace;
+    return out;
+}
+
+// Any symmetric operator of Python's: a callable that takes a block (s, n) and returns one.
+class CallbackOperator final : public api::Operator {
+   public:
+    CallbackOperator(py::function f, index size, const std::string& dtype)
+        : f_(std::move(f)), size_(size), dtype_(dtype == "float32" ? api::DType::float32 : api::DType::float64) {}
+    api::DType dtype() const override { return dtype_; }
+    index rows() const override { return size_; }
+    index cols() const override { return size_; }
+    void apply(api::Array in, api::Array out) override {
+        const py::gil_scoped_acquire gil;
+        const py::array block = new_array(dtype_, in.rows, in.cols);
+        const std::size_t bytes = (dtype_ == api::DType::float32 ? 4 : 8) * std::size_t(in.rows * in.cols);
+        std::memcpy(const_cast<void*>(block.data()), in.data, bytes);
+        const auto result = py::cast<py::array>(f_(block));
+        const api::Array from = input(result, dtype_, out.rows, out.cols);
+        std::memcpy(out.data, from.data, bytes);
+    }
+
+   private:
+    py::function f_;
+    index size_;
+    api::DType dtype_;
+};
+
+}  // namespace
+
+void register_operators(py::module_& m) {
+    py::class_<api::Operator>(m, "Operator")
+        .def_property_readonly("size", &api::Operator::cols)
+        .def("apply", [](api::Operator& self, const py::array& in, const py::array& out) {
+            product(self.dtype(), in, self.cols(), out, self.rows(), [&](api::Array from, api::Array to) { self.apply(from, to); });
+        });
+
+    py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton")
+        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, double scale, const std::string& method,
+                         double memory_limit) {
+                 const api::Array in = input(x, network.dtype(), -1, network.inputs());
+                 const py::gil_scoped_release release;
+                 return api::make_gauss_newton(network, in, loss_of(loss), scale, method_of(method), memory_limit);
+             }),
+             py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+        .def("plan", &plan_of)
+        .def("jvp",
+             [](api::GaussNewton& self, const py::array& v, const py::array& u) {
+                 product(self.dtype(), v, self.cols(), u, self.samples() * self.outputs(),
+                         [&](api::Array from, api::Array to) { self.jvp(from, to); });
+             })
+        .def("vjp", [](api::GaussNewton& self, const py::array& u, const py::array& v) {
+            product(self.dtype(), u, self.samples() * self.outputs(), v, self.cols(),
+                    [&](api::Array from, api::Array to) { self.vjp(from, to); });
+        });
+
+    py::class_<api::Dual, api::Operator>(m, "Dual")
+        .def("lift",
+             [](api::Dual& self, const py::array& v, const py::array& out, index parameters) {
+                 product(self.dtype(), v, self.cols(), out, parameters, [&](api::Array from, api::Array to) { self.lift(from, to); });
+             })
+        .def("mean_over_outputs", [](api::Dual& self, const py::array& out) {
+            const api::Array to = output(out, self.dtype(), -1, -1);
+            const py::gil_scoped_release release;
+            self.mean_over_outputs(to);
+        });
+
+    py::class_<api::Gram, api::Dual>(m, "Gram")
+        .def(py::init([](api::GaussNewton& owner, bool reduced) {
+                 const py::gil_scoped_release release;
+                 return api::make_gram(owner, reduced);
+             }),
+             py::keep_alive<1, 2>())
+        .def("form", [](api::Gram& self, const py::array& out, const py::object& progress) {
+            const api::Array to = output(out, self.dtype(), self.rows(), self.rows());
+            const Monitor monitor = monitor_of(progress);
+            const py::gil_scoped_release release;
+            self.form(to, monitor);
+        });
+
+    py::class_<api::LinearDual, api::Dual>(m, "LinearDual")
+        .def(py::init([](const api::Network& network, const py::array& range, bool affine) {
+                 const api::Array in = input(range, network.dtype(), -1, network.inputs() + (affine ? 1 : 0));
+                 const py::gil_scoped_release release;
+                 return api::make_linear_dual(network, in, affine);
+             }),
+             py::keep_alive<1, 2>())
+        .def("factors", [](const api::LinearDual& self, const py::array& p, const py::array& r) {
+            self.factors(output(p, self.dtype(), -1, -1), output(r, self.dtype(), -1, -1));
+        });
+
+    m.def(
+        "stored", [](const py::array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0))); },
+        py::keep_alive<0, 1>());
+    m.def(
+        "cholesky_inverse",
+        [](const py::array& lower, index copies, bool interleaved) {
+            return api::make_cholesky_inverse(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0)), copies, interleaved);
+        },
+        py::keep_alive<0, 1>());
+    m.def("callback", [](py::function f, index size, const std::string& dtype) -> std::unique_ptr<api::Operator> {
+        return std::make_unique<CallbackOperator>(std::move(f), size, dtype);
+    });
+}
+
+}  // namespace gnfast::bind

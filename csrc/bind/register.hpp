@@ -1,0 +1,13 @@
+// One function for each part of the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace gnfast::bind {
+
+void register_runtime(pybind11::module_& m);
+void register_networks(pybind11::module_& m);
+void register_operators(pybind11::module_& m);
+void register_solvers(pybind11::module_& m);
+
+}  // namespace gnfast::bind

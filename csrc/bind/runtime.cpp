@@ -1,0 +1,63 @@
+// BLAS from SciPy, threads, random matrices, and what was built.
+#include "bind/arrays.hpp"
+#include "bind/register.hpp"
+#include "cpu/blas.hpp"
+#include "cpu/threads.hpp"
+
+namespace gnfast::bind {
+namespace {
+
+std::string thread_control;
+
+// capsules: name -> capsule of scipy.linalg.cython_blas / cython_lapack. The capsule's name is the C signature:
+// 32-bit integers and pointers everywhere, or the pointer is not taken.
+void set_blas(const py::dict& capsules) {
+    for (const auto& [key, value] : capsules) {
+        const auto name = py::cast<std::string>(key);
+        const auto capsule = py::reinterpret_borrow<py::capsule>(value);
+        const std::string signature = capsule.name() ? capsule.name() : "";
+        if (signature.rfind("void (char *", 0) != 0 || signature.find("int *") == std::string::npos || signature.find("long") != std::string::npos)
+            throw py::import_error("SciPy's " + name + " has the signature '" + signature +
+                                   "' instead of Fortran's with 32-bit integers; install a SciPy built with an LP64 BLAS");
+        if (!cpu::set_routine(name, capsule.get_pointer<void>())) throw py::import_error("the core has no use for the routine " + name);
+    }
+    if (!cpu::routines_complete()) throw py::import_error("SciPy did not provide all BLAS and LAPACK routines that gnfast needs");
+    thread_control = cpu::find_thread_control();
+}
+
+}  // namespace
+
+void register_runtime(py::module_& m) {
+    m.def("set_blas", &set_blas);
+    m.def("set_num_threads", &cpu::set_num_threads);
+    m.def("get_num_threads", &cpu::num_threads);
+    m.def("build_info", [] {
+        py::dict info;
+        info["version"] = GNFAST_VERSION;
+        info["compiler"] = __VERSION__;
+        info["openmp"] = _OPENMP;
+        info["cuda"] = false;
+        info["blas_thread_control"] = thread_control;
+        return info;
+    });
+    m.def("fill_normal", [](const py::array& out, std::uint64_t seed, std::uint64_t stream, double scale) {
+        const api::DType dtype = dtype_of(out);
+        const api::Array target = output(out, dtype, -1, -1);
+        const py::gil_scoped_release release;
+        api::fill_normal(dtype, target, seed, stream, scale);
+    });
+    m.def("fill_uniform", [](const py::array& out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
+        const api::DType dtype = dtype_of(out);
+        const api::Array target = output(out, dtype, -1, -1);
+        const py::gil_scoped_release release;
+        api::fill_uniform(dtype, target, seed, stream, low, high);
+    });
+    m.def("cholesky", [](const py::array& a) {
+        const api::DType dtype = dtype_of(a);
+        const api::Array target = output(a, dtype, -1, a.shape(0));
+        const py::gil_scoped_release release;
+        return api::cholesky(dtype, target);
+    });
+}
+
+}  // namespace gnfast::bind

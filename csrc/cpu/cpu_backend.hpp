@@ -1,0 +1,485 @@
+// The verbs on the CPU: SciPy's BLAS on one thread each inside OpenMP loops, and the kernels of kernels.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "cpu/blas.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/threads.hpp"
+
+namespace gnfast::cpu {
+
+// Uninitialised memory on a cache line's boundary; moved, never copied.
+template <class T>
+class Buffer {
+   public:
+    Buffer() = default;
+    explicit Buffer(index size) : size_(size) {
+        if (size > 0) data_.reset(static_cast<T*>(::operator new(sizeof(T) * static_cast<std::size_t>(size), alignment)));
+    }
+    T* data() const { return data_.get(); }
+    index size() const { return size_; }
+
+   private:
+    static constexpr std::align_val_t alignment{64};
+    struct Free {
+        void operator()(T* p) const { ::operator delete(p, alignment); }
+    };
+    std::unique_ptr<T, Free> data_;
+    index size_ = 0;
+};
+
+class CpuBackend {
+   public:
+    template <class T>
+    using buffer = Buffer<T>;
+
+    template <class T>
+    Buffer<T> allocate(index size) {
+        return Buffer<T>(size);
+    }
+
+    template <class T>
+    void fill(View<T> out, T value) {
+        parallel_rows(out.rows, out.cols, [&](index i) { std::fill_n(out.row(i), out.cols, value); });
+    }
+
+    template <class T>
+    void copy(View<const T> in, View<T> out) {
+        parallel_rows(out.rows, out.cols, [&](index i) { std::copy_n(in.row(i), in.cols, out.row(i)); });
+    }
+
+    // out = alpha op(a) op(b) + beta out, split over the threads by the longer side of out, or, when out is small
+    // and the inner length long (projections of long vectors), by the inner length with a sum in fixed order.
+    template <class T>
+    void gemm(Op op_a, Op op_b, T alpha, View<const T> a, View<const T> b, T beta, View<T> out) {
+        const index inner = op_a == Op::none ? a.cols : a.rows;
+        const index threads = num_threads();
+        if (threads > 1 && out.rows * out.cols * 16 < inner && inner > 4096)
+            return gemm_by_inner(op_a, op_b, alpha, a, b, beta, out, inner);
+        gemm_batch(op_a, op_b, alpha, Batch<const T>(a, 1, 0), Batch<const T>(b, 1, 0), beta, Batch<T>(out, 1, 0));
+    }
+
+    // Members are spread over the threads whole; when their number does not divide evenly each is cut as well.
+    template <class T>
+    void gemm_batch(Op op_a, Op op_b, T alpha, Batch<const T> a, Batch<const T> b, T beta, Batch<T> out) {
+        const index rows = out.first.rows, cols = out.first.cols, inner = op_a == Op::none ? a.first.cols : a.first.rows;
+        if (rows == 0 || cols == 0) return;
+        const double flops = 2.0 * double(rows) * double(cols) * double(inner);
+        const index threads = flops * double(out.count) < parallel_flops ? 1 : num_threads();
+        const bool even = out.count % threads == 0 || out.count >= 8 * threads;
+        const bool by_rows = rows >= cols;
+        const index parts = even ? 1 : std::min<index>(threads, std::max<index>(1, (by_rows ? rows : cols) / 8));
+        const auto one = [&](index task) {
+            const index j = task / parts, part = task % parts, length = by_rows ? rows : cols;
+            // Cuts on multiples of 8 keep the kernels' blocks whole.
+            const index first = part == 0 ? 0 : length * part / parts / 8 * 8;
+            const index last = part + 1 == parts ? length : length * (part + 1) / parts / 8 * 8;
+            View<const T> x = a[j], y = b[j];
+            View<T> z = out[j];
+            if (by_rows) {
+                x = op_a == Op::none ? x.row_range(first, last - first) : x.block(0, x.rows, first, last - first);
+                z = z.row_range(first, last - first);
+            } else {
+                y = op_b == Op::none ? y.block(0, y.rows, first, last - first) : y.row_range(first, last - first);
+                z = z.block(0, z.rows, first, last - first);
+            }
+            blas_gemm(op_a, op_b, alpha, x, y, beta, z);
+        };
+        if (threads == 1) {
+            const SingleThreadedBlas guard;
+            for (index task = 0; task < out.count * parts; ++task) one(task);
+        } else {
+            parallel_for(out.count * parts, one);
+        }
+    }
+
+    // out = v K for symmetric K given by its lower triangle: each tile is read once and used on both sides, into one
+    // private result per thread; 2 N^2 s flops for s vectors, N^2 / 2 numbers read.
+    template <class T>
+    void symm_lower(View<const T> lower, View<const T> v, View<T> out) {
+        const index size = lower.rows, s = v.rows, tiles = ceil_div(size, symm_tile);
+        const index threads = std::min<index>(num_threads(), tiles);
+        Buffer<T> partial(threads * s * size);
+        parallel_for(threads, [&](index t) {
+            const View<T> mine(partial.data() + t * s * size, s, size);
+            std::fill_n(mine.data, s * size, T(0));
+            for (index tile_row = 0, at = 0; tile_row < tiles; ++tile_row)
+                for (index tile_col = 0; tile_col <= tile_row; ++tile_col, ++at) {
+                    if (at % threads != t) continue;
+                    const index i = tile_row * symm_tile, j = tile_col * symm_tile;
+                    const index ni = std::min(symm_tile, size - i), nj = std::min(symm_tile, size - j);
+                    const View<const T> tile = lower.block(i, ni, j, nj);
+                    if (tile_row == tile_col) {
+                        blas_symm(tile, v.block(0, s, i, ni), mine.block(0, s, i, ni));
+                        continue;
+                    }
+                    blas_gemm(Op::none, Op::transpose, T(1), v.block(0, s, j, nj), tile, T(1), mine.block(0, s, i, ni));
+                    blas_gemm(Op::none, Op::none, T(1), v.block(0, s, i, ni), tile, T(1), mine.block(0, s, j, nj));
+                }
+        });
+        parallel_ranges(size, 4096, [&](index first, index count) {
+            for (index row = 0; row < s; ++row) {
+                T* z = out.row(row) + first;
+                std::copy_n(partial.data() + row * size + first, count, z);
+                for (index t = 1; t < threads; ++t) {
+                    const T* more = partial.data() + (t * s + row) * size + first;
+                    for (index q = 0; q < count; ++q) z[q] += more[q];
+                }
+            }
+        });
+    }
+
+    // Right-looking by panels: factor the diagonal block, solve the panel below it, update the trailing lower triangle by
+    // tiles. size^3 / 3 flops, nearly all in the tiles.
+    template <class T>
+    index cholesky(View<T> a) {
+        const index size = a.rows;
+        for (index at = 0; at < size; at += factor_panel) {
+            const index width = std::min(factor_panel, size - at), below = size - at - width;
+            const View<T> diagonal = a.block(at, width, at, width);
+            const index failed = blas_potrf(diagonal);
+            if (failed > 0) return at + failed;
+            if (below == 0) break;
+            const View<T> panel = a.block(at + width, below, at, width);
+            parallel_ranges(below, 64, [&](index first, index count) {
+                blas_trsm(Op::transpose, diagonal, panel.row_range(first, count));
+            });
+            const index tiles = ceil_div(below, factor_tile);
+            parallel_for(tiles * (tiles + 1) / 2, [&](index task) {
+                // Longest rows first: task -> (row, column) of the lower triangle, from the bottom up.
+                index row = tiles - 1, left = task;
+                while (left > row) left -= row-- + 1;
+                const index i = row * factor_tile, j = left * factor_tile;
+                const index ni = std::min(factor_tile, below - i), nj = std::min(factor_tile, below - j);
+                const View<T> target = a.block(at + width + i, ni, at + width + j, nj);
+                if (row == left)
+                    blas_syrk(T(-1), panel.row_range(i, ni), T(1), target);
+                else
+                    blas_gemm(Op::none, Op::transpose, T(-1), View<const T>(panel.row_range(i, ni)),
+                              View<const T>(panel.row_range(j, nj)), T(1), target);
+            });
+        }
+        return 0;
+    }
+
+    // Each row x of rhs becomes (L L^T)^-1 x.
+    template <class T>
+    void cholesky_solve(View<const T> lower, View<T> rhs) {
+        parallel_ranges(rhs.rows, 1, [&](index first, index count) {
+            blas_trsm(Op::transpose, lower, rhs.row_range(first, count));
+            blas_trsm(Op::none, lower, rhs.row_range(first, count));
+        });
+    }
+
+    // Eigenvalues ascending in w, eigenvectors in the rows of a (size, size), which is overwritten; host, double.
+    void small_eigh(std::vector<double>& a, index size, std::vector<double>& w) {
+        const SingleThreadedBlas guard;
+        char job = 'V', uplo = 'L';
+        int n = to_int(size), info = 0, lwork = -1, liwork = -1, iquery = 0;
+        double query = 0;
+        w.resize(static_cast<std::size_t>(size));
+        Blas<double>::syevd(&job, &uplo, &n, a.data(), &n, w.data(), &query, &lwork, &iquery, &liwork, &info);
+        std::vector<double> work(static_cast<std::size_t>(query));
+        std::vector<int> iwork(static_cast<std::size_t>(iquery));
+        lwork = static_cast<int>(query), liwork = iquery;
+        Blas<double>::syevd(&job, &uplo, &n, a.data(), &n, w.data(), work.data(), &lwork, iwork.data(), &liwork, &info);
+        if (info != 0) throw std::runtime_error("LAPACK syevd did not converge on a projected matrix; it holds NaN or inf");
+    }
+
+    template <class T>
+    void row_dots(View<const T> a, View<const T> b, std::vector<double>& out) {
+        out.assign(static_cast<std::size_t>(a.rows), 0.0);
+        parallel_for(a.rows, [&](index i) {
+            double total = 0;
+            for (index q = 0; q < a.cols; ++q) total += double(a.row(i)[q]) * double(b.row(i)[q]);
+            out[static_cast<std::size_t>(i)] = total;
+        });
+    }
+
+    template <class T>
+    void scale_row(T factor, View<T> x, index row) {
+        T* p = x.row(row);
+        for (index q = 0; q < x.cols; ++q) p[q] *= factor;
+    }
+
+    // value, derivative <- f(z), elementwise; value may be z itself.
+    template <class T, class F>
+    void apply(F f, View<const T> z, View<T> value, View<T> derivative) {
+        parallel_rows(z.rows, z.cols * 8, [&](index i) {
+            const T* in = z.row(i);
+            T *v = value.row(i), *d = derivative.row(i);
+            for (index q = 0; q < z.cols; ++q) f(in[q], v[q], d[q]);
+        });
+    }
+
+    template <class T>
+    void multiply_rows(Batch<T> x, View<const T> d) {
+        parallel_rows(x.count * d.rows, d.cols, [&](index row) {
+            kernels::multiply(d.row(row % d.rows), x[row / d.rows].row(row % d.rows), d.cols);
+        });
+    }
+
+    // As multiply_rows, with `group` consecutive rows of x for each row of d.
+    template <class T>
+    void multiply_row_groups(View<T> x, View<const T> d, index group) {
+        parallel_rows(x.rows, x.cols, [&](index row) { kernels::multiply(d.row(row / group), x.row(row), x.cols); });
+    }
+
+    template <class T>
+    void add_row(Batch<T> x, Batch<const T> row) {
+        parallel_rows(x.count * x.first.rows, x.first.cols, [&](index at) {
+            const T* b = row[at / x.first.rows].data;
+            T* p = x[at / x.first.rows].row(at % x.first.rows);
+            for (index q = 0; q < x.first.cols; ++q) p[q] += b[q];
+        });
+    }
+
+    template <class T>
+    void sum_rows(Batch<const T> x, T beta, Batch<T> out) {
+        parallel_for(x.count, [&](index j) {
+            T* z = out[j].data;
+            if (beta == T(0)) std::fill_n(z, x.first.cols, T(0));
+            for (index i = 0; i < x.first.rows; ++i) {
+                const T* p = x[j].row(i);
+                for (index q = 0; q < x.first.cols; ++q) z[q] += p[q];
+            }
+        });
+    }
+
+    // out[j] = in[j]^T
+    template <class T>
+    void transpose(Batch<const T> in, Batch<T> out) {
+        parallel_for(in.count, [&](index j) {
+            for (index a = 0; a < in.first.rows; ++a)
+                for (index b = 0; b < in.first.cols; ++b) out[j].row(b)[a] = in[j].row(a)[b];
+        });
+    }
+
+    // out += a * b, elementwise
+    template <class T>
+    void add_product(View<const T> a, View<const T> b, View<T> out) {
+        parallel_rows(out.rows, out.cols,
+                      [&](index i) { kernels::multiply_accumulate(a.row(i), b.row(i), out.row(i), out.cols); });
+    }
+
+    template <class T>
+    void add_diagonal(View<T> out, T value) {
+        for (index i = 0; i < std::min(out.rows, out.cols); ++i) out.row(i)[i] += value;
+    }
+
+    // flops 2 n r m s each; the rows are read once for all s vectors of the block.
+    template <class T>
+    void contract_out(View<const T> rows, index r, Batch<const T> t, Batch<T> u) {
+        parallel_ranges(t.first.rows, 1, [&](index first, index count) {
+            for (index i = first; i < first + count; ++i)
+                kernels::contract_out(rows.row(i * r), r, rows.cols, t.first.row(i), t.step, t.count, u.first.row(i), u.step);
+        });
+    }
+
+    template <class T>
+    void contract_in(View<const T> rows, index r, Batch<const T> u, Batch<T> out) {
+        parallel_ranges(out.first.rows, 1, [&](index first, index count) {
+            for (index i = first; i < first + count; ++i)
+                kernels::contract_in(rows.row(i * r), r, rows.cols, u.first.row(i), u.step, u.count, out.first.row(i), out.step);
+        });
+    }
+
+    template <class T>
+    void loss_prepare(Loss loss, View<const T> outputs, View<T> kept) {
+        parallel_rows(outputs.rows, outputs.cols * 8,
+                      [&](index i) { loss::prepare(loss, outputs.row(i), outputs.cols, kept.row(i)); });
+    }
+
+    // u[j] <- scale H u[j]; kept may be empty for losses with H = I.
+    template <class T>
+    void loss_hessian(Loss loss, View<const T> kept, T scale, Batch<T> u) {
+        const index n = u.first.rows, k = u.first.cols;
+        parallel_rows(u.count * n, k, [&](index at) {
+            loss::hessian_product(loss, kept.data ? kept.row(at % n) : nullptr, k, scale, u[at / n].row(at % n));
+        });
+    }
+
+    template <class T>
+    void loss_factor(Loss loss, View<const T> kept, bool reduced, T scale, View<T> rows) {
+        const index k = rows.cols, r = loss::factor_rank(loss, k, reduced);
+        parallel_rows(rows.rows / r, r * k, [&](index i) {
+            loss::factor_rows(loss, kept.data ? kept.row(i) : nullptr, k, reduced, scale, rows.row(i * r));
+        });
+    }
+
+    // The lower triangle of K, tile by tile: for each layer both Gram factors of the tile are formed and multiplied
+    // while it is in cache. N^2 sum(fan_out) flops for N = n r; no other N x N array.
+    // Rows [first, last) of samples only, so that the caller can report progress between calls.
+    template <class T>
+    void gram_lower(std::span<const GramTerm<T>> terms, index r, View<T> out, index first, index last) {
+        const index n = out.rows / r, per = gram_tile_samples(n, r);
+        struct Tile {
+            index i, j;
+        };
+        std::vector<Tile> tiles;
+        for (index i = first; i < last; i += per)
+            for (index j = 0; j <= i; j += per) tiles.push_back({i, j});
+        const index height = per * r;
+        std::vector<Buffer<T>> scratch(static_cast<std::size_t>(num_threads()));
+        parallel_for(static_cast<index>(tiles.size()), [&](index at) {
+            const auto [i, j] = tiles[static_cast<std::size_t>(at)];
+            const index ni = std::min(per, last - i), nj = std::min(per, n - j);
+            Buffer<T>& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+            if (mine.size() == 0) mine = Buffer<T>(height * height + per * per + height);
+            const View<T> rows_gram(mine.data(), ni * r, nj * r), inputs_gram(mine.data() + height * height, ni, nj);
+            T* spread = mine.data() + height * height + per * per;
+            const View<T> target = out.block(i * r, ni * r, j * r, nj * r);
+            for (index row = 0; row < ni * r; ++row) std::fill_n(target.row(row), i == j ? row + 1 : nj * r, T(0));
+            for (const GramTerm<T>& term : terms) {
+                tile_gram(term.rows.row_range(i * r, ni * r), term.rows.row_range(j * r, nj * r), i == j, rows_gram);
+                tile_gram(term.inputs.row_range(i, ni), term.inputs.row_range(j, nj), i == j, inputs_gram);
+                for (index p = 0; p < ni; ++p) {
+                    const index samples = i == j ? p + 1 : nj;
+                    for (index q = 0; q < samples; ++q)
+                        std::fill_n(spread + q * r, r, inputs_gram.row(p)[q] + (term.bias ? T(1) : T(0)));
+                    for (index c = 0; c < r; ++c) {
+                        const index row = p * r + c;
+                        kernels::multiply_accumulate(spread, rows_gram.row(row), target.row(row), i == j ? row + 1 : samples * r);
+                    }
+                }
+            }
+        });
+    }
+
+    // Samples in a tile of the Gram: about 512 rows, fewer where that would leave the threads idle.
+    static index gram_tile_samples(index n, index r) {
+        const index rows = n * r >= 4096 ? 512 : 192;
+        return std::max<index>(1, std::min(n, rows / r));
+    }
+
+    template <class T>
+    void fill_normal(View<T> out, std::uint64_t seed, std::uint64_t stream, double scale) {
+        parallel_rows(out.rows, out.cols * 32, [&](index i) {
+            kernels::normal_row(seed, stream, static_cast<std::uint64_t>(i), scale, out.row(i), out.cols);
+        });
+    }
+
+    template <class T>
+    void fill_uniform(View<T> out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
+        parallel_rows(out.rows, out.cols * 16, [&](index i) {
+            kernels::uniform_row(seed, stream, static_cast<std::uint64_t>(i), low, high, out.row(i), out.cols);
+        });
+    }
+
+   private:
+    // Below this a loop costs more to start than it saves (some microseconds).
+    static constexpr double parallel_flops = 2e5;
+    static constexpr index parallel_elements = 16384;
+    static constexpr index symm_tile = 256, factor_panel = 128, factor_tile = 256;
+
+    static int to_int(index value) {
+        if (value > std::numeric_limits<int>::max())
+            throw std::invalid_argument("a dimension of " + std::to_string(value) + " exceeds BLAS' 32-bit integers; use smaller blocks");
+        return static_cast<int>(value);
+    }
+
+    template <class F>
+    static void parallel_rows(index rows, index cost, F&& f) {
+        const index grain = std::max<index>(1, parallel_elements / std::max<index>(1, cost));
+        parallel_ranges(rows, grain, [&](index first, index count) {
+            for (index i = first; i < first + count; ++i) f(i);
+        });
+    }
+
+    // Row-major out = op(a) op(b) is column-major out^T = op(b)^T op(a)^T: operands change places, flags stay.
+    template <class T>
+    static void blas_gemm(Op op_a, Op op_b, T alpha, View<const T> a, View<const T> b, T beta, View<T> out) {
+        char ta = op_a == Op::none ? 'N' : 'T', tb = op_b == Op::none ? 'N' : 'T';
+        int m = to_int(out.rows), n = to_int(out.cols), k = to_int(op_a == Op::none ? a.cols : a.rows);
+        int lda = leading(a), ldb = leading(b), ldc = leading(View<const T>(out));
+        if (m == 0 || n == 0) return;
+        Blas<T>::gemm(&tb, &ta, &n, &m, &k, &alpha, const_cast<T*>(b.data), &ldb, const_cast<T*>(a.data), &lda, &beta, out.data, &ldc);
+    }
+
+    // out += v K; the lower triangle of row-major K is the upper one of column-major K.
+    template <class T>
+    static void blas_symm(View<const T> lower, View<const T> v, View<T> out) {
+        char side = 'L', uplo = 'U';
+        int m = to_int(lower.rows), n = to_int(v.rows), lda = leading(lower), ldb = leading(v), ldc = leading(View<const T>(out));
+        T one = 1;
+        Blas<T>::symm(&side, &uplo, &m, &n, &one, const_cast<T*>(lower.data), &lda, const_cast<T*>(v.data), &ldb, &one, out.data, &ldc);
+    }
+
+    // Lower triangle of out = alpha a a^T + beta out.
+    template <class T>
+    static void blas_syrk(T alpha, View<const T> a, T beta, View<T> out) {
+        char uplo = 'U', trans = 'T';
+        int n = to_int(out.rows), k = to_int(a.cols), lda = leading(a), ldc = leading(View<const T>(out));
+        Blas<T>::syrk(&uplo, &trans, &n, &k, &alpha, const_cast<T*>(a.data), &lda, &beta, out.data, &ldc);
+    }
+
+    // Rows x of rhs: op transpose solves L y = x (x L^-T), op none solves L^T y = x.
+    template <class T>
+    static void blas_trsm(Op op, View<const T> lower, View<T> rhs) {
+        char side = 'L', uplo = 'U', trans = op == Op::transpose ? 'T' : 'N', diag = 'N';
+        int m = to_int(rhs.cols), n = to_int(rhs.rows), lda = leading(lower), ldb = leading(View<const T>(rhs));
+        T one = 1;
+        Blas<T>::trsm(&side, &uplo, &trans, &diag, &m, &n, &one, const_cast<T*>(lower.data), &lda, rhs.data, &ldb);
+    }
+    template <class T>
+    static void blas_trsm(Op op, View<T> lower, View<T> rhs) {
+        blas_trsm(op, View<const T>(lower), rhs);
+    }
+    template <class T>
+    static void blas_syrk(T alpha, View<T> a, T beta, View<T> out) {
+        blas_syrk(alpha, View<const T>(a), beta, out);
+    }
+
+    template <class T>
+    static index blas_potrf(View<T> a) {
+        const SingleThreadedBlas guard;
+        char uplo = 'U';
+        int n = to_int(a.rows), lda = leading(View<const T>(a)), info = 0;
+        Blas<T>::potrf(&uplo, &n, a.data, &lda, &info);
+        return info;
+    }
+
+    template <class T>
+    static int leading(View<const T> a) {
+        return std::max(1, to_int(a.stride));
+    }
+
+    template <class T>
+    static void tile_gram(View<const T> a, View<const T> b, bool same, View<T> out) {
+        if (same)
+            blas_syrk(T(1), a, T(0), out);
+        else
+            blas_gemm(Op::none, Op::transpose, T(1), a, b, T(0), out);
+    }
+
+    template <class T>
+    void gemm_by_inner(Op op_a, Op op_b, T alpha, View<const T> a, View<const T> b, T beta, View<T> out, index inner) {
+        const index parts = num_threads(), size = out.rows * out.cols;
+        Buffer<T> partial(parts * size);
+        parallel_for(parts, [&](index part) {
+            const index first = inner * part / parts, count = inner * (part + 1) / parts - first;
+            const View<const T> x = op_a == Op::none ? a.block(0, a.rows, first, count) : a.row_range(first, count);
+            const View<const T> y = op_b == Op::none ? b.row_range(first, count) : b.block(0, b.rows, first, count);
+            blas_gemm(op_a, op_b, alpha, x, y, T(0), View<T>(partial.data() + part * size, out.rows, out.cols));
+        });
+        for (index i = 0; i < out.rows; ++i)
+            for (index j = 0; j < out.cols; ++j) {
+                T total = beta == T(0) ? T(0) : beta * out.row(i)[j];
+                for (index part = 0; part < parts; ++part) total += partial.data()[part * size + i * out.cols + j];
+                out.row(i)[j] = total;
+            }
+    }
+};
+
+static_assert(Backend<CpuBackend>);
+
+}  // namespace gnfast::cpu

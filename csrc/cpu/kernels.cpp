@@ -1,0 +1,163 @@
+#include "cpu/kernels.hpp"
+
+#include "core/philox.hpp"
+
+// One clone per x86-64 level; the dynamic loader picks. Helpers are inlined into each clone, so that no inline
+// function of another translation unit can end up compiled for a processor that is not there.
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define GNFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define GNFAST_CLONES
+#endif
+#define GNFAST_INLINE static inline __attribute__((always_inline))
+
+namespace gnfast::cpu::kernels {
+namespace {
+
+// 32-byte vectors: one AVX2 register, two of SSE; four rows by two keeps 8 accumulators and 6 operands in 16 registers.
+template <class T>
+struct Vector32 {
+    typedef T type __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Pack = typename Vector32<T>::type;
+
+template <class T>
+constexpr index lanes = 32 / sizeof(T);
+
+template <class T>
+GNFAST_INLINE Pack<T> load(const T* p) {
+    return *reinterpret_cast<const Pack<T>*>(p);
+}
+
+template <class T>
+GNFAST_INLINE void store(T* p, const Pack<T>& v) {
+    *reinterpret_cast<Pack<T>*>(p) = v;
+}
+
+template <class T, int J, int C>
+GNFAST_INLINE void out_block(const T* rows, index m, const T* t, index t_step, T* u, index u_step) {
+    Pack<T> acc[J][C] = {};
+    index q = 0;
+    for (; q + lanes<T> <= m; q += lanes<T>) {
+        Pack<T> b[C];
+        for (int c = 0; c < C; ++c) b[c] = load(rows + c * m + q);
+        for (int j = 0; j < J; ++j) {
+            const Pack<T> x = load(t + j * t_step + q);
+            for (int c = 0; c < C; ++c) acc[j][c] += x * b[c];
+        }
+    }
+    for (int j = 0; j < J; ++j)
+        for (int c = 0; c < C; ++c) {
+            T total = 0;
+            for (index lane = 0; lane < lanes<T>; ++lane) total += acc[j][c][lane];
+            for (index p = q; p < m; ++p) total += t[j * t_step + p] * rows[c * m + p];
+            u[j * u_step + c] += total;
+        }
+}
+
+template <class T, int J>
+GNFAST_INLINE void out_columns(const T* rows, index r, index m, const T* t, index t_step, T* u, index u_step) {
+    index c = 0;
+    for (; c + 2 <= r; c += 2) out_block<T, J, 2>(rows + c * m, m, t, t_step, u + c, u_step);
+    if (c < r) out_block<T, J, 1>(rows + c * m, m, t, t_step, u + c, u_step);
+}
+
+template <class T>
+GNFAST_INLINE void out_all(const T* rows, index r, index m, const T* t, index t_step, index s, T* u, index u_step) {
+    index j = 0;
+    for (; j + 4 <= s; j += 4) out_columns<T, 4>(rows, r, m, t + j * t_step, t_step, u + j * u_step, u_step);
+    for (; j < s; ++j) out_columns<T, 1>(rows, r, m, t + j * t_step, t_step, u + j * u_step, u_step);
+}
+
+template <class T, int J>
+GNFAST_INLINE void in_block(const T* rows, index r, index m, const T* u, index u_step, T* out, index out_step) {
+    index q = 0;
+    for (; q + 2 * lanes<T> <= m; q += 2 * lanes<T>) {
+        Pack<T> acc[J][2] = {};
+        for (index c = 0; c < r; ++c) {
+            const Pack<T> b0 = load(rows + c * m + q), b1 = load(rows + c * m + q + lanes<T>);
+            for (int j = 0; j < J; ++j) {
+                const T x = u[j * u_step + c];
+                acc[j][0] += b0 * x;
+                acc[j][1] += b1 * x;
+            }
+        }
+        for (int j = 0; j < J; ++j) {
+            store(out + j * out_step + q, acc[j][0]);
+            store(out + j * out_step + q + lanes<T>, acc[j][1]);
+        }
+    }
+    for (int j = 0; j < J; ++j)
+        for (index p = q; p < m; ++p) {
+            T total = 0;
+            for (index c = 0; c < r; ++c) total += u[j * u_step + c] * rows[c * m + p];
+            out[j * out_step + p] = total;
+        }
+}
+
+template <class T>
+GNFAST_INLINE void in_all(const T* rows, index r, index m, const T* u, index u_step, index s, T* out, index out_step) {
+    index j = 0;
+    for (; j + 4 <= s; j += 4) in_block<T, 4>(rows, r, m, u + j * u_step, u_step, out + j * out_step, out_step);
+    for (; j < s; ++j) in_block<T, 1>(rows, r, m, u + j * u_step, u_step, out + j * out_step, out_step);
+}
+
+template <class T>
+GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {
+    for (index q = 0; q < count; q += 4) {
+        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
+        double z[4];
+        philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
+        philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
+        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(scale * z[p]);
+    }
+}
+
+template <class T>
+GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out,
+                               index count) {
+    for (index q = 0; q < count; q += 4) {
+        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
+        for (index p = 0; p < 4 && q + p < count; ++p)
+            out[q + p] = static_cast<T>(low + (high - low) * philox::unit(words.w[p]));
+    }
+}
+
+template <class T>
+GNFAST_INLINE void multiply_accumulate_all(const T* a, const T* b, T* k, index count) {
+    for (index q = 0; q < count; ++q) k[q] += a[q] * b[q];
+}
+
+template <class T>
+GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
+    for (index q = 0; q < count; ++q) x[q] *= d[q];
+}
+
+}  // namespace
+
+#define GNFAST_INSTANTIATE(T)                                                                                          \
+    GNFAST_CLONES void contract_out(const T* rows, index r, index m, const T* t, index t_step, index s, T* u,          \
+                                    index u_step) {                                                                    \
+        out_all<T>(rows, r, m, t, t_step, s, u, u_step);                                                               \
+    }                                                                                                                  \
+    GNFAST_CLONES void contract_in(const T* rows, index r, index m, const T* u, index u_step, index s, T* out,         \
+                                   index out_step) {                                                                   \
+        in_all<T>(rows, r, m, u, u_step, s, out, out_step);                                                            \
+    }                                                                                                                  \
+    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) {                                \
+        multiply_accumulate_all<T>(a, b, k, count);                                                                    \
+    }                                                                                                                  \
+    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                       \
+    void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {  \
+        normal_all<T>(seed, stream, row, scale, out, count);                                                           \
+    }                                                                                                                  \
+    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out,     \
+                     index count) {                                                                                    \
+        uniform_all<T>(seed, stream, row, low, high, out, count);                                                      \
+    }
+
+GNFAST_INSTANTIATE(float)
+GNFAST_INSTANTIATE(double)
+
+}  // namespace gnfast::cpu::kernels

@@ -1,0 +1,224 @@
+"""Checks of arguments, shared by all modules: each returns the checked value or raises one sentence of what to do."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import numbers
+import operator
+import os
+import reprlib
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnfast import _arrays
+from gnfast._arrays import Array
+
+COPY_WARNING_BYTES = 1 << 20  # a smaller copy takes well under a millisecond: not worth a word
+
+
+class CopyWarning(UserWarning):
+    """A large input was copied because it is not in C order."""
+
+    __module__ = "gnfast"
+
+
+# ------------------------------------------------------------------------------------------------------------ arrays
+def array(
+    value: object,
+    name: str,
+    shape: Sequence[str | int],
+    dtype: np.dtype[Any] | None = None,
+    owner: str = "the network",
+) -> Array:
+    """A real, finite, non-empty array in C order: the same memory where `value` is one already, else a copy.
+
+    Args:
+        value: Anything that NumPy reads as an array.
+        name: The argument's name, for the messages.
+        shape: One entry per dimension: the size it must have, or a letter for any size from 1.
+        dtype: The dtype it must have; None for float32 or float64.
+        owner: What has that dtype and that shape, for the messages.
+
+    Raises:
+        TypeError: Not an array of real numbers, or of another dtype.
+        ValueError: Another shape, empty, or with NaN or infinite values.
+    """
+    found = _arrays.as_array(value, name)
+    _check_dtype(found.dtype, name, dtype, owner)
+    _check_shape(found.shape, name, shape, owner)
+    finite = np.isfinite(found)
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        count, where = counted(len(bad), "NaN or infinite value"), ", ".join(map(str, bad[0]))
+        raise ValueError(f"{name} has {count}, the first at [{where}]; replace them")
+    contiguous = _arrays.as_c_contiguous(found)
+    if contiguous is not found and found.nbytes >= COPY_WARNING_BYTES:
+        warnings.warn(
+            f"{name} of shape {found.shape} is not in C order and was copied ({found.nbytes / 2**20:.1f} MiB); "
+            f"pass numpy.ascontiguousarray({name}) to keep one copy only",
+            CopyWarning,
+            stacklevel=level_of_caller(),
+        )
+    return contiguous
+
+
+def inputs(X: object, features: int, dtype: np.dtype[Any]) -> Array:
+    """Samples X (n, features) for a network that takes so many features in that dtype."""
+    found = array(X, "X", ("n", "d"), dtype)
+    if found.shape[1] != features:
+        raise ValueError(
+            f"X has {found.shape[1]} columns but the network takes {features} features; pass X of shape (n, {features})"
+        )
+    return found
+
+
+def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+    """'float32' or 'float64', in any of NumPy's spellings, as a NumPy dtype."""
+    try:
+        found: np.dtype[Any] | None = None if value is None else np.dtype(value)  # NumPy reads None as float64
+    except TypeError:
+        found = None
+    if found is None or not _arrays.is_float(found):
+        raise ValueError(f"{name} is {_shown(value)} but must be 'float32' or 'float64'")
+    return found
+
+
+def _check_dtype(found: np.dtype[Any], name: str, dtype: np.dtype[Any] | None, owner: str) -> None:
+    if found.kind == "c":
+        raise TypeError(f"{name} has dtype {found.name} but must be real; pass {name}.real if that is what you mean")
+    target = dtype.name if dtype else "float64"
+    cure = f"convert it with {name}.astype('{target}')"
+    if not found.isnative:
+        raise TypeError(f"{name} has dtype {found.str}, not in this machine's byte order; {cure}")
+    if not _arrays.is_float(found):
+        raise TypeError(f"{name} has dtype {found.name} but must be float32 or float64; {cure}")
+    if dtype and found != dtype:
+        raise TypeError(f"{name} has dtype {found.name} but {owner} has {dtype.name}; {cure}")
+
+
+def _check_shape(found: tuple[int, ...], name: str, shape: Sequence[str | int], owner: str) -> None:
+    wanted = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+    if len(found) != len(shape):
+        hint = f"; pass {name}.reshape(1, -1) if it is one row" if len(found) == 1 and len(shape) == 2 else ""
+        raise ValueError(f"{name} has shape {found} but must be {len(shape)}-dimensional, {wanted}{hint}")
+    if 0 in found:
+        raise ValueError(f"{name} has shape {found}, which is empty; every dimension of {wanted} must be at least 1")
+    if any(isinstance(want, int) and want != size for want, size in zip(shape, found, strict=True)):
+        raise ValueError(f"{name} has shape {found} but {owner} needs {wanted}")
+
+
+def level_of_caller() -> int:
+    """`stacklevel` of the first frame outside gnfast, counted from the function that calls this one."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnfast":
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+# ------------------------------------------------------------------------------------------------- numbers and names
+def integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None) -> int:
+    """An integer, from 1 on unless said otherwise."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {_shown(value)} but must be an integer")
+    if found < minimum or (maximum is not None and found > maximum):
+        limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name} is {found} but must be {limits}")
+    return found
+
+
+def integers(value: Any, name: str, at_least: int, minimum: int = 1) -> list[int]:
+    """A sequence of `at_least` or more integers."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} is {_shown(value)} but must be a list of integers")
+    found = [integer(entry, f"{name}[{i}]", minimum) for i, entry in enumerate(value)]
+    if len(found) < at_least:
+        raise ValueError(f"{name} has {counted(len(found), 'entry', 'entries')} but needs at least {at_least}")
+    return found
+
+
+def real(value: Any, name: str) -> float:
+    """A finite real number."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {_shown(value)} but must be a real number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value} but must be finite")
+    return float(value)
+
+
+def reals(value: Any, name: str, count: int, each: str) -> list[float]:
+    """One finite real number for all, or a sequence of `count` of them, one per `each`."""
+    if isinstance(value, numbers.Real):
+        return [real(value, name)] * count
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} is {_shown(value)} but must be a real number or a list with one per {each}")
+    found = [real(entry, f"{name}[{i}]") for i, entry in enumerate(value)]
+    if len(found) != count:
+        got = counted(len(found), "entry", "entries")
+        raise ValueError(f"{name} has {got} but needs {count}, one per {each}; pass one number for all")
+    return found
+
+
+def boolean(value: Any, name: str) -> bool:
+    """True or False, and nothing that merely counts as one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {_shown(value)} but must be True or False")
+    return bool(value)
+
+
+def choice(value: Any, name: str, allowed: Collection[str]) -> str:
+    """One of the allowed names; a near miss is told what it may have meant."""
+    if isinstance(value, str) and value in allowed:
+        return value
+    near = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{name} is {_shown(value)} but must be one of {', '.join(map(repr, allowed))}{meant}")
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """'1 array', '2 arrays', for messages."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _shown(value: object) -> str:
+    return reprlib.repr(value)
+
+
+# ------------------------------------------------------------------------------------------------- files and extras
+def path(value: Any, name: str = "path") -> Path:
+    """A path from a string or a path object, `~` expanded."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} is {_shown(value)} but must be a string or a pathlib.Path")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty; pass the path of a file")
+    return Path(value).expanduser()
+
+
+def existing_file(value: Any, name: str = "path") -> Path:
+    """The path of a file that is there."""
+    found = path(value, name)
+    if found.is_dir():
+        raise IsADirectoryError(f"{name} is the folder {str(found)!r}; pass the path of a file in it")
+    if not found.exists():
+        raise FileNotFoundError(f"{name} is {str(found)!r}, and there is no such file")
+    return found
+
+
+def optional_import(module: str, purpose: str, extra: str) -> Any:
+    """A module that only an extra installs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ImportError(f"{purpose} needs {package}; install it with: pip install 'gnfast[{extra}]'") from None

@@ -1,0 +1,69 @@
+"""Weight files: safetensors, with a network's list of layers as metadata and its arrays as tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gnfast import _checks
+from gnfast._arrays import Array
+
+FORMAT = "gnfast"  # the metadata key that says a file is ours; its value is the version of the layout
+VERSION = "1"
+LAYERS = "layers"  # the metadata key of the layer list, JSON
+
+Record = dict[str, Any]  # one layer: its type and whatever is not an array
+
+
+def write(where: object, layers: list[Record], tensors: Mapping[str, Array]) -> None:
+    """Write the file whole or not at all: another process sees the old file or the new one."""
+    path = _checks.path(where)
+    numpy_format = _checks.optional_import("safetensors.numpy", "saving a network", "safetensors")
+    data = numpy_format.save(dict(tensors), metadata={FORMAT: VERSION, LAYERS: json.dumps(layers)})
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with beside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = f"cannot save the network ({error.strerror}); choose a path in a folder that may be written to"
+        raise OSError(error.errno, reason, str(path)) from None
+
+
+def read(where: object) -> tuple[Path, list[Record], dict[str, Array]]:
+    """The path, the layer list and the arrays of a file that `write` made."""
+    path = _checks.existing_file(where)
+    safetensors = _checks.optional_import("safetensors", "loading a network", "safetensors")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            _check_metadata(path, metadata, names)
+            return path, json.loads(metadata[LAYERS]), {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is no safetensors file or is damaged ({error}); pass one that net.save wrote"
+        ) from None
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str], names: list[str]) -> None:
+    if FORMAT not in metadata or LAYERS not in metadata:
+        shown = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+        raise ValueError(
+            f"{path} has tensors ({shown}) but not gnfast's list of layers (metadata {FORMAT!r} and {LAYERS!r}); "
+            "read the arrays with safetensors.numpy.load_file and build the network from them, for instance "
+            'gn.Network([gn.Dense(W1, b1), gn.Activation("relu"), gn.Dense(W2, b2)])'
+        )
+    if metadata[FORMAT] != VERSION:
+        raise ValueError(
+            f"{path} has layout {metadata[FORMAT]!r} but this gnfast reads layout {VERSION!r}; load it with a newer one"
+        )

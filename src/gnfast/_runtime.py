@@ -1,0 +1,68 @@
+"""Loads the compiled core: hands it SciPy's BLAS and LAPACK and keeps OpenMP's threads from spinning."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy
+import scipy.linalg.cython_blas
+import scipy.linalg.cython_lapack
+
+from gnfast import _checks
+
+
+@contextlib.contextmanager
+def _passive_waiting() -> Iterator[None]:
+    """OpenMP reads its settings once, when it is loaded: idle threads should sleep, not spin on other libraries' cores."""
+    name = "OMP_WAIT_POLICY"
+    given = os.environ.get(name)
+    if given is None:
+        os.environ[name] = "passive"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+
+
+with _passive_waiting():
+    from gnfast import _core
+
+
+def _routines() -> dict[str, Any]:
+    capsules = {**scipy.linalg.cython_blas.__pyx_capi__, **scipy.linalg.cython_lapack.__pyx_capi__}
+    return {p + name: capsules[p + name] for p in "sd" for name in ("gemm", "symm", "trsm", "syrk", "potrf", "syevd")}
+
+
+_core.set_blas(_routines())
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads in gnfast's own loops and products from now on, at least 1; results may differ by rounding."""
+    _core.set_num_threads(_checks.integer(n, "n"))
+
+
+def get_num_threads() -> int:
+    """How many threads gnfast uses: as many as OpenMP would, unless `set_num_threads` said otherwise."""
+    return _core.get_num_threads()
+
+
+def build_info() -> dict[str, Any]:
+    """What this installation is made of.
+
+    Returns:
+        A dict with "version", "compiler", "openmp" (date of the standard), "cuda" (bool), "blas" (SciPy's, with its
+        version), "blas_thread_control" (the function that keeps BLAS on one thread inside our loops, "" if this BLAS
+        has none), "numpy", "scipy", "threads".
+    """
+    blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return _core.build_info() | {
+        "blas": f"{blas['name']} {blas['version']}",
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "threads": get_num_threads(),
+    }

@@ -1,0 +1,48 @@
+"""Analytic upper bounds on the condition number of the Gauss-Newton matrix.
+
+Those of Zhao, Singh & Lucchi (NeurIPS 2024), and sharper and more general ones.
+"""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from gnfast.bounds.bound import Bound
+from gnfast.bounds.deep import deep
+from gnfast.bounds.linear import linear, linear_forms
+from gnfast.bounds.relu import relu
+from gnfast.bounds.residual import residual
+from gnfast.losses import check_loss
+from gnfast.networks import Network
+
+__all__ = ["Bound", "all", "deep", "linear", "relu", "residual"]
+
+SINGLE_LAYER_WIDTH = 1024  # the singular values of a square layer of this width take about a second
+
+
+def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
+    """Every bound that says something, the tightest first.
+
+    Networks with skips are among those of `linear`. The forms "layers" and "apriori" are left out beyond a width of
+    1,024: they need the singular values of every weight and are never tighter than the others.
+
+    Args:
+        net: Dense layers and activations.
+        X: Data (n, d), of the network's dtype.
+        loss: "mse", "cross_entropy" or "binary_cross_entropy"; for all but "mse" there is only `deep`.
+
+    Returns:
+        Bounds with a finite value. None at all means that no bound applies: each function gives its reason.
+
+    Raises:
+        ValueError: An unknown loss, or data that do not fit the network.
+        TypeError: Data of another dtype than the network's.
+    """
+    found = [deep(net, X, check_loss(loss, net.out_features))]
+    if loss == "mse" and net.is_linear:
+        narrow = max(net.widths) <= SINGLE_LAYER_WIDTH
+        forms = ["joint", "matrix", "convex", "equality", "loose", *["layers"] * narrow]
+        found += [*linear_forms(net, X, forms), *[residual(net, X, "apriori")] * narrow]
+    elif loss == "mse":
+        found.append(relu(net, X))
+    return sorted((bound for bound in found if bound.applies), key=lambda bound: bound.value)

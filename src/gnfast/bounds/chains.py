@@ -1,0 +1,142 @@
+"""What the bounds of linear networks are made of: the range of the data, effective weights, Grams of partial products.
+
+With W_l the effective weights (skips included), a linear network without biases has
+P_l = (W_L...W_{l+1}) (W_L...W_{l+1})^T (k, k) and Q_l = (W_{l-1}...W_1)^T (W_{l-1}...W_1) (d, d). With a bias anywhere
+the input is (x, 1), every layer's input is B_l (x, 1), and Q_l = B_l^T B_l + e e^T for a layer that has a bias, e the
+last unit vector. Only d x d and k x k matrices and chains as thin as d or k are formed, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gnfast.bounds.bound import FloatArray
+from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
+from gnfast.networks import Dense, Network
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """The range of Sigma = X^T X / n (of (x, 1) where the network has a bias).
+
+    basis (d or d + 1, r) orthonormal and scale (r,), descending: Sigma = basis diag(scale^2) basis^T. Singular values
+    of X below `cut` times the largest count as zero.
+    """
+
+    basis: FloatArray
+    scale: FloatArray
+    cut: float
+    ones: bool
+    samples: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.scale)
+
+    @property
+    def ends(self) -> Ends:
+        """Ends of the non-zero spectrum of Sigma."""
+        margin = rounding(self.rank) * self.scale[0]
+        return Ends(float((self.scale[0] + margin) ** 2), float(max(self.scale[-1] - margin, 0.0) ** 2))
+
+
+def input_range(X: FloatArray, ones: bool) -> InputRange:
+    """Range of the second moment of the rows of X (n, d), with a column of ones if `ones`."""
+    if ones:
+        X = np.hstack([X, np.ones((len(X), 1))])
+    n, columns = X.shape
+    cut = EPS * max(n, columns)
+    # Triangular first: the singular values are those of X without squaring, at the cost of X^T X for tall X.
+    R = np.linalg.qr(X, mode="r") if n > columns else X
+    _, s, Vt = np.linalg.svd(R, full_matrices=False)
+    rank = int(np.count_nonzero(s > cut * s[0]))
+    return InputRange(np.ascontiguousarray(Vt[:rank].T), s[:rank] / np.sqrt(n), cut, ones, n)
+
+
+def has_bias(dense: Sequence[Dense]) -> bool:
+    return any(layer.bias is not None for layer in dense)
+
+
+def effective(layer: Dense) -> FloatArray:
+    """weight + skip * I, rectangular identity, (out, in) in float64."""
+    weight = np.asarray(layer.weight, np.float64)
+    if layer.skip:
+        weight = weight.copy()
+        diagonal = np.arange(min(weight.shape))
+        weight[diagonal, diagonal] += layer.skip
+    return weight
+
+
+def augmented(layer: Dense) -> FloatArray:
+    """[[W, b], [0, 1]]: the layer as a linear map of (a, 1)."""
+    weight = effective(layer)
+    out = np.zeros((weight.shape[0] + 1, weight.shape[1] + 1))
+    out[:-1, :-1] = weight
+    out[-1, -1] = 1.0
+    if layer.bias is not None:
+        out[:-1, -1] = layer.bias
+    return out
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Grams of partial products: P (L, k, k), and Q (L, r, r) restricted to the range of Sigma."""
+
+    P: FloatArray
+    Q: FloatArray
+    inputs: InputRange
+    left: list[Ends]  # of the spectrum of each P_l
+    right: list[Ends]  # of each Q_l
+    terms: int  # of the longest sum behind an entry
+
+
+def chains(net: Network, inputs: InputRange) -> Chains:
+    """All partial products of a linear network, O(sum_l m_l m_{l-1} (k + r)) flops."""
+    P, Q = _left_grams(net.dense), _right_grams(net.dense, inputs)
+    terms = max(*net.widths, inputs.samples)
+    return Chains(P, Q, inputs, [eigen_ends(p, terms) for p in P], [eigen_ends(q, terms) for q in Q], terms)
+
+
+def _left_grams(dense: Sequence[Dense]) -> FloatArray:
+    left = np.eye(dense[-1].weight.shape[0])
+    grams = [left]
+    for layer in dense[:0:-1]:
+        left = left @ effective(layer)
+        grams.append(left @ left.T)
+    return np.stack(grams[::-1])
+
+
+def _right_grams(dense: Sequence[Dense], inputs: InputRange) -> FloatArray:
+    right = inputs.basis[: dense[0].weight.shape[1]]
+    one = inputs.basis[-1]  # of (x, 1); read only where there are biases
+    grams = []
+    for layer in dense:
+        gram = right.T @ right
+        right = effective(layer) @ right
+        if layer.bias is not None:
+            gram += np.outer(one, one)
+            right += np.outer(layer.bias, one)
+        grams.append(gram)
+    return np.stack(grams)
+
+
+def narrowness(net: Network, inputs: InputRange) -> str:
+    """Why no layer's term P_l (x) Q_l can have full rank, judged by the widths alone; empty if one can.
+
+    Layer l's term needs r units in every hidden layer below it and k in every one above it (rank r of the inputs).
+    """
+    hidden, k = net.widths[1:-1], net.out_features
+    r = inputs.rank - inputs.ones
+    low = next((j for j, m in enumerate(hidden) if m < r), None)
+    high = next((j for j in reversed(range(len(hidden))) if hidden[j] < k), None)
+    if low is None or high is None or high < low:
+        return ""
+    if hidden[high] < r:
+        return f"layer {high + 1} has {hidden[high]} units, fewer than the {k} outputs and the rank {r} of the inputs"
+    return (
+        f"layer {low + 1} has {hidden[low]} units, fewer than the rank {r} of the inputs, "
+        f"and layer {high + 1} has {hidden[high]}, fewer than the {k} outputs"
+    )

@@ -1,0 +1,165 @@
+"""Bounds by Schur's product theorem, for dense networks of any depth, activation, skip, bias and loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
+from gnfast.bounds.chains import effective
+from gnfast.bounds.inputs import as_data, in_float64, with_ones
+from gnfast.bounds.spectra import Ends, gram_ends, rounding
+from gnfast.losses import check_loss, hessian_rank
+from gnfast.networks import Network
+
+NAME = "deep.schur"
+STATEMENT = (
+    "kappa(G) <= max_i lambda_max(sum_l U_li) / min_i lambda_min(sum_l L_li) with U_li = lambda_max(A_l) (B_l)_ii or "
+    "lambda_max(B_l) (A_l)_ii I, L_li the same with lambda_min, A_l and B_l Grams of layer l's inputs and backward rows"
+)
+BACKWARD_GRAM_ROWS = 2000  # a Gram of this size takes 32 MB and its eigenvalues about a second
+BLOCK_NUMBERS = 1 << 23  # in a block of backward rows: 64 MB
+
+
+def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool | None = None) -> Bound:
+    """An upper bound on kappa(G) for a dense network of any depth, activation, skip, bias and loss.
+
+    G has the non-zero spectrum of a sum over layers of Hadamard products of two Grams, each over n,
+    K[(i,a),(j,b)] = (1/n) sum_l A_l[i,j] B_l[(i,a),(j,b)]: A_l (n, n) of the layer's inputs, plus 1 1^T for a bias, B_l
+    (n q, n q) of the backward rows R_i^T dF_i/dz_l, R_i R_i^T = H_i the loss's Hessian, q its rank. By Schur's product
+    theorem lambda_min(A) blockdiag(B_ii) and lambda_min(B) diag(A_ii) (x) I_q lie below a layer's term in the Loewner
+    order, and the same with lambda_max above it. The better one is taken for each layer, the blocks are added over the
+    layers, and the extreme eigenvalue over the samples is the bound.
+
+    Args:
+        net: Dense layers and activations.
+        X: Data (n, d), of the network's dtype; the bound is computed in float64.
+        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank) or "binary_cross_entropy".
+        backward_gram: Whether the eigenvalues of B_l are used, which takes (n q)^2 numbers of memory; None: while
+            n q <= 2000. Without them only the side of lambda(A) is.
+
+    Returns:
+        A Bound; its value is inf, with the reason, where no layer has n independent inputs (nor n q independent
+        backward rows). Parts per layer: "inputs_max" and "inputs_min" (ends of A_l), "backward_max" and "backward_min"
+        (of B_l, nan where not used), "upper_side" and "lower_side" ("inputs" or "backward"); and "lambda_max_upper",
+        "lambda_min_lower".
+
+    Raises:
+        ValueError: An unknown loss, or data that do not fit the network.
+        TypeError: Data of another dtype than the network's.
+
+    Reference: Horn & Johnson (1991), Topics in Matrix Analysis, section 5.3, for Schur's theorem.
+    """
+    data, k = as_data(net, X), net.out_features
+    n, q = len(data), hessian_rank(check_loss(loss, k), k)
+    whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
+    if reason := _narrowness(net, n, q, whole):
+        return silent(NAME, STATEMENT, reason)
+    net = in_float64(net)
+    inputs, derivatives = net.linearize(data)
+    extended = [with_ones(A, layer) for A, layer in zip(inputs, net.dense, strict=True)]
+    forward = [gram_ends(A) for A in extended]
+    if not whole and not any(ends.smallest > 0 for ends in forward):
+        return silent(NAME, STATEMENT, f"no layer has {n} inputs that are independent to float64's precision")
+    weights = [effective(layer) for layer in net.dense]
+    blocks, backward = _backward_grams(weights, derivatives, hessian_factor(loss, net(data)), whole)
+    upper, lower, sides = np.zeros((n, q, q)), np.zeros((n, q, q)), []
+    for index, A in enumerate(extended):
+        options = {"inputs": (forward[index], blocks[index])}
+        if whole:
+            options["backward"] = (backward[index], np.einsum("ij,ij->i", A, A)[:, None, None] * np.eye(q))
+        high, low = _tighter(options)
+        upper += options[high][0].largest * options[high][1]
+        lower += options[low][0].smallest * options[low][1]
+        sides.append((high, low))
+    largest, smallest = _block_ends(upper).largest / n, _block_ends(lower).smallest / n
+    unknown = [Ends(np.nan, np.nan)] * len(forward)
+    columns = np.array(forward), np.array(backward or unknown), np.array(sides)
+    names = ("inputs_max", "inputs_min"), ("backward_max", "backward_min"), ("upper_side", "lower_side")
+    parts: Parts = {"lambda_max_upper": largest, "lambda_min_lower": smallest}
+    for pair, column in zip(names, columns, strict=True):
+        parts |= dict(zip(pair, column.T, strict=True))
+    return quotient(NAME, STATEMENT, largest, smallest, parts)
+
+
+def _tighter(options: dict[str, tuple[Ends, FloatArray]]) -> tuple[str, str]:
+    """The names of the options whose largest eigenvalue is the smallest, and whose smallest is the largest."""
+    spectra = {name: _block_ends(block) for name, (_, block) in options.items()}
+    return (
+        min(options, key=lambda name: options[name][0].largest * spectra[name].largest),
+        max(options, key=lambda name: options[name][0].smallest * spectra[name].smallest),
+    )
+
+
+def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
+    """R (n, k, q) of full column rank with R R^T = H, the loss's Hessian in the outputs (n, k)."""
+    n, k = outputs.shape
+    if loss == "mse":
+        return np.broadcast_to(np.eye(k), (n, k, k))
+    if loss == "binary_cross_entropy":
+        decay = np.exp(-np.abs(outputs) / 2)
+        root: FloatArray = decay / (1 + decay**2)  # the square root of sigmoid(F) sigmoid(-F)
+        return root[:, :, None] * np.eye(k)
+    # H = D (I - s s^T) D, s^2 the softmax, D = diag(s). The reflection I - v v^T / (1 + s_1), v = s + e_1, takes s
+    # to -e_1: its other columns are an orthonormal basis of the complement of s.
+    s: FloatArray = np.exp((outputs - outputs.max(axis=1, keepdims=True)) / 2)
+    s /= np.linalg.norm(s, axis=1, keepdims=True)
+    v = s + np.eye(1, k)
+    basis = np.eye(k)[:, 1:] - v[:, :, None] * (v / (1 + s[:, :1]))[:, None, 1:]
+    return s[:, :, None] * basis
+
+
+def _backward_grams(
+    weights: Sequence[FloatArray], derivatives: Sequence[FloatArray | None], R: FloatArray, whole: bool
+) -> tuple[FloatArray, list[Ends]]:
+    """Diagonal blocks B_ii (L, n, q, q) and, if `whole`, the ends of every B_l; else samples come in blocks."""
+    n, _, q = R.shape
+    blocks = np.empty((len(weights), n, q, q))
+    ends = [Ends(0.0, 0.0)] * (len(weights) if whole else 0)
+    step = n if whole else max(1, BLOCK_NUMBERS // (q * max(len(W) for W in weights)))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        for index, B in _backward_rows(weights, derivatives, R, rows):
+            blocks[index, rows] = B @ B.transpose(0, 2, 1)
+            if whole:
+                ends[index] = gram_ends(B.reshape(n * q, -1))
+    return blocks, ends
+
+
+def _backward_rows(
+    weights: Sequence[FloatArray], derivatives: Sequence[FloatArray | None], R: FloatArray, rows: slice
+) -> Iterator[tuple[int, FloatArray]]:
+    """From the last layer to the first its index and its rows B (samples, q, m)."""
+    B = R[rows].transpose(0, 2, 1)
+    for index in reversed(range(len(weights))):
+        slope = derivatives[index]
+        if slope is not None:
+            B = B * slope[rows, None, :]
+        yield index, B
+        if index:
+            samples, q, m = B.shape
+            B = (B.reshape(samples * q, m) @ weights[index]).reshape(samples, q, -1)
+
+
+def _block_ends(blocks: FloatArray) -> Ends:
+    """Ends of the spectrum of blockdiag(blocks), blocks (n, q, q)."""
+    w = np.linalg.eigvalsh(blocks)
+    margin = rounding(blocks.shape[-1]) * w[:, -1]
+    return Ends(float((w[:, -1] + margin).max()), float(max((w[:, 0] - margin).min(), 0.0)))
+
+
+def _narrowness(net: Network, n: int, q: int, whole: bool) -> str:
+    """Why the lower end must be zero, judged by the widths alone; empty if it may not be."""
+    biases = [layer.bias is not None for layer in net.dense]
+    inputs, units = net.widths[:-1], net.widths[1:]
+    if net.is_linear:  # then inputs span no more than the narrowest layer below, and backward rows than the outputs
+        inputs = list(itertools.accumulate(inputs, min))
+        units = [min(m, net.out_features) for m in units]
+    seen = max(m + bias for m, bias in zip(inputs, biases, strict=True))
+    if seen >= n or (whole and max(units) >= n * q):
+        return ""
+    also = f", and none has as many units as n q = {n * q}" if whole else ""
+    return f"no layer has as many independent inputs, {seen} at most, as there are samples, {n}{also}"

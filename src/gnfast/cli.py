@@ -1,0 +1,224 @@
+"""The command line: ``gnfast study``, ``gnfast cond``, ``gnfast info``."""
+
+# The commands live inside build_app, so that typer is imported only when the command line runs. typer reads their
+# annotations, which works there only if they are evaluated in place: no "from __future__ import annotations".
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+import gnfast as gn
+from gnfast.study import Store, Study, run
+from gnfast.study.figures import draw
+from gnfast.study.tables import markdown, number, summarise, terminal
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        arguments: the words after the program's name; those of this process by default.
+
+    Returns:
+        0; 1 if points of a study failed; 2 for bad input, told in one sentence; 130 if interrupted.
+    """
+    try:
+        build_app()(arguments, prog_name="gnfast")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except (TypeError, ValueError, OSError, MemoryError, ImportError) as error:
+        print(f"gnfast: {_sentence(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{str(error.filename)!r}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def build_app() -> "typer.Typer":
+    """Return the commands and their options.
+
+    Raises:
+        ImportError: typer or rich is not installed.
+    """
+    try:
+        import typer
+        from rich.console import Console
+    except ImportError:
+        raise ImportError(
+            "the command line needs typer and rich; install them with: pip install 'gnfast[study]'"
+        ) from None
+    # Plain messages on the error stream instead of panels, and errors left to main.
+    app = typer.Typer(
+        help="Condition numbers and bounds of the Gauss-Newton matrices of wide neural networks.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        no_args_is_help=True,
+    )
+    console = Console()
+
+    @app.command()
+    def study(
+        file: Annotated[
+            Path | None, typer.Argument(metavar="[FILE.toml]", help="The study; a default one without.")
+        ] = None,
+        quick: Annotated[bool, typer.Option("--quick", help="Only a small part of it, in seconds.")] = False,
+        out: Annotated[
+            Path | None, typer.Option(metavar="DIR", help="Folder of the results; default gnfast-NAME.")
+        ] = None,
+        figure: Annotated[bool, typer.Option(help="Draw figure.png.")] = True,
+    ) -> None:
+        """Condition numbers over a grid of widths, depths and seeds; goes on where it was stopped."""
+        raise typer.Exit(_study(console, file, quick, out, figure))
+
+    @app.command()
+    def cond(
+        data: Annotated[str, typer.Option(metavar="X.npy|digits|mnist", help="The inputs (n, d), one sample a row.")],
+        widths: Annotated[str | None, typer.Option(metavar="D,M,..,K", help="A random network: 64,1024,10.")] = None,
+        weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Or a network saved by gnfast.")] = None,
+        activation: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Between the layers; default relu.")
+        ] = None,
+        slope: Annotated[float | None, typer.Option(help="Negative slope of leaky_relu; default 0.01.")] = None,
+        skip: Annotated[float | None, typer.Option(help="Strength of the skip connections; default 0.")] = None,
+        bias: Annotated[bool | None, typer.Option("--bias", help="Give the layers biases.")] = None,
+        init: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Initialisation; default kaiming_normal.")
+        ] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of the weights; default 0.")] = None,
+        dtype: Annotated[str | None, typer.Option(metavar="NAME", help="float64 (default) or float32.")] = None,
+        loss: Annotated[str, typer.Option(metavar="NAME", help="mse, cross_entropy or binary_cross_entropy.")] = "mse",
+        samples: Annotated[int | None, typer.Option(help="Rows taken, spread evenly; default all.")] = None,
+        whiten: Annotated[bool, typer.Option("--whiten", help="Whiten the data first.")] = False,
+        certify: Annotated[bool, typer.Option("--certify", help="Prove the ends of the interval.")] = False,
+    ) -> None:
+        """The condition number of the Gauss-Newton matrix of one network, with its interval and bounds."""
+        options = dict(activation=activation, slope=slope, skip=skip, bias=bias, init=init, seed=seed, dtype=dtype)
+        net = _network(widths, weights, {name: value for name, value in options.items() if value is not None})
+        X = gn.datasets.load(data, samples)
+        if np.issubdtype(X.dtype, np.floating):
+            X = X.astype(net.dtype)
+        _cond(console, gn.GaussNewton(net, gn.datasets.whiten(X) if whiten else X, loss=loss), certify)
+
+    @app.command()
+    def info() -> None:
+        """How this gnfast was built and what it runs on."""
+        _list(console, gn.build_info())
+
+    return app
+
+
+def _study(console: "Console", file: Path | None, quick: bool, out: Path | None, figure: bool) -> int:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    study = Study.from_toml(file) if file else Study()
+    study = study.quick() if quick else study
+    folder = out or Path(f"gnfast-{study.name}")
+    points = study.points()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Store(folder / "results.sqlite", study) as store:
+        try:
+            with Progress(*columns, console=console) as progress:
+                task = progress.add_task(study.name, total=len(points), completed=store.finished(points))
+                for record in run(points, store):
+                    progress.advance(task)
+                    if record.error:
+                        progress.console.print(
+                            f"{record.point.key} failed: {record.error}", markup=False, highlight=False
+                        )
+        except KeyboardInterrupt:
+            console.print(
+                f"stopped with {store.finished(points)} of {len(points)} points kept; the same command goes on"
+            )
+            return INTERRUPTED
+        records = store.read(points)
+    failed = sum(record.outcome is None for record in records)
+    drawn = figure and failed < len(records)
+    cells = summarise(records)
+    for table in terminal(cells):
+        console.print(table)
+    (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
+    if drawn:
+        draw(cells, folder / "figure.png")
+    console.print(f"{folder}: results.sqlite, table.md{', figure.png' * drawn}", markup=False, highlight=False)
+    if failed:
+        console.print(f"{failed} of {len(points)} points failed; the same command tries them again")
+    return FAILED if failed else 0
+
+
+def _network(widths: str | None, weights: Path | None, options: dict[str, Any]) -> gn.Network:
+    if widths is not None and weights is None:
+        try:
+            sizes = [int(width) for width in widths.split(",")]
+        except ValueError:
+            raise ValueError(f"--widths is {widths!r} but must be whole numbers with commas, like 64,1024,10") from None
+        return gn.mlp(sizes, **options)
+    if widths is None and weights is not None:
+        if options:
+            raise ValueError(
+                f"--weights holds the whole network; leave out {', '.join('--' + name for name in options)}"
+            )
+        return gn.load(weights)
+    raise ValueError("the network must be given either as --widths 64,1024,10 or as --weights FILE")
+
+
+def _cond(console: "Console", G: gn.GaussNewton, certify: bool) -> None:
+    found = gn.cond(G, certify=certify)
+    bounds = {
+        bound.name: f"{number(bound.value)}  {bound.statement if bound.applies else bound.reason}"
+        for bound in gn.bounds.all(G.net, G.X, loss=G.loss)
+    }
+    singular = "" if found.rank == found.dimension else "; kappa(G) is over the non-zero eigenvalues"
+    _list(
+        console,
+        {
+            "network": repr(G.net).partition("\n")[0],
+            "data": f"{G.X.shape[0]:,} samples of {G.X.shape[1]:,} features",
+            "kappa(G)": f"{found.value:.8g}",
+            "interval": f"[{found.lower:.8g}, {found.upper:.8g}], upper end by {found.upper_from}",
+            "lambda max": f"{found.lambda_max:.8g}",
+            "lambda min": f"{found.lambda_min:.8g}",
+            "rank": f"{found.rank:,} of {found.dimension:,}{singular}",
+            "space": found.space,
+            "method": f"{found.method}, {found.products} products, {found.seconds:.2f} s",
+        }
+        | bounds,
+    )
+
+
+def _list(console: "Console", rows: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, "bold"), Text(str(value)))
+    console.print(table)

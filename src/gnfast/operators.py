@@ -1,0 +1,457 @@
+"""The Gauss-Newton matrix of a network on data, its Jacobian and its duals, as SciPy LinearOperators."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from scipy.linalg import lapack
+from scipy.sparse.linalg import LinearOperator
+
+from gnfast import _arrays, _checks, _core
+from gnfast._arrays import Array
+from gnfast.losses import check_loss, hessian_rank
+from gnfast.networks import Network
+from gnfast.plan import Plan, make_plan, megabytes
+
+METHODS = ("auto", "usual", "factored")
+
+
+class BlockOperator(LinearOperator):  # type: ignore[misc]
+    """A LinearOperator whose products take all vectors of a block at once.
+
+    Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        super().__init__(dtype, shape)
+
+    def matmat(self, V: Any, out: Array | None = None) -> Array:
+        """The product with a block of vectors.
+
+        Args:
+            V: (columns of the operator, s), of the operator's dtype; Fortran order avoids a copy.
+            out: (rows, s), Fortran-ordered, of the operator's dtype, not overlapping `V`; None allocates one.
+
+        Returns:
+            `out`, or a new Fortran-ordered (rows, s).
+
+        Raises:
+            TypeError: Another dtype.
+            ValueError: Another shape or layout, or NaN and infinite values.
+        """
+        rows = self._rows_of(V, "V", self.shape[1])
+        if out is None:
+            target = np.empty((len(rows), self.shape[0]), self.dtype)
+        else:
+            target = self._output(out, len(rows))
+            if np.may_share_memory(rows, target):
+                raise ValueError("out overlaps V; pass an array of its own")
+        self._apply(rows, target)
+        return target.T if out is None else out
+
+    def _matmat(self, V: Any) -> Array:
+        return self.matmat(V)
+
+    def _matvec(self, v: Any) -> Array:
+        return self.matmat(np.asarray(v).reshape(-1, 1))[:, 0]
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        """out (s, rows of the operator) <- the product with rows (s, columns), one vector a row, both in C order."""
+        raise NotImplementedError
+
+    def _rows_of(self, V: Any, name: str, length: int) -> Array:
+        found = _arrays.as_array(V, name)
+        if found.ndim != 2 or found.shape[0] != length or found.shape[1] == 0:
+            raise ValueError(
+                f"{name} has shape {found.shape} but must be ({length}, s) with s at least 1, one vector a column"
+            )
+        if found.dtype != self.dtype:
+            raise TypeError(
+                f"{name} has dtype {found.dtype} but the operator has {self.dtype}; "
+                f"convert it with {name}.astype('{self.dtype}')"
+            )
+        if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
+            warnings.warn(
+                f"{name} of shape {found.shape} is not in Fortran order and was copied; "
+                f"pass numpy.asfortranarray({name}) where it is used more than once",
+                _checks.CopyWarning,
+                stacklevel=_checks.level_of_caller(),
+            )
+        return _arrays.as_c_contiguous(found.T)
+
+    def _output(self, out: Any, s: int) -> Array:
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype or out.shape != (self.shape[0], s):
+            got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ValueError(f"out is {got} but must be an array of {self.dtype} with shape {(self.shape[0], s)}")
+        if not out.T.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError(
+                "out must be writeable and in Fortran order; make it with numpy.empty(shape, dtype, order='F')"
+            )
+        return out.T
+
+
+class SymmetricOperator(BlockOperator):
+    """A symmetric positive semi-definite BlockOperator that the core can apply on its own."""
+
+    core: _core.Operator
+
+    def __init__(self, core: _core.Operator, dtype: np.dtype[Any]) -> None:
+        super().__init__((core.size, core.size), dtype)
+        self.core = core
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self.core.apply(rows, out)
+
+    def _adjoint(self) -> Self:
+        return self
+
+    def _transpose(self) -> Self:
+        return self
+
+    def form(self, out: Array, progress: _core.Progress = None) -> None:
+        """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything."""
+        block = 256
+        identity = np.zeros((min(block, self.shape[0]), self.shape[0]), self.dtype)
+        for i in range(0, self.shape[0], block):
+            rows = identity[: min(block, self.shape[0] - i)]
+            rows[:] = 0
+            rows[np.arange(len(rows)), i + np.arange(len(rows))] = 1
+            self.core.apply(rows, out[i : i + len(rows)])
+            if progress:
+                progress("forming the matrix", i + len(rows), self.shape[0])
+
+    def to_dense(self) -> Array:
+        """The whole matrix as an array (N, N), symmetric to the last bit."""
+        dense = self._new_square()
+        self.form(dense)
+        mirror_lower(dense)
+        return dense
+
+    def _limit(self) -> float | None:
+        return None
+
+    def _new_square(self) -> Array:
+        needed, limit = self.shape[0] ** 2 * self.dtype.itemsize, self._limit()
+        if limit is not None and needed > limit:
+            raise MemoryError(
+                f"the {self.shape[0]} x {self.shape[0]} matrix needs {megabytes(needed)} but memory_limit is "
+                f"{megabytes(limit)}; raise memory_limit or use products, which do not store it"
+            )
+        return np.empty(self.shape, self.dtype)
+
+
+class GaussNewton(SymmetricOperator):
+    """The Gauss-Newton matrix G = (1/n) sum_i J_i^T H_i J_i of a network on data, as an operator (p, p).
+
+    J_i (k, p) is the Jacobian of the outputs at sample i in the parameters, H_i (k, k) the Hessian of the loss in the
+    outputs; neither needs targets for the losses here. Products keep the forward pass and never repeat it.
+
+    Args:
+        net: The network, p parameters.
+        X: Samples (n, d), of the network's dtype; referred to, not copied.
+        loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax) or "binary_cross_entropy" (with logits).
+        targets: Unused: the Gauss-Newton matrix does not depend on them. Accepted so that calls read as elsewhere.
+        reduction: "mean" over samples, or "sum", which drops the factor 1/n.
+        device: "cpu".
+        memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit.
+        method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
+            the outputs in every pre-activation kept), or "auto", by cost and memory.
+
+    Raises:
+        TypeError: Wrong kinds or dtypes.
+        ValueError: Wrong shapes, names, NaN or infinite values.
+        MemoryError: `memory_limit` is too small for the forward pass.
+
+    References:
+        Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        X: Any,
+        loss: str = "mse",
+        targets: object = None,
+        reduction: str = "mean",
+        device: str = "cpu",
+        memory_limit: float | None = None,
+        method: str = "auto",
+    ) -> None:
+        if not isinstance(net, Network):
+            raise TypeError(
+                f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp"
+            )
+        self.device = _arrays.check_device(device)
+        self.net = net
+        self.X = _checks.inputs(X, net.in_features, net.dtype)
+        self.loss = check_loss(loss, net.out_features)
+        self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
+        self.method = _checks.choice(method, "method", METHODS)
+        self.memory_limit = None if memory_limit is None else _checks.real(memory_limit, "memory_limit")
+        if self.memory_limit is not None and self.memory_limit <= 0:
+            raise ValueError(
+                f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
+            )
+        core = _core.GaussNewton(net._core, self.X, self.loss, self.scale, self.method, self.memory_limit or 0.0)
+        super().__init__(core, net.dtype)
+        self.core: _core.GaussNewton = core
+        self._grams: dict[bool, Gram] = {}
+        self._linear_dual: LinearDual | None = None
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the sum over samples: 1/n for the mean."""
+        return 1 / len(self.X) if self.reduction == "mean" else 1.0
+
+    def jacobian(self) -> Jacobian:
+        """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
+        return Jacobian(self)
+
+    def gram(self, reduced: bool = False) -> Gram:
+        """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
+
+        Args:
+            reduced: For the softmax, whose H_i has rank k - 1: R_i (k, k - 1) instead, so that K (n (k - 1), n (k - 1))
+                is without the null directions that are known beforehand. Other losses are not changed by it.
+        """
+        reduced = _checks.boolean(reduced, "reduced")
+        if reduced not in self._grams:
+            self._grams[reduced] = Gram(self, reduced)
+        return self._grams[reduced]
+
+    def linear_dual(self) -> LinearDual:
+        """The dual sum_l P_l (x) S Q_l S (k r, k r) of a linear network, r the rank of the data; mean squares only.
+
+        Raises:
+            ValueError: The network is not linear or the loss is not "mse".
+        """
+        if self._linear_dual is None:
+            self._linear_dual = LinearDual(self)
+        return self._linear_dual
+
+    def dual(self) -> GaussNewton | Gram | LinearDual:
+        """The cheapest of the three operators with G's non-zero spectrum: see `plan()`."""
+        return {"parameters": lambda: self, "samples": lambda: self.gram(reduced=True), "linear map": self.linear_dual}[
+            self.plan().space
+        ]()
+
+    def plan(self) -> Plan:
+        """Sizes, flops and memory of the three spaces and of the two ways to a product, what is chosen and why."""
+        return make_plan(self)
+
+    def _limit(self) -> float | None:
+        return self.memory_limit
+
+    def __repr__(self) -> str:
+        p, n = self.shape[0], len(self.X)
+        return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {self.core.plan()['method']} product, {self.dtype}, {self.device})"
+
+
+class Jacobian(BlockOperator):
+    """J (n k, p) of a network's outputs at all samples in its parameters; rows ordered (sample, output).
+
+    `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
+    """
+
+    def __init__(self, owner: GaussNewton) -> None:
+        self._owner = owner
+        super().__init__((len(owner.X) * owner.net.out_features, owner.shape[1]), owner.dtype)
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self._owner.core.jvp(rows, out)
+
+    def _adjoint(self) -> BlockOperator:
+        return _TransposedJacobian(self._owner, self)
+
+    _transpose = _adjoint
+
+    def __repr__(self) -> str:
+        return f"Jacobian({self.shape[0]} x {self.shape[1]}, {self.dtype})"
+
+
+class _TransposedJacobian(BlockOperator):
+    def __init__(self, owner: GaussNewton, jacobian: Jacobian) -> None:
+        self._owner, self._jacobian = owner, jacobian
+        super().__init__(jacobian.shape[::-1], owner.dtype)
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self._owner.core.vjp(rows, out)
+
+    def _adjoint(self) -> Jacobian:
+        return self._jacobian
+
+    _transpose = _adjoint
+
+
+class Dual(SymmetricOperator):
+    """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
+
+    core: _core.Dual
+    space: str
+
+    def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
+        super().__init__(core, owner.dtype)
+        self.core = core
+        self.owner = owner
+        self._block, self._copies, self._interleaved = block, copies, interleaved
+
+    def lift(self, Y: Any) -> Array:
+        """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s).
+
+        An eigenvector y of the dual with eigenvalue lambda becomes one of G with the same eigenvalue and the norm
+        sqrt(lambda) |y| (divide by it).
+        """
+        rows = self._rows_of(Y, "Y", self.shape[0])
+        out = np.empty((len(rows), self.owner.shape[0]), self.dtype)
+        self.core.lift(rows, out, self.owner.shape[0])
+        return out.T
+
+    def preconditioner(self) -> Preconditioner | None:
+        """The inverse of the wide limit of this dual, I_k (x) its mean over outputs, or None where that is singular.
+
+        In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
+        spectrum easy whatever the data.
+        """
+        factor = np.empty((self._block, self._block), self.dtype)
+        self.core.mean_over_outputs(factor)
+        return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
+
+
+class Preconditioner(SymmetricOperator):
+    """(I_k (x) C C^T)^-1, or (C C^T (x) I_k)^-1 when interleaved, from a Cholesky factor C in a lower triangle."""
+
+    def __init__(self, factor: Array, copies: int, interleaved: bool) -> None:
+        super().__init__(_core.cholesky_inverse(factor, copies, interleaved), factor.dtype)
+
+
+class Gram(Dual):
+    """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it."""
+
+    core: _core.Gram
+    space = "samples"
+
+    def __init__(self, owner: GaussNewton, reduced: bool) -> None:
+        k = owner.net.out_features
+        r = hessian_rank(owner.loss, k) if reduced else k
+        n = len(owner.X)
+        rows = n * r * sum(layer.out_features for layer in owner.net.dense) * owner.dtype.itemsize
+        if owner.memory_limit is not None and rows > owner.memory_limit:
+            raise MemoryError(
+                f"the Gram dual keeps {megabytes(rows)} of backward rows but memory_limit is "
+                f"{megabytes(owner.memory_limit)}; raise memory_limit or pass fewer samples"
+            )
+        super().__init__(owner, _core.Gram(owner.core, reduced), n, r, interleaved=True)
+        self._dense: Array | None = None
+        self._stored: _core.Operator | None = None
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        _check_finite(rows)
+        (self._stored or self.core).apply(rows, out)
+
+    def form(self, out: Array, progress: _core.Progress = None) -> None:
+        if self._dense is not None:
+            np.copyto(out, self._dense)
+        else:
+            self.core.form(out, progress)
+
+    def to_dense(self) -> Array:
+        """K as an array (N, N), read-only; it is kept, and products use it from then on."""
+        if self._dense is None:
+            self._dense = _arrays.read_only(super().to_dense())
+            self._stored = _core.stored(self._dense)
+        return self._dense
+
+    def __repr__(self) -> str:
+        state = "stored" if self._dense is not None else "not stored"
+        return f"Gram({self.shape[0]} x {self.shape[0]}, {state}, {self.dtype})"
+
+
+class LinearDual(Dual):
+    """sum_l P_l (x) R_l of a linear network: P_l (k, k) and R_l (r, r) hold all of the data and of the widths.
+
+    P_l = A_l A_l^T with A_l = W_L ... W_{l+1}; R_l = C^T (W_{l-1} ... W_1)^T (W_{l-1} ... W_1) C with C C^T = Sigma the
+    second moment of the data, C (d, r) of full column rank. A bias adds its column of ones to the data.
+    """
+
+    core: _core.LinearDual
+    space = "linear map"
+
+    def __init__(self, owner: GaussNewton) -> None:
+        net = owner.net
+        if not net.is_linear:
+            raise ValueError(
+                f"the linear dual needs a linear network but this one is not: {net!r}; use gram() or dual()"
+            )
+        if owner.loss != "mse":
+            raise ValueError(
+                f"the linear dual needs loss='mse', whose Hessian is the same for all samples, not {owner.loss!r}"
+            )
+        affine = any(layer.bias is not None for layer in net.dense)
+        data_range = range_factor(owner.X, owner.scale, affine)
+        core = _core.LinearDual(net._core, data_range, affine)
+        super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
+
+    def factors(self) -> tuple[Array, Array]:
+        """P (L, k, k) and R (L, r, r), copies."""
+        depth = self.owner.net.depth
+        P = np.empty((depth * self._copies, self._copies), self.dtype)
+        R = np.empty((depth * self._block, self._block), self.dtype)
+        self.core.factors(P, R)
+        return P.reshape(depth, self._copies, -1), R.reshape(depth, self._block, -1)
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        _check_finite(rows)
+        self.core.apply(rows, out)
+
+    def __repr__(self) -> str:
+        return f"LinearDual({self.shape[0]} x {self.shape[0]}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
+
+
+def range_factor(X: Array, scale: float, affine: bool) -> Array:
+    """C^T (r, d) with C C^T = scale X^T X, or that of (X, 1) when affine (r, d + 1), r the numerical rank.
+
+    With fewer samples than features and all of them independent, the samples themselves; else a pivoted Cholesky
+    factorisation, cut at size * eps * the largest diagonal entry, in float64 whatever X has.
+    """
+    n = len(X)
+    full = np.hstack([X, np.ones((n, 1), X.dtype)]) if affine else X
+    full = full.astype(np.float64)
+    d = full.shape[1]
+    if n < d:
+        rank = _pivoted_cholesky(full @ full.T)[2]
+        if rank == n:
+            return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
+    factor, pivots, rank = _pivoted_cholesky(full.T @ full)
+    if rank == 0:
+        raise ValueError(
+            "X is zero at all samples, so that the Gauss-Newton matrix of a linear network without biases is zero"
+        )
+    out = np.zeros((rank, d))
+    out[:, pivots] = math.sqrt(scale) * np.triu(factor)[:rank]
+    return _arrays.as_c_contiguous(out.astype(X.dtype))
+
+
+def _pivoted_cholesky(M: Array, cut: float | None = None) -> tuple[Array, Array, int]:
+    """(U, pivots, rank) with M[pivots][:, pivots] = U[:rank]^T U[:rank], U in the upper triangle; M is overwritten."""
+    tolerance = len(M) * np.finfo(M.dtype).eps * float(M.diagonal().max()) if cut is None else cut
+    (pstrf,) = lapack.get_lapack_funcs(("pstrf",), (M,))
+    factor, pivots, rank, _ = pstrf(M.T, tol=tolerance, lower=0, overwrite_a=1)
+    return factor, pivots - 1, int(rank)
+
+
+def mirror_lower(K: Array) -> None:
+    """Copy the lower triangle onto the upper one, by blocks."""
+    block = 512
+    for i in range(0, len(K), block):
+        rows = slice(i, i + block)
+        corner = K[rows, rows]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+        K[rows, i + block :] = K[i + block :, rows].T
+
+
+def _check_finite(rows: Array) -> None:
+    if not np.isfinite(rows).all():
+        raise ValueError("V has NaN or infinite values; pass finite vectors")

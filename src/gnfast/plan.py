@@ -1,0 +1,114 @@
+"""The plan of a Gauss-Newton operator: which space, which product, what each costs, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gnfast.losses import hessian_rank
+
+if TYPE_CHECKING:
+    from gnfast.operators import GaussNewton
+
+# An extreme eigenvalue needs about this many products: what the spaces are compared by.
+PRODUCTS = 200
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True)
+class Space:
+    """One of the three spaces in which the non-zero spectrum lives."""
+
+    name: str
+    size: int
+    flops: float  # of a condition number: forming, factoring or products
+    memory: float  # bytes, the network and its data not counted
+    excluded: str = ""  # why it cannot be taken, empty if it can
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `GaussNewton.dual()` takes and how a product is made.
+
+    Attributes:
+        space: "parameters", "samples" or "linear map".
+        spaces: All three, with size, flops of a condition number and memory.
+        method: "usual" or "factored", the product in parameter space.
+        flops: Per vector of such a product.
+        flops_usual, flops_factored: The two that were compared.
+        sample_block, vector_block: How much of the data and of a block of vectors is worked on at once.
+        memory: Bytes that products keep: forward pass, backward rows, work space.
+    """
+
+    space: str
+    spaces: tuple[Space, ...]
+    method: str
+    flops: float
+    flops_usual: float
+    flops_factored: float
+    sample_block: int
+    vector_block: int
+    memory: float
+
+    def __str__(self) -> str:
+        lines = ["space            size     flops for kappa     memory"]
+        for space in self.spaces:
+            mark = f"<- {self._reason()}" if space.name == self.space else space.excluded
+            lines.append(f"{space.name:12} {space.size:>8} {space.flops:>15.3g} {megabytes(space.memory):>14}  {mark}")
+        lines.append(
+            f"product with G: {self.method}, {self.flops:.3g} flops a vector "
+            f"(usual {self.flops_usual:.3g}, factored {self.flops_factored:.3g}), "
+            f"{self.sample_block} samples x {self.vector_block} vectors at a time, {megabytes(self.memory)}"
+        )
+        return "\n".join(lines)
+
+    def _reason(self) -> str:
+        possible = sum(not space.excluded for space in self.spaces)
+        return "cheapest" if possible > 1 else "the only one possible"
+
+
+def make_plan(G: GaussNewton) -> Plan:
+    """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
+    net, n, k = G.net, len(G.X), G.net.out_features
+    core = G.core.plan()
+    flops = core["flops_factored"] if core["method"] == "factored" else core["flops_usual"]
+    item, p, widths = G.dtype.itemsize, G.shape[0], sum(layer.out_features for layer in net.dense)
+
+    size = n * hessian_rank(G.loss, k)
+    rank = min(n, net.in_features + 1)
+    spaces = [
+        # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
+        Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
+        Space("samples", size, size**2 * widths + size**3 / 2, size * (size + widths) * item + core["bytes_forward"]),
+    ]
+    if net.is_linear and G.loss == "mse":
+        chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
+        small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
+        memory = (net.depth * (k**2 + rank**2) + 60 * k * rank) * item
+        spaces.append(Space("linear map", k * rank, chain + small, memory))
+    else:
+        why = "the network is not linear" if not net.is_linear else f"the loss is {G.loss}"
+        spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))
+
+    limit = G.memory_limit
+    if limit is not None:
+        spaces = [
+            s if s.excluded or s.memory <= limit else Space(s.name, s.size, s.flops, s.memory, "more than memory_limit")
+            for s in spaces
+        ]
+    allowed = [s for s in spaces if not s.excluded] or [s for s in spaces if s.name == "samples"]
+    return Plan(
+        space=min(allowed, key=lambda s: s.flops).name,
+        spaces=tuple(spaces),
+        method=core["method"],
+        flops=flops,
+        flops_usual=core["flops_usual"],
+        flops_factored=core["flops_factored"],
+        sample_block=core["sample_block"],
+        vector_block=core["vector_block"],
+        memory=core["bytes_forward"] + core["bytes_rows"] + core["bytes_workspace"],
+    )

@@ -1,0 +1,108 @@
+"""The figure of a study: the condition number against width and against depth, with the bounds around it."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gnfast.study.tables import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito's palette, safe for colour-blind readers; the markers tell the curves apart in black and white.
+LOOKS = tuple(
+    zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX", strict=True)
+)
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+}
+
+
+def draw(cells: list[Cell], path: str | Path) -> None:
+    """Draw a study as a PNG: a column for each family, against width above and against depth below.
+
+    Solid: exact values, the median and range over seeds. Dashed: the bound of Zhao, Singh & Lucchi (NeurIPS 2024).
+    Dotted: the tightest bound. Grey: what linear networks tend to as they grow wide. A bound that says nothing is left
+    out.
+
+    Raises:
+        ValueError: no cell has a condition number.
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError as error:
+        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
+    cells = [cell for cell in cells if math.isfinite(cell.kappa[1])]
+    if not cells:
+        raise ValueError("there is nothing to draw: no point of the study has a condition number")
+    families = [(name, list(part)) for name, part in groupby(cells, lambda cell: cell.family)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.4 * len(families) + 1.2, 5.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, len(families), squeeze=False)
+        for column, (_, part) in enumerate(families):
+            # Families with one wide limit are compared on one scale; the panels of one family are, always.
+            same = next(i for i, (_, other) in enumerate(families) if i == column or _limit(other) == _limit(part))
+            for panel in axes[:, column]:
+                if panel is not axes[0, same]:
+                    panel.sharey(axes[0, same])
+        for row, (along, by) in zip(axes, (("width", "depth"), ("depth", "width")), strict=True):
+            values = sorted({getattr(cell, by) for cell in cells})
+            looks = {value: LOOKS[i % len(LOOKS)] for i, value in enumerate(values)}
+            for panel, (name, part) in zip(row, families, strict=True):
+                _panel(panel, part, along, by, looks)
+                panel.set_xlabel(along)
+                if along == "width":
+                    panel.set_title(name)
+            row[0].set_ylabel(r"condition number $\kappa(G)$")
+            keys = [Line2D([], [], color=colour, marker=m, label=f"{value}") for value, (colour, m) in looks.items()]
+            row[-1].legend(handles=keys, title=by, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        lines = {"exact (median, range over seeds)": "-", "Zhao, Singh & Lucchi (2024)": "--", "tightest bound": ":"}
+        keys = [Line2D([], [], color="0.2", linestyle=style, label=label) for label, style in lines.items()]
+        keys.append(Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"))
+        figure.legend(handles=keys, loc="outside lower center", ncols=4, frameon=False)
+        figure.savefig(path, dpi=200)
+
+
+def _panel(axes: Axes, cells: list[Cell], along: str, by: str, looks: dict[int, tuple[str, str]]) -> None:
+    """Draw one family: a curve for each value of ``by``, its bounds in the same colour."""
+    for value, (colour, marker) in looks.items():
+        curve = sorted((cell for cell in cells if getattr(cell, by) == value), key=lambda cell: getattr(cell, along))
+        x = [getattr(cell, along) for cell in curve]
+        least, middle, largest = ([cell.kappa[i] for cell in curve] for i in range(3))
+        axes.fill_between(x, least, largest, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(x, middle, color=colour, marker=marker)
+        axes.plot(x, [_shown(cell.paper) for cell in curve], "--", color=colour, linewidth=0.9)
+        axes.plot(x, [_shown(cell.tightest) for cell in curve], ":", color=colour, linewidth=1.1)
+    axes.axhline(_limit(cells), color="0.6", linewidth=0.8, zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({getattr(cell, along) for cell in cells})
+    axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _limit(cells: list[Cell]) -> float:
+    """Return the family's wide limit, nan if it is not known: nan equals nothing."""
+    return max((cell.limit for cell in cells if math.isfinite(cell.limit)), default=math.nan)
+
+
+def _shown(bound: float) -> float:
+    """Leave a gap where a bound says nothing."""
+    return bound if math.isfinite(bound) else math.nan

@@ -1,0 +1,289 @@
+"""The arrows between the rooms: reads includes and imports, and fails on one that points the wrong way.
+
+``csrc``: bind -> api -> {cpu, cuda} -> algo -> core.
+``src/gnfast``: cli -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
+{_arrays, _checks} -> _core; interop may use anything and nothing uses interop.
+
+An arrow may skip rooms, never climb. Rooms of one height may use each other as long as no circle results.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES = 500
+
+CPP_ROOMS = {
+    "bind": {"api", "cpu", "cuda", "algo", "core"},
+    "api": {"cpu", "cuda", "algo", "core"},
+    "cpu": {"algo", "core"},
+    "cuda": {"algo", "core"},
+    "algo": {"core"},
+    "core": set(),
+}
+# What a line may mention, and the only rooms where it may: first match of a header or a directive.
+CPP_ONLY_IN = {
+    "Python": (re.compile(r'#\s*include\s*[<"](pybind11/|Python\.h|numpy/)'), {"bind"}),
+    "CUDA": (re.compile(r'#\s*include\s*[<"](cuda|cublas|cusolver|curand|nvrtc|thrust/|cub/)'), {"cuda"}),
+    "BLAS": (re.compile(r'#\s*include\s*[<"](\w*blas|lapack)\w*\.h(pp)?[>"]', re.IGNORECASE), {"cpu", "cuda"}),
+    "OpenMP": (re.compile(r"#\s*include\s*<omp\.h>|#\s*pragma\s+omp"), {"cpu"}),
+}
+
+PYTHON_HEIGHTS = {
+    "__main__": 8,
+    "cli": 7,
+    "study": 6,
+    **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
+    "operators": 4,
+    "networks": 3,
+    **dict.fromkeys(("_runtime", "datasets", "initializers", "losses", "_files"), 2),
+    **dict.fromkeys(("_arrays", "_checks"), 1),
+    "_core": 0,
+}
+PART_OF = {"plan": "operators"}  # files that grew out of a room's own file
+ROOT_ROOM, INTEROP = "__init__", "interop"
+MAY_USE_ROOT = {"__main__", "cli", INTEROP}
+HARD_DEPENDENCIES = {"numpy", "scipy"}
+
+
+# ---------------------------------------------------------------- C++
+def cpp_faults(csrc: Path) -> list[str]:
+    found = []
+    for path in sources(csrc, "hpp", "cpp", "h", "cu", "cuh"):
+        room = path.relative_to(csrc).parts[0]
+        if room not in CPP_ROOMS:
+            found.append(f"{path}: {room} is not a room of csrc")
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            where = f"{path.relative_to(csrc)}:{number}"
+            included = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
+            target = resolve(included[1], path, csrc) if included else None
+            if target is not None:
+                other = target.relative_to(csrc).parts[0]
+                if other != room and other not in CPP_ROOMS[room]:
+                    found.append(f"{where}: {room} must not include {other} ({included[1]})")
+                continue
+            for topic, (pattern, rooms) in CPP_ONLY_IN.items():
+                if pattern.search(line) and room not in rooms:
+                    found.append(f"{where}: {topic} has no place in {room} ({line.strip()})")
+    return found
+
+
+def resolve(included: str, path: Path, csrc: Path) -> Path | None:
+    """The file of csrc that a quoted include means, beside the file that includes it or below csrc."""
+    for base in (path.parent, csrc):
+        candidate = (base / included).resolve()
+        if candidate.is_file() and candidate.is_relative_to(csrc.resolve()):
+            return csrc / candidate.relative_to(csrc.resolve())
+    return None
+
+
+# ---------------------------------------------------------------- Python
+def python_faults(package: Path) -> list[str]:
+    found, graph = [], {}
+    for path in sources(package, "py", "pyi"):
+        relative = path.relative_to(package).with_suffix("")
+        room = PART_OF.get(relative.parts[0], relative.parts[0])
+        if room not in PYTHON_HEIGHTS and room not in (ROOT_ROOM, INTEROP):
+            found.append(f"{relative}: {room} has no height; give it one in PYTHON_HEIGHTS")
+            continue
+        for line, module, at_import in imports(path, package):
+            where = f"{path.relative_to(package)}:{line}"
+            top, *inner = module.split(".")
+            if top != package.name:
+                found += foreign_faults(where, room, top, at_import)
+                continue
+            other = PART_OF.get(inner[0], inner[0]) if inner else ROOT_ROOM
+            graph.setdefault(room, set()).add(other)
+            fault = arrow_fault(room, other)
+            if fault:
+                found.append(f"{where}: {fault}")
+    return found + circle_faults(graph)
+
+
+def arrow_fault(room: str, other: str) -> str:
+    if other == room:
+        return ""
+    if other == INTEROP:
+        return f"{room} must not import interop: nothing does"
+    if other == ROOT_ROOM:
+        return "" if room in MAY_USE_ROOT else f"{room} must import the module it needs, not the whole package"
+    if room == "bounds" and other == "_core":
+        return "bounds must not import the compiled core"
+    if other not in PYTHON_HEIGHTS:
+        return f"{other} has no height; give it one in PYTHON_HEIGHTS"
+    if room in PYTHON_HEIGHTS and PYTHON_HEIGHTS[other] > PYTHON_HEIGHTS[room]:
+        return f"{room} must not import {other}, which stands above it"
+    return ""
+
+
+def foreign_faults(where: str, room: str, top: str, at_import: bool) -> Iterator[str]:
+    if top in sys.stdlib_module_names:
+        return
+    if top == "cupy" and room != "_arrays":
+        yield f"{where}: only _arrays tells numpy from cupy"
+    elif at_import and room != INTEROP and top not in HARD_DEPENDENCIES:
+        yield f"{where}: {top} is an extra; import it in the function that needs it"
+    elif room == "bounds" and top not in HARD_DEPENDENCIES:
+        yield f"{where}: bounds uses NumPy and SciPy only, not {top}"
+
+
+def circle_faults(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    inner = {room: set(others) - {room, ROOT_ROOM} for room, others in graph.items() if room != ROOT_ROOM}
+    try:
+        TopologicalSorter(inner).prepare()
+    except CycleError as error:
+        return [f"a circle of imports: {' -> '.join(error.args[1])}"]
+    return []
+
+
+def imports(path: Path, package: Path) -> Iterator[tuple[int, str, bool]]:
+    """(line, absolute module, whether importing the file runs it); ``from package import module`` names the module."""
+    tree = ast.parse(path.read_text(), str(path))
+    postponed = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(node):
+            postponed.update(id(child) for child in ast.walk(node))
+    above = (package.name, *path.relative_to(package).parent.parts)
+    for node in ast.walk(tree):
+        at_import = id(node) not in postponed
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, at_import
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(above[: len(above) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            for alias in node.names:
+                yield (
+                    node.lineno,
+                    f"{module}.{alias.name}" if is_module(module, alias.name, package) else module,
+                    at_import,
+                )
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def is_module(module: str, name: str, package: Path) -> bool:
+    if module == package.name and name in (*PYTHON_HEIGHTS, *PART_OF):
+        return True
+    folder = package.parent.joinpath(*module.split("."))
+    return any((folder / entry).exists() for entry in (f"{name}.py", f"{name}.pyi", name))
+
+
+def sources(folder: Path, *suffixes: str) -> list[Path]:
+    return sorted(path for suffix in suffixes for path in folder.rglob(f"*.{suffix}"))
+
+
+def length_faults(root: Path) -> list[str]:
+    suffixes = ("py", "pyi", "hpp", "cpp", "h", "cu", "cuh")
+    paths = [path for room in ("csrc", "src", "tests", "benchmarks") for path in sources(root / room, *suffixes)]
+    lengths = {path: len(path.read_text().splitlines()) for path in paths}
+    return [
+        f"{path.relative_to(root)}: {count} lines, {LINES} at most" for path, count in lengths.items() if count > LINES
+    ]
+
+
+# ---------------------------------------------------------------- the house as it stands
+def test_csrc_arrows_point_downwards() -> None:
+    assert sources(ROOT / "csrc", "hpp", "cpp"), "no sources found"
+    assert cpp_faults(ROOT / "csrc") == []
+
+
+def test_python_arrows_point_downwards() -> None:
+    assert sources(ROOT / "src" / "gnfast", "py"), "no sources found"
+    assert python_faults(ROOT / "src" / "gnfast") == []
+
+
+def test_no_file_is_too_long() -> None:
+    assert length_faults(ROOT) == []
+
+
+def test_oracles_do_not_use_what_they_check() -> None:
+    used = {module.split(".")[0] for _, module, _ in imports(ROOT / "tests" / "oracles.py", ROOT / "tests")}
+    assert "gnfast" not in used
+
+
+# ---------------------------------------------------------------- and the test can fail
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("core/types.hpp", '#include "algo/network.hpp"', "core must not include algo"),
+        ("core/types.hpp", '#include "../algo/network.hpp"', "core must not include algo"),
+        ("algo/gram.hpp", '#include "cpu/blas.hpp"', "algo must not include cpu"),
+        ("cpu/backend.hpp", '#include "cuda/backend.hpp"', "cpu must not include cuda"),
+        ("api/engine.cpp", '#include "bind/module.hpp"', "api must not include bind"),
+        ("core/types.hpp", "#include <cuda_runtime.h>", "CUDA has no place in core"),
+        ("cpu/backend.hpp", "#  include <cublas_v2.h>", "CUDA has no place in cpu"),
+        ("core/types.hpp", "#include <cblas.h>", "BLAS has no place in core"),
+        ("core/types.hpp", "#include <Python.h>", "Python has no place in core"),
+        ("api/engine.cpp", "#include <pybind11/numpy.h>", "Python has no place in api"),
+        ("algo/gram.hpp", "#pragma omp parallel for", "OpenMP has no place in algo"),
+        ("utils/misc.hpp", "", "utils is not a room"),
+    ],
+)
+def test_planted_include_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:
+    for file in ("algo/network.hpp", "cpu/blas.hpp", "cuda/backend.hpp", "bind/module.hpp"):
+        write(tmp_path / file, "")
+    assert cpp_faults(tmp_path) == []
+    write(tmp_path / name, f"// first line\n{text}\n")
+    faults = cpp_faults(tmp_path)
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("networks.py", "from gnfast.operators import GaussNewton", "networks must not import operators"),
+        ("networks.py", "from gnfast import operators", "networks must not import operators"),
+        ("networks.py", "from . import operators", "networks must not import operators"),
+        ("networks.py", "def f():\n    import gnfast.operators", "networks must not import operators"),
+        ("_checks.py", "from .networks import Network", "_checks must not import networks"),
+        ("bounds/linear.py", "from gnfast import _core", "bounds must not import the compiled core"),
+        ("bounds/linear.py", "from .._core import Network", "bounds must not import the compiled core"),
+        ("bounds/linear.py", "def f():\n    import torch", "bounds uses NumPy and SciPy only"),
+        ("spectrum.py", "from gnfast.study import Study", "spectrum must not import study"),
+        ("study/runner.py", "import gnfast as gn", "study must import the module it needs"),
+        ("study/runner.py", "from gnfast import cond", "study must import the module it needs"),
+        ("cli.py", "from gnfast.interop import torch", "nothing does"),
+        ("__init__.py", "from gnfast.interop.torch import from_torch", "nothing does"),
+        ("study/figures.py", "import matplotlib", "matplotlib is an extra"),
+        ("networks.py", "def f():\n    import cupy", "only _arrays tells numpy from cupy"),
+        ("helpers.py", "", "helpers has no height"),
+        ("bounds/deep.py", "from gnfast.spectrum import cond", "circle"),
+    ],
+)
+def test_planted_import_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:
+    package = tmp_path / "gnfast"
+    for file in ("__init__.py", "_core.pyi", "operators.py", "study/__init__.py", "interop/__init__.py"):
+        write(package / file, "import numpy\n")
+    write(package / "bounds/__init__.py", "from __future__ import annotations\nimport math\nimport scipy.linalg\n")
+    write(package / "interop/torch.py", "import torch\nimport gnfast as gn\n")
+    write(package / "spectrum.py", "from gnfast import _core, bounds, operators\n")
+    write(package / "_arrays.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cupy\n")
+    assert python_faults(package) == []
+    write(package / name, f"{text}\n")
+    faults = python_faults(package)
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_planted_long_file_is_caught(tmp_path: Path) -> None:
+    write(tmp_path / "csrc" / "core" / "long.hpp", "\n" * (LINES + 1))
+    write(tmp_path / "tests" / "short.py", "\n" * LINES)
+    assert [fault.split(":")[0] for fault in length_faults(tmp_path)] == ["csrc/core/long.hpp"]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,368 @@
+"""Studies: what they compute, that nothing finished is lost, and that each mistake is one clear sentence."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import oracles
+import pytest
+
+import gnfast as gn
+from gnfast.study import Family, Outcome, Point, Record, Store, Study, compute, run
+from gnfast.study.figures import draw
+from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal
+
+pytest.importorskip("sklearn")
+
+TINY = """
+widths = [3, 7]
+depths = [2, 3]
+seeds = [4, 0]
+samples = 6
+outputs = 3
+[[networks]]
+kind = "linear"
+[[networks]]
+kind = "residual"
+skip = "1/sqrt(L)"
+[[networks]]
+kind = "leaky_relu"
+slope = 0.2
+depths = 2
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return Study.from_toml(path)
+
+
+def outcome(kappa=2.0, **values):
+    defaults = Outcome(
+        kappa, kappa, kappa, kappa, 1.0, 30, 30, "samples", "dense", 0, 99, 5.0, math.inf, "", 3.0, "deep", 0.1
+    )
+    return replace(defaults, **values)
+
+
+# ---------------------------------------------------------------- the grid
+def test_default_study_is_the_grid_of_the_readme():
+    study = Study()
+    points = study.points()
+    assert len(points) == len({point.key for point in points}) == 3 * 5 * 3 * 3
+    assert {point.kind for point in points} == {"linear", "residual", "leaky_relu"}
+    assert {point.width for point in points} == {16, 64, 256, 1024, 4096}
+    assert all(point.samples == (100 if point.kind == "leaky_relu" else None) for point in points)
+    assert {point.beta for point in points if point.kind == "residual"} == {1.0}
+    assert max(point.width for point in study.quick().points()) <= 256
+    assert set(study.quick().points()) < set(points)
+
+
+def test_points_come_seed_by_seed_and_narrow_first(tiny):
+    points = tiny.points()
+    assert len(points) == 2 * (4 + 4 + 2)
+    assert [point.seed for point in points] == [4] * 10 + [0] * 10
+    assert [point.width for point in points[:10]] == [3] * 5 + [7] * 5
+
+
+def test_keys_do_not_change():
+    assert Point("linear", 64, 2, 0).key == '{"depth": 2, "kind": "linear", "seed": 0, "width": 64}'
+    point = Point("residual", 64, 4, 1, samples=30, skip="1/L", outputs=3)
+    assert point.key == (
+        '{"depth": 4, "kind": "residual", "outputs": 3, "samples": 30, "seed": 1, "skip": "1/L", "width": 64}'
+    )
+    assert point.beta == 0.25 and replace(point, skip="1/sqrt(L)").beta == 0.5
+
+
+def test_definition_is_the_grid_and_not_the_name(tiny):
+    assert replace(tiny, name="other").definition == tiny.definition
+    assert replace(tiny, seeds=(4, 1)).definition != tiny.definition
+    assert Study(networks=(Family("linear"),)).definition != Study().definition
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("widhts = [3]", ValueError, "key of the study is 'widhts'.*did you mean 'widths'"),
+        (
+            "[[networks]]\nkind = 'linear'\nslop = 0.1",
+            ValueError,
+            "networks.* number 1 is 'slop'.*did you mean 'slope'",
+        ),
+        ("[[networks]]\nkind = 'leaky-relu'", ValueError, "kind is 'leaky-relu'.*did you mean 'leaky_relu'"),
+        ("[[networks]]\nslope = 0.1", ValueError, "has no key 'kind'"),
+        ("networks = 3", TypeError, "networks is 3"),
+        ("networks = [3]", TypeError, "number 1 is 3 but must be a table"),
+        ("networks = []", TypeError, "one or more tables"),
+        ("widths = '64'", TypeError, "widths is '64' but must be an integer"),
+        ("widths = [64, 2.5]", TypeError, "widths is 2.5 but must be an integer"),
+        ("widths = [0]", ValueError, "widths is 0 but must be at least 1"),
+        ("widths = []", ValueError, "widths is an empty list"),
+        ("depths = true", TypeError, "depths is True"),
+        ("seeds = [-1]", ValueError, "seeds is -1"),
+        ("samples = 'many'", ValueError, "samples is 'many' but must be a number of samples or 'all'"),
+        ("whiten = 1", TypeError, "whiten is 1 but must be true or false"),
+        ("loss = 'mae'", ValueError, "loss is 'mae'"),
+        ("dtype = 'float16'", ValueError, "dtype is 'float16'"),
+        ("data = 3", TypeError, "data is 3 but must be text"),
+        ("name = ''", ValueError, "name is empty"),
+        ("[[networks]]\nkind = 'residual'\nskip = '1/M'", ValueError, "skip is '1/M'"),
+        ("[[networks]]\nkind = 'residual'\nskip = nan", ValueError, "skip is nan"),
+        ("widths = [3", ValueError, "not valid TOML"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_sentence(tmp_path, text, error, words):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(error, match=words) as caught:
+        Study.from_toml(path)
+    assert "wrong.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        Study.from_toml(tmp_path / "none.toml")
+
+
+# ---------------------------------------------------------------- computing
+def test_points_are_what_the_library_says(tiny):
+    for point in tiny.points()[:10]:
+        found = compute(point)
+        X = gn.datasets.load("digits", 6)
+        net = gn.mlp(
+            [64, *[point.width] * (point.depth - 1), 3],
+            activation={"leaky_relu": "leaky_relu"}.get(point.kind, "identity"),
+            slope=0.2 if point.kind == "leaky_relu" else 0.01,
+            skip=1 / math.sqrt(point.depth) if point.kind == "residual" else 0.0,
+            seed=point.seed,
+        )
+        K = oracles.gram(net, X)
+        assert found.rank == oracles.rank(K), point
+        # Eigenvalues of the Gram matrix carry an error of a few eps * lambda_max.
+        np.testing.assert_allclose(found.kappa, oracles.kappa(K), rtol=1e-9 + 1e-14 * oracles.kappa(K))
+        assert found.kappa <= found.tightest * (1 + 1e-9) and found.tightest <= found.paper
+        assert found.parameters == net.num_parameters
+
+
+def test_bounds_of_the_paper_are_named():
+    wide = Point("linear", 80, 3, 0, samples=20, outputs=3)
+    assert compute(wide).paper_name == "linear.convex" and compute(wide).tightest_name == "linear.joint"
+    assert compute(replace(wide, kind="residual", skip=1.0)).paper_name == "linear.convex"
+    assert compute(replace(wide, kind="leaky_relu", depth=2)).paper_name == "relu.paper"
+    deep = compute(replace(wide, kind="leaky_relu"))
+    assert deep.paper == math.inf and deep.paper_name == ""
+
+
+def test_a_point_that_fails_is_kept_with_its_error_and_the_rest_go_on(tmp_path):
+    study = Study(networks=(Family("linear"),), widths=(3,), depths=(2,), seeds=(0,), samples=(9999, 5))
+    with Store(tmp_path / "results.sqlite", study) as store:
+        records = list(run(study.points(), store))
+        assert store.read(study.points()) == records and store.finished(study.points()) == 1
+        failed, good = records
+        assert failed.outcome is None and failed.error == (
+            "ValueError: samples is 9999 but digits has 1797 rows; choose 1 to 1797"
+        )
+        assert good.outcome and not good.error
+        again = list(run(study.points(), store, lambda point: outcome()))
+    assert [record.point for record in again] == [failed.point] and again[0].outcome
+
+
+def test_an_interruption_loses_nothing_that_was_finished(tiny, tmp_path):
+    points, seen = tiny.points(), []
+
+    def stops_at(limit):
+        def stop(point):
+            if len(seen) == limit:
+                raise KeyboardInterrupt
+            seen.append(point)
+            return outcome(float(len(seen)))
+
+        return stop
+
+    with Store(tmp_path / "results.sqlite", tiny) as store, pytest.raises(KeyboardInterrupt):
+        list(run(points, store, stops_at(7)))
+    with Store(tmp_path / "results.sqlite", tiny) as store:
+        assert [record.point for record in store.read(points)] == points[:7]
+        list(run(points, store, stops_at(99)))
+        assert seen == points
+        assert [record.outcome.kappa for record in store.read(points)] == list(range(1, len(points) + 1))
+        assert not list(run(points, store, stops_at(0)))
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.replace("seeds = [4, 0]", f"seeds = {list(range(60))}"))
+    study = Study.from_toml(path)
+    command = [sys.executable, "-m", "gnfast", "study", str(path), "--no-figure", "--out"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL)
+    before = []
+    while len(before) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+        if (killed / "results.sqlite").exists():
+            with Store(killed / "results.sqlite", study) as store:
+                before = store.read(study.points())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    with Store(killed / "results.sqlite", study) as store:
+        before = store.read(study.points())
+    assert 5 <= len(before) < len(study.points())
+    for folder in (killed, whole):
+        subprocess.run([*command, str(folder)], check=True, stdout=subprocess.DEVNULL)
+    assert (killed / "table.md").read_text() == (whole / "table.md").read_text()
+    with Store(killed / "results.sqlite", study) as store:
+        after = store.read(study.points())
+    assert len(after) == len(study.points())
+    assert set(before) <= set(after)  # with the seconds they took: not one was computed again
+
+
+# ---------------------------------------------------------------- the file
+def test_results_are_plain_columns(tmp_path):
+    study = Study(networks=(Family("linear"),), widths=(3,), depths=(2,), seeds=(0,), samples=(5,))
+    [point] = study.points()
+    with Store(tmp_path / "results.sqlite", study) as store:
+        store.write(Record(point, outcome(8.0)))
+        store.write(Record(point, outcome(9.0)))
+    rows = sqlite3.connect(tmp_path / "results.sqlite").execute("SELECT kind, width, kappa, paper, error FROM points")
+    assert rows.fetchall() == [("linear", 3, 9.0, math.inf, "")]
+
+
+def test_a_file_of_another_study_is_refused(tiny, tmp_path):
+    path = tmp_path / "results.sqlite"
+    Store(path, tiny).close()
+    with pytest.raises(ValueError, match="another study than 'tiny'; choose another folder or delete the file"):
+        Store(path, replace(tiny, seeds=(1,)))
+    Store(path, replace(tiny, name="renamed")).close()
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tiny, tmp_path, content):
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a results file of gnfast or is damaged"):
+        Store(path, tiny)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_file_is_refused(tiny, tmp_path):
+    path = tmp_path / "results.sqlite"
+    Store(path, tiny).close()
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with pytest.raises(ValueError, match="damaged"):
+        Store(path, tiny).read(tiny.points())
+
+
+def test_a_database_of_another_program_or_version_is_refused(tiny, tmp_path):
+    foreign, newer = tmp_path / "foreign.sqlite", tmp_path / "newer.sqlite"
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE points (x)")
+    with pytest.raises(ValueError, match="database of another program"):
+        Store(foreign, tiny)
+    Store(newer, tiny).close()
+    with sqlite3.connect(newer) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ValueError, match=r"another version of gnfast .format 99"):
+        Store(newer, tiny)
+
+
+def test_a_folder_that_cannot_be_written(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot be made .*; choose one that can be written"):
+        Store(tmp_path / "file" / "results.sqlite", tiny)
+    (tmp_path / "results.sqlite").mkdir()
+    with pytest.raises(OSError, match=r"cannot be read or written .*; choose a folder that can be written"):
+        Store(tmp_path / "results.sqlite", tiny)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes to read-only folders")
+def test_a_read_only_folder(tiny, tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match="choose a folder that can be written"):
+            Store(tmp_path / "results.sqlite", tiny)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_that_turns_read_only_is_told(tiny, tmp_path):
+    store = Store(tmp_path / "results.sqlite", tiny)
+    store._db.execute("PRAGMA query_only = ON")  # what SQLite does on a read-only disk, for root too
+    with pytest.raises(OSError, match=r"cannot be read or written .*readonly"):
+        store.write(Record(tiny.points()[0], outcome()))
+    store.close()
+
+
+# ---------------------------------------------------------------- tables and the figure
+def records(tiny):
+    kappas = iter([1.0, 3.0, 2.0] * 99)
+    found = [Record(point, outcome(next(kappas) * point.width, rank=point.width)) for point in tiny.points()]
+    return [replace(r, outcome=None, error="no") if r.point.width == 3 and r.point.depth == 3 else r for r in found]
+
+
+def test_seeds_are_summarised():
+    points = [Point("linear", 64, 2, seed) for seed in range(4)]
+    found = [
+        Record(points[0], outcome(5.0, paper=9.0, rank=29)),
+        Record(points[1], outcome(1.0, paper=7.0)),
+        Record(points[2], outcome(2.0, paper=math.inf)),
+        Record(points[3], None, "no"),
+    ]
+    [cell] = summarise(found)
+    assert cell.kappa == (1.0, 2.0, 5.0) and cell.paper == 9.0 and cell.tightest == 3.0
+    assert (cell.rank, cell.dimension, cell.failed, cell.limit) == (29, 30, 1, 5.0)
+    [cell] = summarise(found[3:])
+    assert all(map(math.isnan, cell.kappa)) and cell.failed == 1
+
+
+def test_numbers_are_short():
+    assert [number(x) for x in (2.0, 1234.5, 3.14159e-7, 1.6e12, math.inf, math.nan)] == [
+        "2", "1.23e3", "3.14e-7", "1.6e12", "-", "-",
+    ]  # fmt: skip
+
+
+def test_markdown_table(tiny):
+    lines = markdown(summarise(records(tiny))).splitlines()
+    assert lines[0] == "| network | " + " | ".join(HEADERS) + " |"
+    assert len(lines) == 2 + 10 and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| linear, digits, n = 6 | 3 | 2 | ")
+    assert any(line.endswith("| - | - | - | - | - | - | 2 |") for line in lines)  # all seeds failed
+    whole = [record for record in records(tiny) if record.outcome]
+    assert "failed" not in markdown(summarise(whole))
+
+
+def test_terminal_table(tiny):
+    console = pytest.importorskip("rich.console")
+    out = console.Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    for table in terminal(summarise(records(tiny))):
+        out.print(table)
+    text = out.export_text()
+    assert "residual, skip 1/sqrt(L), digits, n = 6" in text and "…" not in text
+
+
+def test_figure(tiny, tmp_path):
+    pytest.importorskip("matplotlib")
+    draw(summarise(records(tiny)), tmp_path / "figure.png")
+    content = (tmp_path / "figure.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 20_000
+    failed = [Record(point, None, "no") for point in tiny.points()]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw(summarise(failed), tmp_path / "empty.png")
+
+
+def test_figure_without_matplotlib(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'gnfast\[study\]'"):
+        draw(summarise(records(tiny)), tmp_path / "figure.png")
