@@ -40,14 +40,18 @@ def test_relu_bound(n, d, m, k, slope, skip, bias):
     assert_bounds(bound, net, X)
 
 
-def test_relu_value_is_the_formula():
-    net, X = with_activation(linear_network([8, 40, 2]), gn.Activation("leaky_relu", 0.1)), data(5, 8)
-    V, W = (layer.weight for layer in net.dense)
-    Z = X @ V.T
-    Gam = np.where(Z > 0, Z, 0.1 * Z)
-    x, w, g = (np.linalg.svd(M, compute_uv=False) ** 2 for M in (X, W, Gam))
-    value = (x[0] * w[0] + g[0]) / (0.01 * x[-1] * w[-1] + g[-1])
-    assert gn.bounds.relu(net, X).value == pytest.approx(value, rel=1e-9)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.4, 1.7])
+def test_relu_value_is_the_formula(slope, bias):
+    net, X = with_activation(linear_network([8, 40, 2], bias=bias), gn.Activation("leaky_relu", slope)), data(5, 8)
+    inputs, _ = oracles.linearize(net, X)
+    x, g = (np.linalg.svd(np.hstack([A, np.ones((5, int(bias)))]), compute_uv=False) ** 2 for A in inputs)
+    w = np.linalg.svd(net.dense[1].weight, compute_uv=False) ** 2
+    upper, lower = max(1, slope**2) * x[0] * w[0] + g[0], min(1, slope**2) * x[-1] * w[-1] + g[-1]
+    bound = gn.bounds.relu(net, X)
+    assert bound.value == pytest.approx(upper / lower, rel=1e-9)
+    assert bound.parts["lambda_max_upper"] == pytest.approx(upper / 5, rel=1e-9)
+    assert bound.parts["lambda_min_lower"] == pytest.approx(lower / 5, rel=1e-9)
 
 
 def test_relu_reasons():
@@ -88,6 +92,31 @@ def test_deep_bound_of_any_activation_and_loss(name, loss, backward_gram):
     assert len(bound.parts["inputs_max"]) == 3
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("backward_gram", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_deep_value_is_the_formula(loss, backward_gram, bias):
+    net = with_activation(
+        linear_network([9, 30, 41, 3], skip=0.5, bias=bias, gain=2.0), gn.Activation("leaky_relu", 0.2)
+    )
+    X = data(7, 9)
+    R = deep_module.hessian_factor(loss, oracles.forward(net, X))
+    lower = upper = 0
+    for A, B in zip(oracles.linearize(net, X)[0], oracles.backward(net, X), strict=True):
+        A, B = A @ A.T + bias, np.einsum("iaq,iam->iqm", R, B)
+        a, b = oracles.spectrum(A), oracles.spectrum(np.einsum("iqm,jrm->iqjr", B, B).reshape(2 * (7 * R.shape[2],)))
+        blocks, scalars = B @ B.transpose(0, 2, 1), np.diag(A)[:, None, None] * np.eye(R.shape[2])
+        lows, highs = [a[0] * blocks], [a[-1] * blocks]
+        if backward_gram:
+            lows, highs = [*lows, max(b[0], 0) * scalars], [*highs, b[-1] * scalars]
+        lower = lower + max(lows, key=lambda block: np.linalg.eigvalsh(block).min())
+        upper = upper + min(highs, key=lambda block: np.linalg.eigvalsh(block).max())
+    bound = gn.bounds.deep(net, X, loss, backward_gram)
+    assert bound.parts["lambda_max_upper"] == pytest.approx(np.linalg.eigvalsh(upper).max() / 7, rel=1e-10)
+    assert bound.parts["lambda_min_lower"] == pytest.approx(np.linalg.eigvalsh(lower).min() / 7, rel=1e-8)
+    assert bound.value == pytest.approx(bound.parts["lambda_max_upper"] / bound.parts["lambda_min_lower"])
+
+
 def test_deep_bound_with_an_activation_before_and_after():
     net = gn.Network([gn.Activation("tanh"), *linear_network([9, 30, 4]).layers, gn.Activation("sigmoid")])
     X = data(7, 9)
@@ -125,6 +154,16 @@ def test_softmax_factor_has_full_column_rank():
     R = deep_module.hessian_factor("cross_entropy", outputs)
     assert R.shape == (5, 4, 3)
     np.testing.assert_allclose(R @ R.transpose(0, 2, 1), oracles.hessian("cross_entropy", outputs), atol=1e-15)
+
+
+@pytest.mark.parametrize("likeliest", [0, 2])
+def test_softmax_factor_keeps_its_digits_when_saturated(likeliest):
+    """p = (1 - 2e, e, e) gives H the eigenvalues e and 3 e (1 - 2e), where forming 1 - p would lose half the digits."""
+    outputs = np.zeros((1, 3))
+    outputs[0, likeliest] = 40.0
+    e = 1 / (2 + np.exp(40.0))
+    R = deep_module.hessian_factor("cross_entropy", outputs)[0]
+    np.testing.assert_allclose(np.linalg.svd(R, compute_uv=False) ** 2, [3 * e * (1 - 2 * e), e], rtol=1e-13)
 
 
 def test_deep_reasons():

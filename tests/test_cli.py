@@ -64,8 +64,15 @@ def test_cond(capsys, data):
     assert status == 0
     assert f"{found.value:.8g}" in out
     assert f"{found.rank} of {found.dimension}" in out and found.rank < found.dimension  # the duplicate
-    for word in ("interval", "lambda max", "lambda min", "relu.paper", "deep"):
+    for word in ("interval", "lambda max", "lambda min", "none applies"):
         assert word in out
+
+
+def test_cond_shows_bounds(capsys, data):
+    for activation, words in (("leaky_relu", ("relu.paper", "deep.schur")), ("identity", ("linear.joint",))):
+        arguments = ["--widths", "5,40,3", "--activation", activation, "--data", data, "--samples", "3"]
+        status, out, _ = call(capsys, "cond", *arguments)
+        assert status == 0 and all(word in out for word in words)
 
 
 def test_cond_options(capsys, data):
@@ -134,11 +141,19 @@ def test_without_the_extra(capsys, monkeypatch):
     assert "pip install 'gnfast[study]'" in refused(capsys, "info")
 
 
-STUDY = 'widths = [3, 9]\ndepths = [2]\nseeds = [0, 1]\nsamples = {samples}\n[[networks]]\nkind = "linear"\n'
+STUDY = """
+data = "X.npy"
+widths = [3, 9]
+depths = [2]
+seeds = [0, 1]
+samples = {samples}
+[[networks]]
+kind = "linear"
+"""
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(STUDY.format(samples=5))
     return tmp_path
@@ -148,7 +163,7 @@ def test_study_and_again(capsys, study):
     pytest.importorskip("matplotlib")
     status, out, _ = call(capsys, "study", "small.toml")
     folder = study / "gnfast-small"
-    assert status == 0 and "linear, digits, n = 5" in out and "4/4" in out
+    assert status == 0 and "linear, X.npy, n = 5" in out and "4/4" in out
     assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "results.sqlite", "table.md"]
     table, results = (folder / "table.md").read_bytes(), (folder / "results.sqlite").read_bytes()
     (folder / "table.md").unlink()

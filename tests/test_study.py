@@ -200,7 +200,9 @@ def test_an_interruption_loses_nothing_that_was_finished(tiny, tmp_path):
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path):
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY.replace("seeds = [4, 0]", f"seeds = {list(range(60))}"))
+    np.save(tmp_path / "X.npy", np.random.default_rng(1).standard_normal((7, 5)))
+    many = TINY.replace("seeds = [4, 0]", f"seeds = {list(range(25))}\ndata = '{tmp_path / 'X.npy'}'")
+    path.write_text(many)
     study = Study.from_toml(path)
     command = [sys.executable, "-m", "gnfast", "study", str(path), "--no-figure", "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"

@@ -18,6 +18,9 @@ struct ProductPlan {
     index vector_block = 1;
     double flops_usual = 0;      // per vector
     double flops_factored = 0;   // per vector
+    double flops_contraction = 0;  // the part of these that goes through the backward rows
+    double flops_rows = 0;       // making those rows, once
+    index item = 0;              // bytes of a number
     double bytes_forward = 0;    // the kept forward pass
     double bytes_rows = 0;       // the kept backward rows, 0 for the usual product
     double bytes_workspace = 0;  // one block's tangents
@@ -29,25 +32,34 @@ namespace blocking {
 constexpr double workspace_target = 32.0 * 1024 * 1024;
 // Vectors that share one pass over the backward rows.
 constexpr index rows_shared_by = 8;
-// The contraction with the backward rows runs at about half of GEMM's speed (kernels.cpp on AVX2).
+// The contraction with the backward rows runs at about half of GEMM's speed in cache, and reads the rows once per block of
+// vectors, at about 16 flops of GEMM for a byte (two cores of an AVX2 server: 150 Gflop/s float32, 10 GB/s).
 constexpr double contraction_slowdown = 2.0;
+constexpr double flops_per_byte = 16.0;
 // Making the backward rows is one pass of 2 n r sum(m_l m_{l+1}) flops: an eigenvalue needs about this many products.
 constexpr double products_expected = 100;
 
-// Flops of one product per vector in the two ways, the contractions' share of the second, and what making the rows costs.
 template <class B, class T>
-void count_flops(const Network<B, T>& network, index n, index r, ProductPlan& plan, double& making_rows, double& contraction) {
-    making_rows = contraction = 0;
+void count_flops(const Network<B, T>& network, index n, index r, ProductPlan& plan) {
     bool first = true;
     for (const auto* d : network.dense()) {
         const double gemm = 2.0 * double(n) * double(d->fan_in()) * double(d->fan_out());
         plan.flops_usual += first ? 2 * gemm : 4 * gemm;
         plan.flops_factored += 2 * gemm;
-        contraction += 4.0 * double(n) * double(r) * double(d->fan_out());
-        if (!first) making_rows += gemm * double(r);
+        plan.flops_contraction += 4.0 * double(n) * double(r) * double(d->fan_out());
+        if (!first) plan.flops_rows += gemm * double(r);
         first = false;
     }
-    plan.flops_factored += contraction;
+    plan.flops_factored += plan.flops_contraction;
+    plan.item = sizeof(T);
+}
+
+// Whether the factored product is the faster one for blocks of s vectors.
+inline bool factored_pays(const ProductPlan& plan, index s) {
+    const double rows_bytes = plan.flops_contraction / 2 * double(plan.item);  // read twice a block, 4 flops a number
+    const double cost = plan.flops_factored + (contraction_slowdown - 1) * plan.flops_contraction +
+                        flops_per_byte * rows_bytes / double(std::min(s, rows_shared_by)) + plan.flops_rows / products_expected;
+    return cost < plan.flops_usual;
 }
 
 // limit: bytes, 0 for none.
@@ -55,8 +67,7 @@ template <class B, class T>
 ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
     const index r = loss::factor_rank(loss, network.outputs(), true);
     ProductPlan plan;
-    double making_rows, contraction;
-    count_flops(network, n, r, plan, making_rows, contraction);
+    count_flops(network, n, r, plan);
     plan.bytes_forward = ForwardPass<B, T>::bytes(network, n);
     const double rows_bytes = BackwardRows<B, T>::bytes(network, n, r);
 
@@ -71,10 +82,7 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
         throw memory_limit_error("method=\"factored\" keeps " + megabytes(rows_bytes) + " of backward rows beside " +
                                  megabytes(plan.bytes_forward) + " of forward pass but memory_limit is " + megabytes(limit) +
                                  "; raise memory_limit or use method=\"auto\"");
-    const double cost_factored =
-        plan.flops_factored + (contraction_slowdown - 1) * contraction + making_rows / products_expected;
-    const bool cheaper = cost_factored < plan.flops_usual;
-    plan.method = wish != Method::automatic ? wish : cheaper && fits(rows_bytes) ? Method::factored : Method::usual;
+    plan.method = wish != Method::automatic ? wish : factored_pays(plan, rows_shared_by) && fits(rows_bytes) ? Method::factored : Method::usual;
     if (plan.method == Method::factored) plan.bytes_rows = rows_bytes;
 
     double budget = workspace_target;

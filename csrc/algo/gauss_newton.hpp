@@ -21,6 +21,7 @@ class GaussNewton {
     GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, T scale, Method method, double memory_limit)
         : network_(network),
           loss_(loss),
+          method_(method),
           scale_(scale),
           limit_(memory_limit),
           plan_(blocking::plan_product(network, x.rows, loss, method, memory_limit)),
@@ -56,7 +57,8 @@ class GaussNewton {
 
     // out = G v for each row of v (s, p).
     void apply(View<const T> v, View<T> out) {
-        if (plan_.method == Method::factored) return apply_factored(v, out);
+        const bool asked = method_ != Method::automatic;
+        if (plan_.method == Method::factored && (asked || blocking::factored_pays(plan_, v.rows))) return apply_factored(v, out);
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
             check_finite(View<const T>(u.first.data, s, n * outputs()));
@@ -200,6 +202,7 @@ class GaussNewton {
 
     const Network<B, T>& network_;
     Loss loss_;
+    Method method_;
     T scale_;
     double limit_;
     ProductPlan plan_;

@@ -35,13 +35,23 @@ GNFAST_INLINE void store(T* p, const Pack<T>& v) {
     *reinterpret_cast<Pack<T>*>(p) = v;
 }
 
+// The caller walks over matrices of r rows that lie one after another. Rows are as short as a page, so that the processor's own
+// prefetchers start anew at each; asking for the next matrix' lines while this one's are multiplied hides that. An
+// address past the end is harmless.
+template <class T>
+GNFAST_INLINE void prefetch(const T* p) {
+    __builtin_prefetch(p, 0, 2);
+}
+
 template <class T, int J, int C>
-GNFAST_INLINE void out_block(const T* rows, index m, const T* t, index t_step, T* u, index u_step) {
+GNFAST_INLINE void out_block(const T* rows, index row_step, index ahead, index m, const T* t, index t_step, Strided<T> u, index j0, index c0) {
     Pack<T> acc[J][C] = {};
     index q = 0;
     for (; q + lanes<T> <= m; q += lanes<T>) {
         Pack<T> b[C];
-        for (int c = 0; c < C; ++c) b[c] = load(rows + c * m + q);
+        if (q % (2 * lanes<T>) == 0)
+            for (int c = 0; c < C; ++c) prefetch(rows + ahead + c * row_step + q);
+        for (int c = 0; c < C; ++c) b[c] = load(rows + c * row_step + q);
         for (int j = 0; j < J; ++j) {
             const Pack<T> x = load(t + j * t_step + q);
             for (int c = 0; c < C; ++c) acc[j][c] += x * b[c];
@@ -51,56 +61,61 @@ GNFAST_INLINE void out_block(const T* rows, index m, const T* t, index t_step, T
         for (int c = 0; c < C; ++c) {
             T total = 0;
             for (index lane = 0; lane < lanes<T>; ++lane) total += acc[j][c][lane];
-            for (index p = q; p < m; ++p) total += t[j * t_step + p] * rows[c * m + p];
-            u[j * u_step + c] += total;
+            for (index p = q; p < m; ++p) total += t[j * t_step + p] * rows[c * row_step + p];
+            u.data[(j0 + j) * u.step + (c0 + c) * u.column] += total;
         }
 }
 
 template <class T, int J>
-GNFAST_INLINE void out_columns(const T* rows, index r, index m, const T* t, index t_step, T* u, index u_step) {
+GNFAST_INLINE void out_columns(const T* rows, index row_step, index r, index m, const T* t, index t_step, Strided<T> u, index j) {
+    const index ahead = r * row_step;
     index c = 0;
-    for (; c + 2 <= r; c += 2) out_block<T, J, 2>(rows + c * m, m, t, t_step, u + c, u_step);
-    if (c < r) out_block<T, J, 1>(rows + c * m, m, t, t_step, u + c, u_step);
+    for (; c + 2 <= r; c += 2) out_block<T, J, 2>(rows + c * row_step, row_step, ahead, m, t, t_step, u, j, c);
+    if (c < r) out_block<T, J, 1>(rows + c * row_step, row_step, ahead, m, t, t_step, u, j, c);
 }
 
 template <class T>
-GNFAST_INLINE void out_all(const T* rows, index r, index m, const T* t, index t_step, index s, T* u, index u_step) {
+GNFAST_INLINE void out_all(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) {
     index j = 0;
-    for (; j + 4 <= s; j += 4) out_columns<T, 4>(rows, r, m, t + j * t_step, t_step, u + j * u_step, u_step);
-    for (; j < s; ++j) out_columns<T, 1>(rows, r, m, t + j * t_step, t_step, u + j * u_step, u_step);
+    for (; j + 4 <= s; j += 4) out_columns<T, 4>(rows, row_step, r, m, t + j * t_step, t_step, u, j);
+    for (; j < s; ++j) out_columns<T, 1>(rows, row_step, r, m, t + j * t_step, t_step, u, j);
 }
 
 template <class T, int J>
-GNFAST_INLINE void in_block(const T* rows, index r, index m, const T* u, index u_step, T* out, index out_step) {
+GNFAST_INLINE void in_block(const T* rows, index row_step, index r, index m, Strided<const T> u, index j0, T beta, T* out, index out_step) {
+    const auto entry = [&](index j, index c) { return u.data[(j0 + j) * u.step + c * u.column]; };
     index q = 0;
     for (; q + 2 * lanes<T> <= m; q += 2 * lanes<T>) {
         Pack<T> acc[J][2] = {};
+        if (beta != T(0))
+            for (int j = 0; j < J; ++j)
+                for (int half = 0; half < 2; ++half) acc[j][half] = load(out + j * out_step + q + half * lanes<T>);
         for (index c = 0; c < r; ++c) {
-            const Pack<T> b0 = load(rows + c * m + q), b1 = load(rows + c * m + q + lanes<T>);
+            const T* row = rows + c * row_step + q;
+            if (q % (4 * lanes<T>) == 0) prefetch(row + r * row_step);
+            const Pack<T> b0 = load(row), b1 = load(row + lanes<T>);
             for (int j = 0; j < J; ++j) {
-                const T x = u[j * u_step + c];
+                const T x = entry(j, c);
                 acc[j][0] += b0 * x;
                 acc[j][1] += b1 * x;
             }
         }
-        for (int j = 0; j < J; ++j) {
-            store(out + j * out_step + q, acc[j][0]);
-            store(out + j * out_step + q + lanes<T>, acc[j][1]);
-        }
+        for (int j = 0; j < J; ++j)
+            for (int half = 0; half < 2; ++half) store(out + j * out_step + q + half * lanes<T>, acc[j][half]);
     }
     for (int j = 0; j < J; ++j)
         for (index p = q; p < m; ++p) {
-            T total = 0;
-            for (index c = 0; c < r; ++c) total += u[j * u_step + c] * rows[c * m + p];
+            T total = beta != T(0) ? out[j * out_step + p] : T(0);
+            for (index c = 0; c < r; ++c) total += entry(j, c) * rows[c * row_step + p];
             out[j * out_step + p] = total;
         }
 }
 
 template <class T>
-GNFAST_INLINE void in_all(const T* rows, index r, index m, const T* u, index u_step, index s, T* out, index out_step) {
+GNFAST_INLINE void in_all(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out, index out_step) {
     index j = 0;
-    for (; j + 4 <= s; j += 4) in_block<T, 4>(rows, r, m, u + j * u_step, u_step, out + j * out_step, out_step);
-    for (; j < s; ++j) in_block<T, 1>(rows, r, m, u + j * u_step, u_step, out + j * out_step, out_step);
+    for (; j + 4 <= s; j += 4) in_block<T, 4>(rows, row_step, r, m, u, j, beta, out + j * out_step, out_step);
+    for (; j < s; ++j) in_block<T, 1>(rows, row_step, r, m, u, j, beta, out + j * out_step, out_step);
 }
 
 template <class T>
@@ -137,13 +152,13 @@ GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
 }  // namespace
 
 #define GNFAST_INSTANTIATE(T)                                                                                          \
-    GNFAST_CLONES void contract_out(const T* rows, index r, index m, const T* t, index t_step, index s, T* u,          \
-                                    index u_step) {                                                                    \
-        out_all<T>(rows, r, m, t, t_step, s, u, u_step);                                                               \
+    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, \
+                                    Strided<T> u) {                                                                    \
+        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                             \
     }                                                                                                                  \
-    GNFAST_CLONES void contract_in(const T* rows, index r, index m, const T* u, index u_step, index s, T* out,         \
+    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out, \
                                    index out_step) {                                                                   \
-        in_all<T>(rows, r, m, u, u_step, s, out, out_step);                                                            \
+        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                    \
     }                                                                                                                  \
     GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) {                                \
         multiply_accumulate_all<T>(a, b, k, count);                                                                    \

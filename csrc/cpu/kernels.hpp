@@ -8,13 +8,22 @@
 
 namespace gnfast::cpu::kernels {
 
-// u[j * u_step + c] += sum_r rows[c, r] t[j * t_step + r];  rows (r, m), s vectors.
-void contract_out(const float* rows, index r, index m, const float* t, index t_step, index s, float* u, index u_step);
-void contract_out(const double* rows, index r, index m, const double* t, index t_step, index s, double* u, index u_step);
+// A small matrix that is read or written entry by entry: (j, c) lies at j * step + c * column.
+template <class T>
+struct Strided {
+    T* data;
+    index step;
+    index column;
+};
 
-// out[j * out_step + q] = sum_c u[j * u_step + c] rows[c, q].
-void contract_in(const float* rows, index r, index m, const float* u, index u_step, index s, float* out, index out_step);
-void contract_in(const double* rows, index r, index m, const double* u, index u_step, index s, double* out, index out_step);
+// u(j, c) += sum_q rows[c, q] t[j, q]: r rows and s vectors of length m, both `step` apart.
+void contract_out(const float* rows, index row_step, index r, index m, const float* t, index t_step, index s, Strided<float> u);
+void contract_out(const double* rows, index row_step, index r, index m, const double* t, index t_step, index s, Strided<double> u);
+
+// out[j, q] = beta out[j, q] + sum_c u(j, c) rows[c, q], beta 0 or 1.
+void contract_in(const float* rows, index row_step, index r, index m, Strided<const float> u, index s, float beta, float* out, index out_step);
+void contract_in(const double* rows, index row_step, index r, index m, Strided<const double> u, index s, double beta, double* out,
+                 index out_step);
 
 // k[q] += a[q] b[q]
 void multiply_accumulate(const float* a, const float* b, float* k, index count);

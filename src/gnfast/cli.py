@@ -3,6 +3,8 @@
 # The commands live inside build_app, so that typer is imported only when the command line runs. typer reads their
 # annotations, which works there only if they are evaluated in place: no "from __future__ import annotations".
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import gnfast as gn
 from gnfast.study import Store, Study, run
 from gnfast.study.figures import draw
-from gnfast.study.tables import markdown, number, summarise, terminal
+from gnfast.study.tables import markdown, summarise, terminal
 
 if TYPE_CHECKING:
     import typer
@@ -32,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         0; 1 if points of a study failed; 2 for bad input, told in one sentence; 130 if interrupted.
     """
     try:
-        build_app()(arguments, prog_name="gnfast")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"gnfast: warning: {message}", file=sys.stderr)
+            build_app()(arguments, prog_name="gnfast")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except (TypeError, ValueError, OSError, MemoryError, ImportError) as error:
@@ -118,42 +122,31 @@ def build_app() -> "typer.Typer":
     @app.command()
     def info() -> None:
         """How this gnfast was built and what it runs on."""
-        _list(console, gn.build_info())
+        _list(console, gn.build_info().items())
 
     return app
 
 
 def _study(console: "Console", file: Path | None, quick: bool, out: Path | None, figure: bool) -> int:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     study = Study.from_toml(file) if file else Study()
     study = study.quick() if quick else study
     folder = out or Path(f"gnfast-{study.name}")
     points = study.points()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    texts = TextColumn("{task.description}"), TextColumn("{task.fields[points]}")
+    columns = (texts[0], BarColumn(), texts[1], TimeElapsedColumn(), TimeRemainingColumn())
     with Store(folder / "results.sqlite", study) as store:
         try:
             with Progress(*columns, console=console) as progress:
-                task = progress.add_task(study.name, total=len(points), completed=store.finished(points))
-                for record in run(points, store):
-                    progress.advance(task)
+                done = [record.point for record in store.read(points) if record.outcome]
+                task = progress.add_task(study.name, total=sum(point.work for point in points), points="")
+                progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
+                for count, record in enumerate(run(points, store), len(done) + 1):
+                    progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
                     if record.error:
-                        progress.console.print(
-                            f"{record.point.key} failed: {record.error}", markup=False, highlight=False
-                        )
+                        failure = f"{record.point.key} failed: {record.error}"
+                        progress.console.print(failure, markup=False, highlight=False)
         except KeyboardInterrupt:
             console.print(
                 f"stopped with {store.finished(points)} of {len(points)} points kept; the same command goes on"
@@ -192,33 +185,37 @@ def _network(widths: str | None, weights: Path | None, options: dict[str, Any]) 
 
 def _cond(console: "Console", G: gn.GaussNewton, certify: bool) -> None:
     found = gn.cond(G, certify=certify)
-    bounds = {
-        bound.name: f"{number(bound.value)}  {bound.statement if bound.applies else bound.reason}"
-        for bound in gn.bounds.all(G.net, G.X, loss=G.loss)
-    }
+    bounds = [(bound.name, f"{bound.value:.8g}  {bound.statement}") for bound in gn.bounds.all(G.net, G.X, G.loss)]
+    if not bounds:
+        linear = G.net.is_linear and G.loss == "mse"
+        silent = gn.bounds.linear(G.net, G.X) if linear else gn.bounds.deep(G.net, G.X, G.loss)
+        bounds = [("bounds", f"none applies: {silent.reason}")]
     singular = "" if found.rank == found.dimension else "; kappa(G) is over the non-zero eigenvalues"
     _list(
         console,
-        {
-            "network": repr(G.net).partition("\n")[0],
-            "data": f"{G.X.shape[0]:,} samples of {G.X.shape[1]:,} features",
-            "kappa(G)": f"{found.value:.8g}",
-            "interval": f"[{found.lower:.8g}, {found.upper:.8g}], upper end by {found.upper_from}",
-            "lambda max": f"{found.lambda_max:.8g}",
-            "lambda min": f"{found.lambda_min:.8g}",
-            "rank": f"{found.rank:,} of {found.dimension:,}{singular}",
-            "space": found.space,
-            "method": f"{found.method}, {found.products} products, {found.seconds:.2f} s",
-        }
-        | bounds,
+        [
+            ("network", repr(G.net).partition("\n")[0]),
+            ("data", f"{G.X.shape[0]:,} samples of {G.X.shape[1]:,} features"),
+            ("kappa(G)", f"{found.value:.8g}"),
+            ("interval", f"[{found.lower:.8g}, {found.upper:.8g}]"),
+            ("lower end", "Ritz values, which lie inside the spectrum"),
+            ("upper end", found.upper_from),
+            ("lambda max", f"{found.lambda_max:.8g}"),
+            ("lambda min", f"{found.lambda_min:.8g}"),
+            ("rank", f"{found.rank:,} of {found.dimension:,}{singular}"),
+            ("space", found.space),
+            ("method", f"{found.method}; {found.products} products, {found.seconds:.2f} s"),
+            *(("note", note) for note in found.notes),
+            *bounds,
+        ],
     )
 
 
-def _list(console: "Console", rows: dict[str, Any]) -> None:
+def _list(console: "Console", rows: Iterable[tuple[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
+    for name, value in rows:
         table.add_row(Text(name, "bold"), Text(str(value)))
     console.print(table)

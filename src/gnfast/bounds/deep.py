@@ -104,12 +104,14 @@ def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
         root: FloatArray = decay / (1 + decay**2)  # the square root of sigmoid(F) sigmoid(-F)
         return root[:, :, None] * np.eye(k)
     # H = D (I - s s^T) D, s^2 the softmax, D = diag(s). The reflection I - v v^T / (1 + s_1), v = s + e_1, takes s
-    # to -e_1: its other columns are an orthonormal basis of the complement of s.
-    s: FloatArray = np.exp((outputs - outputs.max(axis=1, keepdims=True)) / 2)
+    # to -e_1: its other columns are an orthonormal basis of the complement of s. The likeliest class comes first, so
+    # that nothing cancels however near to 1 its probability is.
+    order = np.argsort(-outputs, axis=1)
+    s: FloatArray = np.exp((np.take_along_axis(outputs, order, axis=1) - outputs.max(axis=1, keepdims=True)) / 2)
     s /= np.linalg.norm(s, axis=1, keepdims=True)
     v = s + np.eye(1, k)
     basis = np.eye(k)[:, 1:] - v[:, :, None] * (v / (1 + s[:, :1]))[:, None, 1:]
-    return s[:, :, None] * basis
+    return np.take_along_axis(s[:, :, None] * basis, np.argsort(order, axis=1)[:, :, None], axis=1)
 
 
 def _backward_grams(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gnfast.study.tables import Cell
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOOKS = tuple(
     zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX", strict=True)
 )
-STYLE = {
+STYLE: Any = {  # matplotlib's types want its keys as literals
     "font.size": 8,
     "axes.titlesize": 8.5,
     "legend.fontsize": 7.5,
@@ -73,9 +73,12 @@ def draw(cells: list[Cell], path: str | Path) -> None:
             row[0].set_ylabel(r"condition number $\kappa(G)$")
             keys = [Line2D([], [], color=colour, marker=m, label=f"{value}") for value, (colour, m) in looks.items()]
             row[-1].legend(handles=keys, title=by, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-        lines = {"exact (median, range over seeds)": "-", "Zhao, Singh & Lucchi (2024)": "--", "tightest bound": ":"}
-        keys = [Line2D([], [], color="0.2", linestyle=style, label=label) for label, style in lines.items()]
-        keys.append(Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"))
+        keys = [
+            Line2D([], [], color="0.2", label="exact (median, range over seeds)"),
+            Line2D([], [], color="0.2", linestyle="--", label="bound of Zhao, Singh & Lucchi (2024)"),
+            Line2D([], [], color="0.2", linestyle=":", label="tightest bound"),
+            Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"),
+        ]
         figure.legend(handles=keys, loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(path, dpi=200)
 

@@ -175,6 +175,11 @@ class Point:
         return SKIPS[self.skip](self.depth) if isinstance(self.skip, str) else self.skip
 
     @property
+    def work(self) -> int:
+        """Rough cost, to tell the time left: the weights, and for the smallest point as much as a few million of them."""
+        return 5_000_000 + self.depth * self.width**2
+
+    @property
     def family(self) -> str:
         """What networks of one panel have in common, in words."""
         name = {"leaky_relu": "leaky ReLU", "relu": "ReLU", "gelu": "GELU"}.get(self.kind, self.kind)
@@ -251,13 +256,13 @@ class Study:
 
     def quick(self) -> Study:
         """Return a small part of this study, a few seconds long: narrow widths, two depths, one seed."""
-        narrow = [replace(f, widths=_small(f.widths), depths=sorted(f.depths)[:2]) for f in self.networks]
+        narrow = [replace(f, widths=_small(f.widths), depths=tuple(sorted(f.depths)[:2])) for f in self.networks]
         return replace(
             self,
             name=f"{self.name}-quick",
             networks=tuple(narrow),
             widths=_small(self.widths),
-            depths=sorted(self.depths)[:2],
+            depths=tuple(sorted(self.depths)[:2]),
             seeds=self.seeds[:1],
         )
 
