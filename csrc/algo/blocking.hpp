@@ -16,14 +16,14 @@ struct ProductPlan {
     Method method = Method::usual;
     index sample_block = 1;
     index vector_block = 1;
-    double flops_usual = 0;      // per vector
-    double flops_factored = 0;   // per vector
+    double flops_usual = 0;        // per vector
+    double flops_factored = 0;     // per vector
     double flops_contraction = 0;  // the part of these that goes through the backward rows
-    double flops_rows = 0;       // making those rows, once
-    index item = 0;              // bytes of a number
-    double bytes_forward = 0;    // the kept forward pass
-    double bytes_rows = 0;       // the kept backward rows, 0 for the usual product
-    double bytes_workspace = 0;  // one block's tangents
+    double flops_rows = 0;         // making those rows, once
+    index item = 0;                // bytes of a number
+    double bytes_forward = 0;      // the kept forward pass
+    double bytes_rows = 0;         // the kept backward rows, 0 for the usual product
+    double bytes_workspace = 0;    // one block's tangents
 };
 
 namespace blocking {
@@ -82,7 +82,9 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
         throw memory_limit_error("method=\"factored\" keeps " + megabytes(rows_bytes) + " of backward rows beside " +
                                  megabytes(plan.bytes_forward) + " of forward pass but memory_limit is " + megabytes(limit) +
                                  "; raise memory_limit or use method=\"auto\"");
-    plan.method = wish != Method::automatic ? wish : factored_pays(plan, rows_shared_by) && fits(rows_bytes) ? Method::factored : Method::usual;
+    plan.method = wish != Method::automatic                                 ? wish
+                  : factored_pays(plan, rows_shared_by) && fits(rows_bytes) ? Method::factored
+                                                                            : Method::usual;
     if (plan.method == Method::factored) plan.bytes_rows = rows_bytes;
 
     double budget = workspace_target;

@@ -72,8 +72,7 @@ class GaussNewton {
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> block = jvp_block(v.row_range(j, s), i, n);
             const index k = outputs();
-            for (index q = 0; q < s; ++q)
-                network_.backend().copy(View<const T>(block[q].data, 1, n * k), u.block(j + q, 1, i * k, n * k));
+            for (index q = 0; q < s; ++q) network_.backend().copy(View<const T>(block[q].data, 1, n * k), u.block(j + q, 1, i * k, n * k));
         });
     }
 
@@ -82,8 +81,7 @@ class GaussNewton {
         for_blocks(u.rows, [&](index j, index s, index i, index n) {
             const index k = outputs();
             const Batch<T> block = tangent(0, s, n, k);
-            for (index q = 0; q < s; ++q)
-                network_.backend().copy(u.block(j + q, 1, i * k, n * k), View<T>(block[q].data, 1, n * k));
+            for (index q = 0; q < s; ++q) network_.backend().copy(u.block(j + q, 1, i * k, n * k), View<T>(block[q].data, 1, n * k));
             vjp_block(block, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
         });
     }
@@ -94,16 +92,13 @@ class GaussNewton {
         std::vector<double> squares;
         network_.backend().row_dots(u, u, squares);
         for (const double square : squares)
-            if (!std::isfinite(square)) throw std::invalid_argument("V has NaN or infinite values, or overflows in the product; pass finite vectors");
+            if (!std::isfinite(square))
+                throw std::invalid_argument("V has NaN or infinite values, or overflows in the product; pass finite vectors");
     }
 
-    View<const T> kept_loss() const {
-        return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
-    }
+    View<const T> kept_loss() const { return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>(); }
 
-    static View<const T> block_of(View<const T> all, index first, index count) {
-        return all.data ? all.row_range(first, count) : all;
-    }
+    static View<const T> block_of(View<const T> all, index first, index count) { return all.data ? all.row_range(first, count) : all; }
 
     // f(first vector, vectors, first sample, samples); one product at a time uses the work space.
     template <class F>

@@ -50,12 +50,12 @@ class LinearDual {
         const index s = v.rows, depth_ = depth();
         if (workspace_.size() < s * k_ * depth_ * r_) workspace_ = backend().template allocate<T>(s * k_ * depth_ * r_);
         const View<T> z(workspace_.data(), s * k_, depth_ * r_);
-        backend().gemm(Op::none, Op::transpose, T(1), View<const T>(v.data, s * k_, r_),
-                       View<const T>(r_all_.data(), depth_ * r_, r_), T(0), z);
+        backend().gemm(Op::none, Op::transpose, T(1), View<const T>(v.data, s * k_, r_), View<const T>(r_all_.data(), depth_ * r_, r_),
+                       T(0), z);
         for (index l = 0; l < depth_; ++l)
             backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(p(l), s, 0),
-                                 Batch<const T>(View<const T>(z.data + l * r_, k_, r_, z.stride), s, k_ * z.stride),
-                                 l == 0 ? T(0) : T(1), Batch<T>(View<T>(out.data, k_, r_), s, out.stride));
+                                 Batch<const T>(View<const T>(z.data + l * r_, k_, r_, z.stride), s, k_ * z.stride), l == 0 ? T(0) : T(1),
+                                 Batch<T>(View<T>(out.data, k_, r_), s, out.stride));
     }
 
     // out (r, r) = sum_l (tr P_l / k) R_l: the outputs decouple in the wide limit, and kappa after dividing by
@@ -88,8 +88,7 @@ class LinearDual {
                 const View<T> moved(buffer.data(), k_, layer.fan_in());
                 T* at = out.row(j) + layer.offset;
                 backend().gemm(Op::none, Op::none, T(1), vj, y, T(0), moved);
-                backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0),
-                               View<T>(at, layer.fan_out(), layer.fan_in()));
+                backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0), View<T>(at, layer.fan_out(), layer.fan_in()));
                 if (layer.bias) {
                     const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
                     backend().gemm(Op::none, Op::none, T(1), vj, ones_column(), T(0), column);

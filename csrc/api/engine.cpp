@@ -40,11 +40,8 @@ auto dispatch(DType dtype, F&& f) {
 template <class T>
 layers::Activation activation(const ActivationSpec& spec) {
     using Kind = layers::Activation::Kind;
-    static const std::map<std::string, Kind> kinds{{"relu", Kind::relu},
-                                                   {"leaky_relu", Kind::leaky_relu},
-                                                   {"tanh", Kind::tanh},
-                                                   {"gelu", Kind::gelu},
-                                                   {"sigmoid", Kind::sigmoid}};
+    static const std::map<std::string, Kind> kinds{
+        {"relu", Kind::relu}, {"leaky_relu", Kind::leaky_relu}, {"tanh", Kind::tanh}, {"gelu", Kind::gelu}, {"sigmoid", Kind::sigmoid}};
     const auto found = kinds.find(spec.name);
     if (found == kinds.end()) throw std::invalid_argument("activation '" + spec.name + "' is not known to the core");
     return {found->second, spec.slope};
@@ -187,9 +184,7 @@ class CholeskyInverseOf final : public Operator {
 
 template <class T>
 solvers::Apply<T> as_function(Operator& op) {
-    return [&op](View<const T> in, View<T> out) {
-        op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols});
-    };
+    return [&op](View<const T> in, View<T> out) { op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols}); };
 }
 
 }  // namespace
@@ -222,9 +217,8 @@ std::unique_ptr<Operator> make_stored(DType dtype, Array lower) {
 }
 
 std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved) {
-    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Operator> {
-        return std::make_unique<CholeskyInverseOf<T>>(lower, copies, interleaved);
-    });
+    return dispatch(
+        dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<CholeskyInverseOf<T>>(lower, copies, interleaved); });
 }
 
 index cholesky(DType dtype, Array a) {
@@ -240,15 +234,13 @@ void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stre
 }
 
 solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
-    return dispatch(op.dtype(), [&]<class T>() {
-        return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors));
-    });
+    return dispatch(op.dtype(),
+                    [&]<class T>() { return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
 }
 
 solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors) {
     return dispatch(op.dtype(), [&]<class T>() {
-        return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options,
-                                       view<T>(vectors));
+        return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options, view<T>(vectors));
     });
 }
 

@@ -18,7 +18,8 @@ std::unique_ptr<api::Network> make_network(const py::list& layers) {
             void* bias = nullptr;
             if (!layer[2].is_none()) {
                 const auto vector = py::cast<py::array>(layer[2]);
-                if (dtype_of(vector) != *dtype || vector.ndim() != 1 || vector.shape(0) != weight.shape(0) || !(vector.flags() & py::array::c_style))
+                if (dtype_of(vector) != *dtype || vector.ndim() != 1 || vector.shape(0) != weight.shape(0) ||
+                    !(vector.flags() & py::array::c_style))
                     throw py::value_error("a bias passed to the core does not fit its weight");
                 bias = const_cast<void*>(vector.data());
             }

@@ -131,7 +131,8 @@ void register_operators(py::module_& m) {
         });
 
     m.def(
-        "stored", [](const py::array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0))); },
+        "stored",
+        [](const py::array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0))); },
         py::keep_alive<0, 1>());
     m.def(
         "cholesky_inverse",

@@ -16,7 +16,8 @@ void set_blas(const py::dict& capsules) {
         const auto name = py::cast<std::string>(key);
         const auto capsule = py::reinterpret_borrow<py::capsule>(value);
         const std::string signature = capsule.name() ? capsule.name() : "";
-        if (signature.rfind("void (char *", 0) != 0 || signature.find("int *") == std::string::npos || signature.find("long") != std::string::npos)
+        if (signature.rfind("void (char *", 0) != 0 || signature.find("int *") == std::string::npos ||
+            signature.find("long") != std::string::npos)
             throw py::import_error("SciPy's " + name + " has the signature '" + signature +
                                    "' instead of Fortran's with 32-bit integers; install a SciPy built with an LP64 BLAS");
         if (!cpu::set_routine(name, capsule.get_pointer<void>())) throw py::import_error("the core has no use for the routine " + name);

@@ -16,8 +16,8 @@ py::dict as_dict(const solvers::Result& result) {
     return out;
 }
 
-solvers::Options options_of(const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol, double norm,
-                            std::uint64_t seed, const py::object& progress) {
+solvers::Options options_of(const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
+                            double norm, std::uint64_t seed, const py::object& progress) {
     solvers::Options options;
     options.count = vectors.shape(0);
     options.largest = largest;
@@ -38,8 +38,8 @@ void register_solvers(py::module_& m) {
     using namespace py::literals;
     m.def(
         "lanczos",
-        [](api::Operator& op, const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol, double norm,
-           std::uint64_t seed, const py::object& progress) {
+        [](api::Operator& op, const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
+           double norm, std::uint64_t seed, const py::object& progress) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const solvers::Options options = options_of(vectors, largest, block, max_basis, max_products, tol, norm, seed, progress);
             solvers::Result result;
@@ -52,8 +52,8 @@ void register_solvers(py::module_& m) {
         "op"_a, "vectors"_a, "largest"_a, "block"_a, "max_basis"_a, "max_products"_a, "tol"_a, "norm"_a, "seed"_a, "progress"_a);
     m.def(
         "davidson",
-        [](api::Operator& op, api::Operator& preconditioner, const py::array& vectors, index block, index max_basis, index max_products, double tol,
-           double norm, std::uint64_t seed, const py::object& progress) {
+        [](api::Operator& op, api::Operator& preconditioner, const py::array& vectors, index block, index max_basis, index max_products,
+           double tol, double norm, std::uint64_t seed, const py::object& progress) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const solvers::Options options = options_of(vectors, false, block, max_basis, max_products, tol, norm, seed, progress);
             solvers::Result result;

@@ -36,23 +36,23 @@ concept BackendFor = requires(B& backend, View<T> out, View<const T> in, Batch<T
     backend.cholesky_solve(in, out);                                    // each row x of out <- (L L^T)^-1 x
     backend.small_eigh(host, i, host);                                  // host, double: eigenvectors in rows, eigenvalues
     // Reductions and pointwise steps.
-    backend.row_dots(in, in, host);            // <a_i, b_i> for each row, summed in double
-    backend.scale_row(x, out, i);              // out[i, :] *= x
-    backend.apply(f, in, out, out);            // value, derivative <- f(in)
-    backend.multiply_rows(outs, in);           // outs[j] *= in
-    backend.multiply_row_groups(out, in, i);   // i consecutive rows of out *= one row of in
-    backend.add_row(outs, ins);                // each row of outs[j] += ins[j]
-    backend.sum_rows(ins, x, outs);            // outs[j] = x outs[j] + sum of the rows of ins[j], x = 0 or 1
-    backend.add_product(in, in, out);          // out += in * in, elementwise
-    backend.add_diagonal(out, x);              // out[a, a] += x: a rectangular identity
+    backend.row_dots(in, in, host);           // <a_i, b_i> for each row, summed in double
+    backend.scale_row(x, out, i);             // out[i, :] *= x
+    backend.apply(f, in, out, out);           // value, derivative <- f(in)
+    backend.multiply_rows(outs, in);          // outs[j] *= in
+    backend.multiply_row_groups(out, in, i);  // i consecutive rows of out *= one row of in
+    backend.add_row(outs, ins);               // each row of outs[j] += ins[j]
+    backend.sum_rows(ins, x, outs);           // outs[j] = x outs[j] + sum of the rows of ins[j], x = 0 or 1
+    backend.add_product(in, in, out);         // out += in * in, elementwise
+    backend.add_diagonal(out, x);             // out[a, a] += x: a rectangular identity
     // The two contractions of the factored product: rows (n r, m), per vector tangents t (n, m) and u (n, r).
-    backend.contract_out(in, i, ins, outs);    // u[j][a, c] += <rows[a, c, :], t[j][a, :]>
-    backend.contract_in(in, i, ins, outs);     // t[j][a, :] = sum_c u[j][a, c] rows[a, c, :]
+    backend.contract_out(in, i, ins, outs);  // u[j][a, c] += <rows[a, c, :], t[j][a, :]>
+    backend.contract_in(in, i, ins, outs);   // t[j][a, :] = sum_c u[j][a, c] rows[a, c, :]
     // The loss and the Gram matrix.
     backend.loss_prepare(Loss::mse, in, out);
     backend.loss_hessian(Loss::mse, in, x, outs);
     backend.loss_factor(Loss::mse, in, true, x, out);
-    backend.gram_lower(terms, i, out, i, i);   // rows of samples [first, last) of the lower triangle
+    backend.gram_lower(terms, i, out, i, i);  // rows of samples [first, last) of the lower triangle
     { B::gram_tile_samples(i, i) } -> std::same_as<index>;
     // Random matrices: entries depend on (seed, stream, row, column) alone.
     backend.fill_normal(out, std::uint64_t{}, std::uint64_t{}, 1.0);

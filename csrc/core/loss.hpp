@@ -1,7 +1,6 @@
 // What the Gauss-Newton matrix needs of a loss: products with its Hessian H_i in the outputs and a factor H_i = R_i R_i^T.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/pointwise.hpp"
@@ -14,9 +13,7 @@ enum class Loss { mse, cross_entropy, binary_cross_entropy };
 namespace loss {
 
 // Rows of R^T per sample. Softmax has rank k - 1: `reduced` drops its known null direction.
-inline index factor_rank(Loss loss, index k, bool reduced) {
-    return loss == Loss::cross_entropy && reduced ? k - 1 : k;
-}
+inline index factor_rank(Loss loss, index k, bool reduced) { return loss == Loss::cross_entropy && reduced ? k - 1 : k; }
 
 // What is kept of the outputs f of one sample: softmax probabilities, sigmoid' , nothing (H = I).
 template <class T>
@@ -49,25 +46,30 @@ GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u)
 
 // rows (rank, k) <- sqrt(scale) R^T.
 // Softmax: H = diag(p) - p p^T = diag(q) (I - q q^T) diag(q), q = sqrt(p), and I - q q^T is a projector:
-// R = diag(q) (I - q q^T), or, reduced, diag(q) times the last k - 1 columns of the Householder reflection that takes
-// e_1 to -q: v = q + e_1, columns e_c - v v_c / (1 + q_1).
+// R = diag(q) (I - q q^T), or, reduced, diag(q) times the columns but t of the Householder reflection that takes e_t to -q:
+// v = q + e_t, columns e_c - v q_c / (1 + q_t). With t the likeliest class nothing cancels.
 template <class T>
 GNFAST_HD void factor_rows(Loss loss, const T* kept, index k, bool reduced, T scale, T* rows) {
     const T root = std::sqrt(scale);
-    const index skipped = k - factor_rank(loss, k, reduced);
-    for (index c = skipped; c < k; ++c) {
-        T* row = rows + (c - skipped) * k;
+    const bool softmax = loss == Loss::cross_entropy;
+    index likeliest = 0;
+    for (index a = 1; softmax && a < k; ++a)
+        if (kept[a] > kept[likeliest]) likeliest = a;
+    T* row = rows;
+    for (index c = 0; c < k; ++c) {
+        if (softmax && reduced && c == likeliest) continue;
         for (index a = 0; a < k; ++a) {
             T value = a == c ? T(1) : T(0);
-            if (loss == Loss::cross_entropy) {
-                const T qa = std::sqrt(kept[a]), qc = std::sqrt(kept[c]), q0 = std::sqrt(kept[0]);
-                value -= reduced ? (qa + (a == 0 ? T(1) : T(0))) * qc / (T(1) + q0) : qa * qc;
+            if (softmax) {
+                const T qa = std::sqrt(kept[a]), qc = std::sqrt(kept[c]), qt = std::sqrt(kept[likeliest]);
+                value -= reduced ? (qa + (a == likeliest ? T(1) : T(0))) * qc / (T(1) + qt) : qa * qc;
                 value *= qa;
             } else if (loss == Loss::binary_cross_entropy) {
                 value *= std::sqrt(kept[a]);
             }
             row[a] = root * value;
         }
+        row += k;
     }
 }
 

@@ -20,8 +20,7 @@ struct View {
     index stride = 0;
 
     View() = default;
-    View(T* data_, index rows_, index cols_, index stride_)
-        : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
+    View(T* data_, index rows_, index cols_, index stride_) : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
     View(T* data_, index rows_, index cols_) : View(data_, rows_, cols_, cols_) {}
 
     // A mutable view is accepted wherever a read-only one is asked for.
@@ -31,9 +30,7 @@ struct View {
 
     T* row(index i) const { return data + i * stride; }
     View row_range(index first, index count) const { return {row(first), count, cols, stride}; }
-    View block(index row0, index nrows, index col0, index ncols) const {
-        return {row(row0) + col0, nrows, ncols, stride};
-    }
+    View block(index row0, index nrows, index col0, index ncols) const { return {row(row0) + col0, nrows, ncols, stride}; }
     bool contiguous() const { return stride == cols || rows <= 1; }
 };
 
@@ -50,9 +47,7 @@ struct Batch {
         requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
     Batch(const Batch<U>& other) : first(other.first), count(other.count), step(other.step) {}
 
-    View<T> operator[](index i) const {
-        return {first.data + i * step, first.rows, first.cols, first.stride};
-    }
+    View<T> operator[](index i) const { return {first.data + i * step, first.rows, first.cols, first.stride}; }
 };
 
 constexpr index ceil_div(index a, index b) { return (a + b - 1) / b; }

@@ -127,9 +127,8 @@ class CpuBackend {
             if (failed > 0) return at + failed;
             if (below == 0) break;
             const View<T> panel = a.block(at + width, below, at, width);
-            parallel_ranges(below, 64, [&](index first, index count) {
-                call::trsm(Op::transpose, diagonal, panel.row_range(first, count));
-            });
+            parallel_ranges(below, 64,
+                            [&](index first, index count) { call::trsm(Op::transpose, diagonal, panel.row_range(first, count)); });
             const index tiles = ceil_div(below, factor_tile);
             parallel_for(tiles * (tiles + 1) / 2, [&](index task) {
                 // Longest rows first: task -> (row, column) of the lower triangle, from the bottom up.
@@ -141,8 +140,8 @@ class CpuBackend {
                 if (row == left)
                     call::syrk(T(-1), panel.row_range(i, ni), T(1), target);
                 else
-                    call::gemm(Op::none, Op::transpose, T(-1), View<const T>(panel.row_range(i, ni)),
-                              View<const T>(panel.row_range(j, nj)), T(1), target);
+                    call::gemm(Op::none, Op::transpose, T(-1), View<const T>(panel.row_range(i, ni)), View<const T>(panel.row_range(j, nj)),
+                               T(1), target);
             });
         }
         return 0;
@@ -222,9 +221,8 @@ class CpuBackend {
 
     template <class T>
     void multiply_rows(Batch<T> x, View<const T> d) {
-        parallel_rows(x.count * d.rows, d.cols, [&](index row) {
-            kernels::multiply(d.row(row % d.rows), x[row / d.rows].row(row % d.rows), d.cols);
-        });
+        parallel_rows(x.count * d.rows, d.cols,
+                      [&](index row) { kernels::multiply(d.row(row % d.rows), x[row / d.rows].row(row % d.rows), d.cols); });
     }
 
     // As multiply_rows, with `group` consecutive rows of x for each row of d.
@@ -266,8 +264,7 @@ class CpuBackend {
     // out += a * b, elementwise
     template <class T>
     void add_product(View<const T> a, View<const T> b, View<T> out) {
-        parallel_rows(out.rows, out.cols,
-                      [&](index i) { kernels::multiply_accumulate(a.row(i), b.row(i), out.row(i), out.cols); });
+        parallel_rows(out.rows, out.cols, [&](index i) { kernels::multiply_accumulate(a.row(i), b.row(i), out.row(i), out.cols); });
     }
 
     template <class T>
@@ -289,15 +286,14 @@ class CpuBackend {
     void contract_in(View<const T> rows, index r, Batch<const T> u, Batch<T> out) {
         parallel_ranges(out.first.rows, 1, [&](index first, index count) {
             for (index i = first; i < first + count; ++i)
-                kernels::contract_in(rows.row(i * r), rows.stride, r, rows.cols, kernels::Strided<const T>{u.first.row(i), u.step, 1}, u.count,
-                                     T(0), out.first.row(i), out.step);
+                kernels::contract_in(rows.row(i * r), rows.stride, r, rows.cols, kernels::Strided<const T>{u.first.row(i), u.step, 1},
+                                     u.count, T(0), out.first.row(i), out.step);
         });
     }
 
     template <class T>
     void loss_prepare(Loss loss, View<const T> outputs, View<T> kept) {
-        parallel_rows(outputs.rows, outputs.cols * 8,
-                      [&](index i) { loss::prepare(loss, outputs.row(i), outputs.cols, kept.row(i)); });
+        parallel_rows(outputs.rows, outputs.cols * 8, [&](index i) { loss::prepare(loss, outputs.row(i), outputs.cols, kept.row(i)); });
     }
 
     // u[j] <- scale H u[j]; kept may be empty for losses with H = I.
@@ -312,9 +308,8 @@ class CpuBackend {
     template <class T>
     void loss_factor(Loss loss, View<const T> kept, bool reduced, T scale, View<T> rows) {
         const index k = rows.cols, r = loss::factor_rank(loss, k, reduced);
-        parallel_rows(rows.rows / r, r * k, [&](index i) {
-            loss::factor_rows(loss, kept.data ? kept.row(i) : nullptr, k, reduced, scale, rows.row(i * r));
-        });
+        parallel_rows(rows.rows / r, r * k,
+                      [&](index i) { loss::factor_rows(loss, kept.data ? kept.row(i) : nullptr, k, reduced, scale, rows.row(i * r)); });
     }
 
     // The lower triangle of K, tile by tile: for each layer both Gram factors of the tile are formed and multiplied
@@ -345,8 +340,7 @@ class CpuBackend {
                 tile_gram(term.inputs.row_range(i, ni), term.inputs.row_range(j, nj), i == j, inputs_gram);
                 for (index p = 0; p < ni; ++p) {
                     const index samples = i == j ? p + 1 : nj;
-                    for (index q = 0; q < samples; ++q)
-                        std::fill_n(spread + q * r, r, inputs_gram.row(p)[q] + (term.bias ? T(1) : T(0)));
+                    for (index q = 0; q < samples; ++q) std::fill_n(spread + q * r, r, inputs_gram.row(p)[q] + (term.bias ? T(1) : T(0)));
                     for (index c = 0; c < r; ++c) {
                         const index row = p * r + c;
                         kernels::multiply_accumulate(spread, rows_gram.row(row), target.row(row), i == j ? row + 1 : samples * r);
@@ -364,16 +358,14 @@ class CpuBackend {
 
     template <class T>
     void fill_normal(View<T> out, std::uint64_t seed, std::uint64_t stream, double scale) {
-        parallel_rows(out.rows, out.cols * 32, [&](index i) {
-            kernels::normal_row(seed, stream, static_cast<std::uint64_t>(i), scale, out.row(i), out.cols);
-        });
+        parallel_rows(out.rows, out.cols * 32,
+                      [&](index i) { kernels::normal_row(seed, stream, static_cast<std::uint64_t>(i), scale, out.row(i), out.cols); });
     }
 
     template <class T>
     void fill_uniform(View<T> out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
-        parallel_rows(out.rows, out.cols * 16, [&](index i) {
-            kernels::uniform_row(seed, stream, static_cast<std::uint64_t>(i), low, high, out.row(i), out.cols);
-        });
+        parallel_rows(out.rows, out.cols * 16,
+                      [&](index i) { kernels::uniform_row(seed, stream, static_cast<std::uint64_t>(i), low, high, out.row(i), out.cols); });
     }
 
    private:

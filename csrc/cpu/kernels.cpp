@@ -44,7 +44,8 @@ GNFAST_INLINE void prefetch(const T* p) {
 }
 
 template <class T, int J, int C>
-GNFAST_INLINE void out_block(const T* rows, index row_step, index ahead, index m, const T* t, index t_step, Strided<T> u, index j0, index c0) {
+GNFAST_INLINE void out_block(const T* rows, index row_step, index ahead, index m, const T* t, index t_step, Strided<T> u, index j0,
+                             index c0) {
     Pack<T> acc[J][C] = {};
     index q = 0;
     for (; q + lanes<T> <= m; q += lanes<T>) {
@@ -130,12 +131,10 @@ GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uin
 }
 
 template <class T>
-GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out,
-                               index count) {
+GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
-        for (index p = 0; p < 4 && q + p < count; ++p)
-            out[q + p] = static_cast<T>(low + (high - low) * philox::unit(words.w[p]));
+        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(low + (high - low) * philox::unit(words.w[p]));
     }
 }
 
@@ -151,25 +150,21 @@ GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
 
 }  // namespace
 
-#define GNFAST_INSTANTIATE(T)                                                                                          \
-    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, \
-                                    Strided<T> u) {                                                                    \
-        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                             \
-    }                                                                                                                  \
-    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out, \
-                                   index out_step) {                                                                   \
-        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                    \
-    }                                                                                                                  \
-    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) {                                \
-        multiply_accumulate_all<T>(a, b, k, count);                                                                    \
-    }                                                                                                                  \
-    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                       \
-    void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {  \
-        normal_all<T>(seed, stream, row, scale, out, count);                                                           \
-    }                                                                                                                  \
-    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out,     \
-                     index count) {                                                                                    \
-        uniform_all<T>(seed, stream, row, low, high, out, count);                                                      \
+#define GNFAST_INSTANTIATE(T)                                                                                                           \
+    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) { \
+        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                                              \
+    }                                                                                                                                   \
+    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out,        \
+                                   index out_step) {                                                                                    \
+        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                     \
+    }                                                                                                                                   \
+    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }   \
+    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                        \
+    void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {                   \
+        normal_all<T>(seed, stream, row, scale, out, count);                                                                            \
+    }                                                                                                                                   \
+    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {       \
+        uniform_all<T>(seed, stream, row, low, high, out, count);                                                                       \
     }
 
 GNFAST_INSTANTIATE(float)

@@ -21,7 +21,8 @@ void contract_out(const float* rows, index row_step, index r, index m, const flo
 void contract_out(const double* rows, index row_step, index r, index m, const double* t, index t_step, index s, Strided<double> u);
 
 // out[j, q] = beta out[j, q] + sum_c u(j, c) rows[c, q], beta 0 or 1.
-void contract_in(const float* rows, index row_step, index r, index m, Strided<const float> u, index s, float beta, float* out, index out_step);
+void contract_in(const float* rows, index row_step, index r, index m, Strided<const float> u, index s, float beta, float* out,
+                 index out_step);
 void contract_in(const double* rows, index row_step, index r, index m, Strided<const double> u, index s, double beta, double* out,
                  index out_step);
 

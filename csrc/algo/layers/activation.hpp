@@ -16,11 +16,16 @@ struct Activation {
     template <class B, class T>
     void forward(B& backend, View<const T> z, View<T> value, View<T> derivative) const {
         switch (kind) {
-            case Kind::relu: return backend.apply(pointwise::LeakyRelu{0.0}, z, value, derivative);
-            case Kind::leaky_relu: return backend.apply(pointwise::LeakyRelu{slope}, z, value, derivative);
-            case Kind::tanh: return backend.apply(pointwise::Tanh{}, z, value, derivative);
-            case Kind::gelu: return backend.apply(pointwise::Gelu{}, z, value, derivative);
-            case Kind::sigmoid: return backend.apply(pointwise::Sigmoid{}, z, value, derivative);
+            case Kind::relu:
+                return backend.apply(pointwise::LeakyRelu{0.0}, z, value, derivative);
+            case Kind::leaky_relu:
+                return backend.apply(pointwise::LeakyRelu{slope}, z, value, derivative);
+            case Kind::tanh:
+                return backend.apply(pointwise::Tanh{}, z, value, derivative);
+            case Kind::gelu:
+                return backend.apply(pointwise::Gelu{}, z, value, derivative);
+            case Kind::sigmoid:
+                return backend.apply(pointwise::Sigmoid{}, z, value, derivative);
         }
     }
 };

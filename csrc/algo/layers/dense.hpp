@@ -8,9 +8,9 @@ namespace gnfast::layers {
 
 template <class T>
 struct Dense {
-    View<const T> weight;        // (fan_out, fan_in), with the skip's beta I already in it
-    const T* bias = nullptr;     // (fan_out) or none
-    index offset = 0;            // of the weight in the flat parameter vector; the bias follows it
+    View<const T> weight;     // (fan_out, fan_in), with the skip's beta I already in it
+    const T* bias = nullptr;  // (fan_out) or none
+    index offset = 0;         // of the weight in the flat parameter vector; the bias follows it
 
     index fan_in() const { return weight.cols; }
     index fan_out() const { return weight.rows; }
@@ -46,8 +46,7 @@ struct Dense {
     template <class B>
     void gradient(B& backend, View<const T> x, Batch<const T> g, T beta, View<T> grad) const {
         const View<T> first(grad.data + offset, fan_out(), fan_in());
-        backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(x, g.count, 0), beta,
-                           Batch<T>(first, g.count, grad.stride));
+        backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(x, g.count, 0), beta, Batch<T>(first, g.count, grad.stride));
         if (bias) {
             const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, fan_out());
             backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
@@ -55,9 +54,7 @@ struct Dense {
     }
 
    private:
-    Batch<const T> weights_of(View<const T> v) const {
-        return {View<const T>(v.data + offset, fan_out(), fan_in()), v.rows, v.stride};
-    }
+    Batch<const T> weights_of(View<const T> v) const { return {View<const T>(v.data + offset, fan_out(), fan_in()), v.rows, v.stride}; }
     Batch<const T> bias_of(View<const T> v) const {
         return {View<const T>(v.data + offset + weight.rows * weight.cols, 1, fan_out()), v.rows, v.stride};
     }

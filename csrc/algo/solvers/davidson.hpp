@@ -45,9 +45,9 @@ Result davidson(B& backend, const Apply<T>& apply, const Apply<T>& precondition,
     const index block = std::min(std::max(options.block, options.count), size);
     const index max_basis = std::min(size, std::max(options.max_basis, 4 * block));
     auto basis_buffer = backend.template allocate<T>(2 * max_basis * size);
-    auto work_buffer = backend.template allocate<T>(2 * max_basis * size);
+    auto work_buffer = backend.template allocate<T>(4 * block * size);
     const View<T> basis(basis_buffer.data(), max_basis, size), image(basis_buffer.data() + max_basis * size, max_basis, size);
-    const View<T> work(work_buffer.data(), max_basis, size), spare(work_buffer.data() + max_basis * size, max_basis, size);
+    const View<T> work(work_buffer.data(), block, size), spare(work_buffer.data() + block * size, 3 * block, size);
     Small h(max_basis, max_basis), before;
     Result result;
     double norm = options.norm, best = std::numeric_limits<double>::infinity();
@@ -99,7 +99,7 @@ Result davidson(B& backend, const Apply<T>& apply, const Apply<T>& precondition,
         if (result.converged || stuck || (options.max_products > 0 && result.products + block > options.max_products)) {
             result.values.assign(ritz.values.begin(), ritz.values.begin() + options.count);
             result.residuals.assign(residuals.begin(), residuals.begin() + options.count);
-            result.reason = everything       ? "the basis spans the whole space"
+            result.reason = everything         ? "the basis spans the whole space"
                             : result.converged ? "tolerance met"
                             : stuck            ? "the residual stopped falling"
                                                : "max_products reached";

@@ -18,12 +18,12 @@ Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& opt
     const index block = std::min(options.block, size), count = options.count;
     const index max_basis = std::min(size, std::max(options.max_basis, count + 2 * block));
     auto basis_buffer = backend.template allocate<T>((max_basis + block) * size);
-    auto next_buffer = backend.template allocate<T>(std::max(max_basis, block) * size);
+    auto next_buffer = backend.template allocate<T>(block * size);
     const View<T> basis(basis_buffer.data(), max_basis + block, size);
     Small h(max_basis + block, max_basis + block);
     Result result;
 
-    index done = 0;      // rows of the basis that A has been applied to
+    index done = 0;       // rows of the basis that A has been applied to
     index width = block;  // of the newest block
     blocks.fill_random(basis.row_range(0, block));
     blocks.orthonormalize(View<const T>(basis.row_range(0, 0)), basis.row_range(0, block), 0);
@@ -45,12 +45,20 @@ Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& opt
         for (const double value : ritz.values) norm = std::max(norm, std::abs(value));
         const double floor = double(std::numeric_limits<T>::epsilon()) * norm * 4;
         const index room = size - done;
-        width = std::min(block, room);
-        Small r(block, 0);
-        if (width > 0) {
-            // Fewer directions are left than the block is wide only at the very end of a small space.
+        Small r;
+        if (room >= width) {
             r = blocks.orthonormalize(known, w, floor);
+        } else if (room > 0) {
+            // Fewer directions are left than the block has vectors: any orthonormal basis of them will do.
+            auto old_buffer = backend.template allocate<T>(width * size);
+            const View<T> old(old_buffer.data(), width, size), rest = w.row_range(0, room);
+            backend.copy(View<const T>(w), old);
+            for (index i = 0; i < room; ++i) blocks.fill_random(rest.row_range(i, 1));
+            blocks.project_out(known, rest);
+            blocks.orthonormalize(known, rest, 0);
+            r = blocks.inner(View<const T>(old), View<const T>(rest));
         }
+        width = std::min(block, room);
         const index available = std::min(count, done);
         std::vector<double> residuals(static_cast<std::size_t>(available));
         for (index i = 0; i < available && width > 0; ++i) {

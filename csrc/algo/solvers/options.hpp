@@ -15,13 +15,13 @@ template <class T>
 using Apply = std::function<void(View<const T>, View<T>)>;
 
 struct Options {
-    index count = 1;          // eigenpairs wanted
-    bool largest = true;      // the upper end of the spectrum, or the lower
-    index block = 1;          // vectors a product
-    index max_basis = 0;      // vectors kept before a restart
-    index max_products = 0;   // vectors multiplied before giving up
-    double tol = 0;           // relative accuracy of the eigenvalues
-    double norm = 0;          // an estimate of |A| if one is known; sets the floor of rounding errors
+    index count = 1;         // eigenpairs wanted
+    bool largest = true;     // the upper end of the spectrum, or the lower
+    index block = 1;         // vectors a product
+    index max_basis = 0;     // vectors kept before a restart
+    index max_products = 0;  // vectors multiplied before giving up
+    double tol = 0;          // relative accuracy of the eigenvalues
+    double norm = 0;         // an estimate of |A| if one is known; sets the floor of rounding errors
     std::uint64_t seed = 0;
     Monitor monitor;
     const char* stage = "eigenvalues";
@@ -37,8 +37,6 @@ struct Result {
 
 // The error of a Ritz value is at most its residual, and residual^2 / gap once the rest of the spectrum is a gap away
 // (Kato & Temple). The gap is to the next Ritz value that is not of the same cluster.
-inline double ritz_error(double residual, double gap) {
-    return gap > residual ? residual * residual / gap : residual;
-}
+inline double ritz_error(double residual, double gap) { return gap > residual ? residual * residual / gap : residual; }
 
 }  // namespace gnfast::solvers

@@ -176,7 +176,7 @@ class Point:
 
     @property
     def work(self) -> int:
-        """Rough cost, to tell the time left: the weights, and for the smallest point as much as a few million of them."""
+        """Rough cost, to tell the time left: the weights, and as much as some millions of them for any point."""
         return 5_000_000 + self.depth * self.width**2
 
     @property
@@ -218,7 +218,7 @@ class Study:
         (
             Family("linear"),
             Family("residual"),
-            Family("leaky_relu", slope=0.1, samples=(100,)),
+            Family("leaky_relu", slope=0.1, depths=(2, 4), samples=(50,)),
         ),
     )
     widths: tuple[int, ...] = _key(_several(_whole(1)), (16, 64, 256, 1024, 4096))
