@@ -25,19 +25,22 @@ class GaussNewton {
           scale_(scale),
           limit_(memory_limit),
           plan_(blocking::plan_product(network, x.rows, loss, method, memory_limit)),
-          pass_(network, x) {
-        if (loss != Loss::mse) {
-            B& backend = network.backend();
-            kept_loss_ = backend.template allocate<T>(x.rows * network.outputs());
-            backend.loss_prepare(loss, pass_.outputs(), View<T>(kept_loss_.data(), x.rows, network.outputs()));
-        }
-    }
+          x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
-    const ForwardPass<B, T>& pass() const { return pass_; }
+    // Made at the first product: the linear dual never asks for it.
+    const ForwardPass<B, T>& pass() {
+        std::call_once(once_, [&] {
+            pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
+            if (loss_ == Loss::mse) return;  // H = I
+            kept_loss_ = network_.backend().template allocate<T>(samples() * outputs());
+            network_.backend().loss_prepare(loss_, pass_->outputs(), View<T>(kept_loss_.data(), samples(), outputs()));
+        });
+        return *pass_;
+    }
     const ProductPlan& plan() const { return plan_; }
     double memory_limit() const { return limit_; }
-    index samples() const { return pass_.samples(); }
+    index samples() const { return x_.rows; }
     index outputs() const { return network_.outputs(); }
     Loss loss() const { return loss_; }
 
@@ -50,7 +53,7 @@ class GaussNewton {
         const index r = loss::factor_rank(loss_, outputs(), reduced);
         Buffer start = backend.template allocate<T>(samples() * r * outputs());
         backend.loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(start.data(), samples() * r, outputs()));
-        auto made = std::make_shared<const BackwardRows<B, T>>(pass_, std::move(start), r);
+        auto made = std::make_shared<const BackwardRows<B, T>>(pass(), std::move(start), r);
         if (same) rows_ = made;
         return made;
     }
@@ -96,7 +99,10 @@ class GaussNewton {
                 throw std::invalid_argument("V has NaN or infinite values, or overflows in the product; pass finite vectors");
     }
 
-    View<const T> kept_loss() const { return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>(); }
+    View<const T> kept_loss() {
+        pass();
+        return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
+    }
 
     static View<const T> block_of(View<const T> all, index first, index count) { return all.data ? all.row_range(first, count) : all; }
 
@@ -132,12 +138,12 @@ class GaussNewton {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
                 now = 1 - now;
                 const Batch<T> next = tangent(now, s, n, dense->fan_out());
-                dense->direction(backend, pass_.kept(l).row_range(i, n), v, next);
+                dense->direction(backend, pass().kept(l).row_range(i, n), v, next);
                 if (moved) dense->push(backend, Batch<const T>(t), next);
                 t = next;
                 moved = true;
             } else if (moved) {
-                backend.multiply_rows(t, pass_.kept(l).row_range(i, n));
+                backend.multiply_rows(t, pass().kept(l).row_range(i, n));
             }
         }
         return t;
@@ -152,14 +158,14 @@ class GaussNewton {
         while (!std::holds_alternative<layers::Dense<T>>(network_.layers()[first_dense])) ++first_dense;
         for (std::size_t l = network_.layers().size(); l-- > first_dense;) {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
-                dense->gradient(backend, pass_.kept(l).row_range(i, n), Batch<const T>(g), beta, out);
+                dense->gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(g), beta, out);
                 if (l == first_dense) return;
                 now = 1 - now;
                 const Batch<T> below = tangent(now, s, n, dense->fan_in());
                 dense->pull(backend, Batch<const T>(g), below);
                 g = below;
             } else {
-                backend.multiply_rows(g, pass_.kept(l).row_range(i, n));
+                backend.multiply_rows(g, pass().kept(l).row_range(i, n));
             }
         }
     }
@@ -177,14 +183,14 @@ class GaussNewton {
             backend.fill(flat, T(0));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
                 const Batch<T> t = tangent(0, s, n, dense.fan_out());
-                dense.direction(backend, pass_.kept(l).row_range(i, n), v.row_range(j, s), t);
+                dense.direction(backend, pass().kept(l).row_range(i, n), v.row_range(j, s), t);
                 backend.contract_out(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(t), u);
             });
             check_finite(View<const T>(flat));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
                 const Batch<T> t = tangent(0, s, n, dense.fan_out());
                 backend.contract_in(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(u), t);
-                dense.gradient(backend, pass_.kept(l).row_range(i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
+                dense.gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
             });
         });
     }
@@ -201,7 +207,9 @@ class GaussNewton {
     T scale_;
     double limit_;
     ProductPlan plan_;
-    ForwardPass<B, T> pass_;
+    View<const T> x_;
+    std::once_flag once_;
+    std::unique_ptr<ForwardPass<B, T>> pass_;
     Buffer kept_loss_, projections_;
     Buffer tangents_[2];
     std::shared_ptr<const BackwardRows<B, T>> rows_;
