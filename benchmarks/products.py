@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import harness
@@ -56,16 +55,6 @@ PEERS: dict[str, tuple[str, Callable[..., Callable[[], Sequence[Any]]], int]] = 
 COMPARED = ("gnfast usual", "gnfast factored", *PEERS)
 
 
-def flops(shape: Shape, method: str) -> float:
-    """Flops of the matrix products alone, for the whole block, the contractions with k rows left out.
-
-    Usual: two products forward and two backward per layer, one each for the first. Factored: two per layer.
-    """
-    per_layer = [a * b for a, b in pairwise(shape.widths)]
-    through_weights = 0 if method == "factored" else sum(per_layer[1:])
-    return 4.0 * shape.n * shape.s * (sum(per_layer) + through_weights)
-
-
 def measure(shape: Shape, args: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((shape.n, shape.widths[0]), dtype=np.float32)
@@ -90,12 +79,12 @@ def measure(shape: Shape, args: Any) -> dict[str, Any]:
     contenders["gemm"], ceiling_flops = harness.gemm(np.float32, 512 if args.quick else 3072)
     timings = harness.alternate(contenders, runs=args.runs, seconds=0.01 if args.quick else 0.3)
     seconds = {name: timing.median for name, timing in timings.items()}
-    chosen = operators["auto"].plan().method
-    own = flops(shape, chosen) / seconds["gnfast auto"]
+    plan = operators["auto"].plan(shape.s)
+    own = plan.flops * shape.s / seconds["gnfast auto"]
     ceiling = ceiling_flops / seconds["gemm"]
     return {
         "shape": str(shape),
-        "chosen": chosen,
+        "chosen": plan.method,
         "milliseconds_per_vector": {name: 1e3 * value / shape.s for name, value in seconds.items() if name != "gemm"},
         "ratio": {name: seconds[name] / seconds["gnfast auto"] for name in PEERS if name in seconds},
         "gflops": own / 1e9,

@@ -39,6 +39,11 @@ class GaussNewton {
         return *pass_;
     }
     const ProductPlan& plan() const { return plan_; }
+    // How a block of s vectors is multiplied: few vectors do not always pay for a pass over the backward rows.
+    Method method_for(index s) const {
+        const bool free = method_ == Method::automatic && plan_.method == Method::factored;
+        return free && !blocking::factored_pays(plan_, s) ? Method::usual : plan_.method;
+    }
     double memory_limit() const { return limit_; }
     index samples() const { return x_.rows; }
     index outputs() const { return network_.outputs(); }
@@ -60,8 +65,7 @@ class GaussNewton {
 
     // out = G v for each row of v (s, p).
     void apply(View<const T> v, View<T> out) {
-        const bool asked = method_ != Method::automatic;
-        if (plan_.method == Method::factored && (asked || blocking::factored_pays(plan_, v.rows))) return apply_factored(v, out);
+        if (method_for(v.rows) == Method::factored) return apply_factored(v, out);
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
             check_finite(View<const T>(u.first.data, s, n * outputs()));

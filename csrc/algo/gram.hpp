@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,7 @@ class Gram {
     // 2 n^2 m_l + 4 n r m_l flops a vector and layer.
     void apply(View<const T> v, View<T> out) {
         const index n = owner_.samples(), width = owner_.network().max_width();
+        const std::lock_guard guard(lock_);
         make_input_grams();
         const index per_vector = 2 * n * width;
         const index block = std::max<index>(1, std::min(v.rows, index(blocking::workspace_target) / (per_vector * index(sizeof(T)))));
@@ -66,6 +68,7 @@ class Gram {
     // and without K: per layer (A A^T + bias) o (1/r) sum_c B_c B_c^T.
     void mean_over_outputs(View<T> out) {
         const index n = owner_.samples();
+        const std::lock_guard guard(lock_);
         make_input_grams();
         auto buffer = backend().template allocate<T>(n * n);
         const View<T> rows_gram(buffer.data(), n, n);
@@ -106,6 +109,12 @@ class Gram {
     void make_input_grams() {
         if (!input_grams_.empty()) return;
         const index n = owner_.samples();
+        const double limit = owner_.memory_limit(), layers = double(owner_.network().dense().size());
+        const double rows = BackwardRows<B, T>::bytes(owner_.network(), n, r_), grams = (layers + 1) * double(n) * double(n) * sizeof(T);
+        if (limit > 0 && rows + grams > limit)
+            throw memory_limit_error("a product with the Gram dual needs " + megabytes(rows + grams) + " (backward rows " +
+                                     megabytes(rows) + ") but memory_limit is " + megabytes(limit) +
+                                     "; raise memory_limit or pass fewer samples");
         for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
             input_grams_.push_back(backend().template allocate<T>(n * n));
             const View<T> gram(input_grams_.back().data(), n, n);
@@ -120,6 +129,7 @@ class Gram {
     index r_;
     std::vector<typename B::template buffer<T>> input_grams_;
     typename B::template buffer<T> workspace_;
+    std::mutex lock_;  // of the work space: products may come from several threads
 };
 
 }  // namespace gnfast

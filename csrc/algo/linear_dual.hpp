@@ -2,6 +2,7 @@
 // every width once its 2 L small matrices are formed.
 #pragma once
 
+#include <mutex>
 #include <vector>
 
 #include "algo/network.hpp"
@@ -48,6 +49,7 @@ class LinearDual {
     // 2 L k r (k + r) flops a vector.
     void apply(View<const T> v, View<T> out) {
         const index s = v.rows, depth_ = depth();
+        const std::lock_guard guard(lock_);
         if (workspace_.size() < s * k_ * depth_ * r_) workspace_ = backend().template allocate<T>(s * k_ * depth_ * r_);
         const View<T> z(workspace_.data(), s * k_, depth_ * r_);
         backend().gemm(Op::none, Op::transpose, T(1), View<const T>(v.data, s * k_, r_), View<const T>(r_all_.data(), depth_ * r_, r_),
@@ -147,6 +149,7 @@ class LinearDual {
     index k_, r_;
     bool affine_;
     Buffer p_, r_all_, range_, workspace_;
+    std::mutex lock_;  // of the work space: products may come from several threads
 };
 
 }  // namespace gnfast

@@ -94,6 +94,7 @@ class GaussNewtonOf final : public GaussNewton {
     void jvp(Array v, Array u) override { self.jvp(read<T>(v), view<T>(u)); }
     void vjp(Array u, Array v) override { self.vjp(read<T>(u), view<T>(v)); }
     const ProductPlan& plan() const override { return self.plan(); }
+    Method method_for(index vectors) const override { return self.method_for(vectors); }
     index samples() const override { return self.samples(); }
     index outputs() const override { return self.outputs(); }
 

@@ -68,6 +68,7 @@ class GaussNewton : public Operator {
     virtual void jvp(Array v, Array u) = 0;
     virtual void vjp(Array u, Array v) = 0;
     virtual const ProductPlan& plan() const = 0;
+    virtual Method method_for(index vectors) const = 0;
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
 };

@@ -29,10 +29,10 @@ void product(api::DType dtype, const py::array& in, index in_cols, const py::arr
     f(from, to);
 }
 
-py::dict plan_of(const api::GaussNewton& self) {
+py::dict plan_of(const api::GaussNewton& self, index vectors) {
     const ProductPlan& plan = self.plan();
     py::dict out;
-    out["method"] = plan.method == Method::factored ? "factored" : "usual";
+    out["method"] = self.method_for(vectors) == Method::factored ? "factored" : "usual";
     out["sample_block"] = plan.sample_block;
     out["vector_block"] = plan.vector_block;
     out["flops_usual"] = plan.flops_usual;

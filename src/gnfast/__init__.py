@@ -2,9 +2,11 @@
 
 from gnfast._checks import CopyWarning
 from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
+
 from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
-from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual, Plan
+from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
+from gnfast.plan import Plan
 from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
 
 __version__ = build_info()["version"]

@@ -115,9 +115,12 @@ def _check_shape(found: tuple[int, ...], name: str, shape: Sequence[str | int], 
 
 
 def level_of_caller() -> int:
-    """`stacklevel` of the first frame outside gnfast, counted from the function that calls this one."""
+    """`stacklevel` of the first frame outside gnfast, counted from the function that calls this one.
+
+    SciPy's frames are passed over as well: `G @ V` goes through its LinearOperator.
+    """
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnfast":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("gnfast", "scipy"):
         level, frame = level + 1, frame.f_back
     return level
 

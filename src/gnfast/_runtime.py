@@ -17,7 +17,7 @@ from gnfast import _checks
 
 @contextlib.contextmanager
 def _passive_waiting() -> Iterator[None]:
-    """OpenMP reads its settings once, when it is loaded: idle threads should sleep, not spin on other libraries' cores."""
+    """OpenMP reads its settings when it is loaded: idle threads should sleep, not spin on other libraries' cores."""
     name = "OMP_WAIT_POLICY"
     given = os.environ.get(name)
     if given is None:

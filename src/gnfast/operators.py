@@ -14,7 +14,7 @@ from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
-from gnfast.plan import Plan, make_plan, megabytes
+from gnfast.plan import BLOCK, Plan, check_memory, gram_rows_bytes, linear_dual_bytes, make_plan
 
 METHODS = ("auto", "usual", "factored")
 
@@ -39,8 +39,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             `out`, or a new Fortran-ordered (rows, s).
 
         Raises:
-            TypeError: Another dtype.
-            ValueError: Another shape or layout, or NaN and infinite values.
+            TypeError: Another dtype, or an `out` that is no array.
+            ValueError: Another shape or layout, NaN or infinite values, or an `out` that overlaps `V`.
         """
         rows = self._rows_of(V, "V", self.shape[1])
         if out is None:
@@ -52,11 +52,17 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         self._apply(rows, target)
         return target.T if out is None else out
 
+    def matvec(self, v: Any) -> Array:
+        """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
+        found, length = _arrays.as_array(v, "v"), self.shape[1]
+        if found.shape not in ((length,), (length, 1)):
+            raise ValueError(
+                f"v has shape {found.shape} but must be ({length},), or ({length}, s) for a block of s vectors"
+            )
+        return self.matmat(found.reshape(length, 1)).reshape(-1, *found.shape[1:])
+
     def _matmat(self, V: Any) -> Array:
         return self.matmat(V)
-
-    def _matvec(self, v: Any) -> Array:
-        return self.matmat(np.asarray(v).reshape(-1, 1))[:, 0]
 
     def _apply(self, rows: Array, out: Array) -> None:
         """out (s, rows of the operator) <- the product with rows (s, columns), one vector a row, both in C order."""
@@ -83,9 +89,11 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         return _arrays.as_c_contiguous(found.T)
 
     def _output(self, out: Any, s: int) -> Array:
-        if not isinstance(out, np.ndarray) or out.dtype != self.dtype or out.shape != (self.shape[0], s):
-            got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ValueError(f"out is {got} but must be an array of {self.dtype} with shape {(self.shape[0], s)}")
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
+            got = f"has dtype {out.dtype}" if isinstance(out, np.ndarray) else f"is of type {type(out).__name__}"
+            raise TypeError(f"out {got} but must be an array of {self.dtype}, the operator's dtype")
+        if out.shape != (self.shape[0], s):
+            raise ValueError(f"out has shape {out.shape} but must be {(self.shape[0], s)}, one product a column")
         if not out.T.flags.c_contiguous or not out.flags.writeable:
             raise ValueError(
                 "out must be writeable and in Fortran order; make it with numpy.empty(shape, dtype, order='F')"
@@ -94,9 +102,11 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
 
 class SymmetricOperator(BlockOperator):
-    """A symmetric positive semi-definite BlockOperator that the core can apply on its own."""
+    """A symmetric BlockOperator that the core can apply on its own."""
 
     core: _core.Operator
+    space = "given"  # where its vectors live
+    memory_limit: float | None = None  # bytes that one operation may use
 
     def __init__(self, core: _core.Operator, dtype: np.dtype[Any]) -> None:
         super().__init__((core.size, core.size), dtype)
@@ -111,8 +121,12 @@ class SymmetricOperator(BlockOperator):
     def _transpose(self) -> Self:
         return self
 
-    def form(self, out: Array, progress: _core.Progress = None) -> None:
-        """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything."""
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.
+
+        Returns:
+            The number of vectors that were multiplied for it.
+        """
         block = 256
         identity = np.zeros((min(block, self.shape[0]), self.shape[0]), self.dtype)
         for i in range(0, self.shape[0], block):
@@ -122,25 +136,33 @@ class SymmetricOperator(BlockOperator):
             self.core.apply(rows, out[i : i + len(rows)])
             if progress:
                 progress("forming the matrix", i + len(rows), self.shape[0])
+        return int(self.shape[0])
 
     def to_dense(self) -> Array:
-        """The whole matrix as an array (N, N), symmetric to the last bit."""
-        dense = self._new_square()
+        """The whole matrix as an array (N, N), symmetric to the last bit.
+
+        Raises:
+            MemoryError: The matrix exceeds `memory_limit`.
+        """
+        dense = self.new_square()
         self.form(dense)
         mirror_lower(dense)
         return dense
 
-    def _limit(self) -> float | None:
-        return None
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether the whole matrix is within `memory_limit`."""
+        return self.memory_limit is None or self._square_bytes <= self.memory_limit
 
-    def _new_square(self) -> Array:
-        needed, limit = self.shape[0] ** 2 * self.dtype.itemsize, self._limit()
-        if limit is not None and needed > limit:
-            raise MemoryError(
-                f"the {self.shape[0]} x {self.shape[0]} matrix needs {megabytes(needed)} but memory_limit is "
-                f"{megabytes(limit)}; raise memory_limit or use products, which do not store it"
-            )
+    def new_square(self) -> Array:
+        """Room for the whole matrix, or a MemoryError."""
+        what = f"the {self.shape[0]} x {self.shape[0]} matrix"
+        check_memory(self._square_bytes, self.memory_limit, what, "use products, which do not store it")
         return np.empty(self.shape, self.dtype)
+
+    @property
+    def _square_bytes(self) -> int:
+        return int(self.shape[0]) ** 2 * int(self.dtype.itemsize)
 
 
 class GaussNewton(SymmetricOperator):
@@ -168,6 +190,8 @@ class GaussNewton(SymmetricOperator):
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
     """
+
+    space = "parameters"
 
     def __init__(
         self,
@@ -198,7 +222,7 @@ class GaussNewton(SymmetricOperator):
         core = _core.GaussNewton(net._core, self.X, self.loss, self.scale, self.method, self.memory_limit or 0.0)
         super().__init__(core, net.dtype)
         self.core: _core.GaussNewton = core
-        self._grams: dict[bool, Gram] = {}
+        self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | None = None
 
     @property
@@ -217,10 +241,11 @@ class GaussNewton(SymmetricOperator):
             reduced: For the softmax, whose H_i has rank k - 1: R_i (k, k - 1) instead, so that K (n (k - 1), n (k - 1))
                 is without the null directions that are known beforehand. Other losses are not changed by it.
         """
-        reduced = _checks.boolean(reduced, "reduced")
-        if reduced not in self._grams:
-            self._grams[reduced] = Gram(self, reduced)
-        return self._grams[reduced]
+        k = self.net.out_features
+        rank = hessian_rank(self.loss, k) if _checks.boolean(reduced, "reduced") else k
+        if rank not in self._grams:
+            self._grams[rank] = Gram(self, rank)
+        return self._grams[rank]
 
     def linear_dual(self) -> LinearDual:
         """The dual sum_l P_l (x) S Q_l S (k r, k r) of a linear network, r the rank of the data; mean squares only.
@@ -238,16 +263,17 @@ class GaussNewton(SymmetricOperator):
             self.plan().space
         ]()
 
-    def plan(self) -> Plan:
-        """Sizes, flops and memory of the three spaces and of the two ways to a product, what is chosen and why."""
-        return make_plan(self)
+    def plan(self, vectors: int = BLOCK) -> Plan:
+        """Sizes, flops and memory of the three spaces and of the two ways to a product, what is chosen and why.
 
-    def _limit(self) -> float | None:
-        return self.memory_limit
+        Args:
+            vectors: The block of vectors for which the product is planned, at least 1; more than 8 change nothing.
+        """
+        return make_plan(self, _checks.integer(vectors, "vectors"))
 
     def __repr__(self) -> str:
-        p, n = self.shape[0], len(self.X)
-        return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {self.core.plan()['method']} product, {self.dtype}, {self.device})"
+        p, n, method = self.shape[0], len(self.X), self.core.plan(BLOCK)["method"]
+        return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
 
 
 class Jacobian(BlockOperator):
@@ -262,6 +288,7 @@ class Jacobian(BlockOperator):
 
     def _apply(self, rows: Array, out: Array) -> None:
         self._owner.core.jvp(rows, out)
+        _check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
 
     def _adjoint(self) -> BlockOperator:
         return _TransposedJacobian(self._owner, self)
@@ -278,6 +305,7 @@ class _TransposedJacobian(BlockOperator):
         super().__init__(jacobian.shape[::-1], owner.dtype)
 
     def _apply(self, rows: Array, out: Array) -> None:
+        _check_finite(rows, "V")
         self._owner.core.vjp(rows, out)
 
     def _adjoint(self) -> Jacobian:
@@ -289,14 +317,16 @@ class _TransposedJacobian(BlockOperator):
 class Dual(SymmetricOperator):
     """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
 
-    core: _core.Dual
-    space: str
-
     def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
         super().__init__(core, owner.dtype)
-        self.core = core
         self.owner = owner
+        self.memory_limit = owner.memory_limit
+        self._dual = core
         self._block, self._copies, self._interleaved = block, copies, interleaved
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        _check_finite(rows, "V")
+        self.core.apply(rows, out)
 
     def lift(self, Y: Any) -> Array:
         """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s).
@@ -305,8 +335,9 @@ class Dual(SymmetricOperator):
         sqrt(lambda) |y| (divide by it).
         """
         rows = self._rows_of(Y, "Y", self.shape[0])
+        _check_finite(rows, "Y")
         out = np.empty((len(rows), self.owner.shape[0]), self.dtype)
-        self.core.lift(rows, out, self.owner.shape[0])
+        self._dual.lift(rows, out, self.owner.shape[0])
         return out.T
 
     def preconditioner(self) -> Preconditioner | None:
@@ -316,7 +347,7 @@ class Dual(SymmetricOperator):
         spectrum easy whatever the data.
         """
         factor = np.empty((self._block, self._block), self.dtype)
-        self.core.mean_over_outputs(factor)
+        self._dual.mean_over_outputs(factor)
         return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
 
 
@@ -330,38 +361,29 @@ class Preconditioner(SymmetricOperator):
 class Gram(Dual):
     """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it."""
 
-    core: _core.Gram
+    _dual: _core.Gram
     space = "samples"
 
-    def __init__(self, owner: GaussNewton, reduced: bool) -> None:
-        k = owner.net.out_features
-        r = hessian_rank(owner.loss, k) if reduced else k
+    def __init__(self, owner: GaussNewton, rank: int) -> None:
         n = len(owner.X)
-        rows = n * r * sum(layer.out_features for layer in owner.net.dense) * owner.dtype.itemsize
-        if owner.memory_limit is not None and rows > owner.memory_limit:
-            raise MemoryError(
-                f"the Gram dual keeps {megabytes(rows)} of backward rows but memory_limit is "
-                f"{megabytes(owner.memory_limit)}; raise memory_limit or pass fewer samples"
-            )
-        super().__init__(owner, _core.Gram(owner.core, reduced), n, r, interleaved=True)
+        needed = gram_rows_bytes(owner.net, n, rank)
+        check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
+        core = _core.Gram(owner.core, rank < owner.net.out_features)
+        super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
-        self._stored: _core.Operator | None = None
 
-    def _apply(self, rows: Array, out: Array) -> None:
-        _check_finite(rows)
-        (self._stored or self.core).apply(rows, out)
-
-    def form(self, out: Array, progress: _core.Progress = None) -> None:
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
         if self._dense is not None:
             np.copyto(out, self._dense)
         else:
-            self.core.form(out, progress)
+            self._dual.form(out, progress)
+        return 0
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
         if self._dense is None:
             self._dense = _arrays.read_only(super().to_dense())
-            self._stored = _core.stored(self._dense)
+            self.core = _core.stored(self._dense)
         return self._dense
 
     def __repr__(self) -> str:
@@ -376,7 +398,7 @@ class LinearDual(Dual):
     second moment of the data, C (d, r) of full column rank. A bias adds its column of ones to the data.
     """
 
-    core: _core.LinearDual
+    _dual: _core.LinearDual
     space = "linear map"
 
     def __init__(self, owner: GaussNewton) -> None:
@@ -391,6 +413,8 @@ class LinearDual(Dual):
             )
         affine = any(layer.bias is not None for layer in net.dense)
         data_range = range_factor(owner.X, owner.scale, affine)
+        needed = linear_dual_bytes(net, len(data_range))
+        check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
         core = _core.LinearDual(net._core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
 
@@ -399,15 +423,12 @@ class LinearDual(Dual):
         depth = self.owner.net.depth
         P = np.empty((depth * self._copies, self._copies), self.dtype)
         R = np.empty((depth * self._block, self._block), self.dtype)
-        self.core.factors(P, R)
+        self._dual.factors(P, R)
         return P.reshape(depth, self._copies, -1), R.reshape(depth, self._block, -1)
 
-    def _apply(self, rows: Array, out: Array) -> None:
-        _check_finite(rows)
-        self.core.apply(rows, out)
-
     def __repr__(self) -> str:
-        return f"LinearDual({self.shape[0]} x {self.shape[0]}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
+        N = self.shape[0]
+        return f"LinearDual({N} x {N}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
 
 
 def range_factor(X: Array, scale: float, affine: bool) -> Array:
@@ -421,10 +442,10 @@ def range_factor(X: Array, scale: float, affine: bool) -> Array:
     full = full.astype(np.float64)
     d = full.shape[1]
     if n < d:
-        rank = _pivoted_cholesky(full @ full.T)[2]
+        rank = pivoted_cholesky(full @ full.T)[2]
         if rank == n:
             return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
-    factor, pivots, rank = _pivoted_cholesky(full.T @ full)
+    factor, pivots, rank = pivoted_cholesky(full.T @ full)
     if rank == 0:
         raise ValueError(
             "X is zero at all samples, so that the Gauss-Newton matrix of a linear network without biases is zero"
@@ -434,8 +455,12 @@ def range_factor(X: Array, scale: float, affine: bool) -> Array:
     return _arrays.as_c_contiguous(out.astype(X.dtype))
 
 
-def _pivoted_cholesky(M: Array, cut: float | None = None) -> tuple[Array, Array, int]:
-    """(U, pivots, rank) with M[pivots][:, pivots] = U[:rank]^T U[:rank], U in the upper triangle; M is overwritten."""
+def pivoted_cholesky(M: Array, cut: float | None = None) -> tuple[Array, Array, int]:
+    """(U, pivots, rank) with M[pivots][:, pivots] = U[:rank]^T U[:rank], U in the upper triangle.
+
+    M (N, N), in C order, is given by its lower triangle and overwritten. Pivots up to `cut` count as zero; None means
+    N * eps * the largest diagonal entry.
+    """
     tolerance = len(M) * np.finfo(M.dtype).eps * float(M.diagonal().max()) if cut is None else cut
     (pstrf,) = lapack.get_lapack_funcs(("pstrf",), (M,))
     factor, pivots, rank, _ = pstrf(M.T, tol=tolerance, lower=0, overwrite_a=1)
@@ -452,6 +477,6 @@ def mirror_lower(K: Array) -> None:
         K[rows, i + block :] = K[i + block :, rows].T
 
 
-def _check_finite(rows: Array) -> None:
-    if not np.isfinite(rows).all():
-        raise ValueError("V has NaN or infinite values; pass finite vectors")
+def _check_finite(values: Array, name: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors")

@@ -6,17 +6,39 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gnfast.losses import hessian_rank
+from gnfast.networks import Network
 
 if TYPE_CHECKING:
     from gnfast.operators import GaussNewton
 
 # An extreme eigenvalue needs about this many products: what the spaces are compared by.
 PRODUCTS = 200
+# The least block of vectors that shares one pass over the backward rows: what a plan is made for unless told otherwise.
+BLOCK = 8
 
 
 def megabytes(size: float) -> str:
     """A number of bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def check_memory(needed: float, limit: float | None, what: str, instead: str) -> None:
+    """Refuse what needs more bytes than `limit`, before anything is allocated."""
+    if limit is not None and needed > limit:
+        raise MemoryError(
+            f"{what} needs {megabytes(needed)} but memory_limit is {megabytes(limit)}; raise memory_limit or {instead}"
+        )
+
+
+def gram_rows_bytes(net: Network, n: int, rank: int) -> int:
+    """Bytes of the backward rows that the Gram dual keeps, rank (n rank, m_l) a layer."""
+    return n * rank * sum(layer.out_features for layer in net.dense) * net.dtype.itemsize
+
+
+def linear_dual_bytes(net: Network, rank: int) -> int:
+    """Bytes of the linear dual's factors P_l (k, k) and R_l (rank, rank), and of a solver's 60 vectors."""
+    k = net.out_features
+    return (net.depth * (k**2 + rank**2) + 60 * k * rank) * net.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -37,7 +59,7 @@ class Plan:
     Attributes:
         space: "parameters", "samples" or "linear map".
         spaces: All three, with size, flops of a condition number and memory.
-        method: "usual" or "factored", the product in parameter space.
+        method: "usual" or "factored", the product of a block of vectors in parameter space.
         flops: Per vector of such a product.
         flops_usual, flops_factored: The two that were compared.
         sample_block, vector_block: How much of the data and of a block of vectors is worked on at once.
@@ -68,28 +90,28 @@ class Plan:
 
     def _reason(self) -> str:
         possible = sum(not space.excluded for space in self.spaces)
-        return "cheapest" if possible > 1 else "the only one possible"
+        return ("products only: none fits in memory_limit", "the only one possible", "cheapest")[min(possible, 2)]
 
 
-def make_plan(G: GaussNewton) -> Plan:
+def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
     net, n, k = G.net, len(G.X), G.net.out_features
-    core = G.core.plan()
+    core = G.core.plan(vectors)
     flops = core["flops_factored"] if core["method"] == "factored" else core["flops_usual"]
     item, p, widths = G.dtype.itemsize, G.shape[0], sum(layer.out_features for layer in net.dense)
 
-    size = n * hessian_rank(G.loss, k)
-    rank = min(n, net.in_features + 1)
+    per_sample = hessian_rank(G.loss, k)
+    size, rows = n * per_sample, gram_rows_bytes(net, n, per_sample)
+    rank = min(n, net.in_features + any(layer.bias is not None for layer in net.dense))
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
-        Space("samples", size, size**2 * widths + size**3 / 2, size * (size + widths) * item + core["bytes_forward"]),
+        Space("samples", size, size**2 * widths + size**3 / 2, size**2 * item + rows + core["bytes_forward"]),
     ]
     if net.is_linear and G.loss == "mse":
         chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
         small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
-        memory = (net.depth * (k**2 + rank**2) + 60 * k * rank) * item
-        spaces.append(Space("linear map", k * rank, chain + small, memory))
+        spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
     else:
         why = "the network is not linear" if not net.is_linear else f"the loss is {G.loss}"
         spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))

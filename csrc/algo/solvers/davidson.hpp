@@ -68,7 +68,7 @@ Result davidson(B& backend, const Apply<T>& apply, const Apply<T>& precondition,
         const Small c = blocks.inner(View<const T>(image.row_range(done, width)), View<const T>(basis.row_range(0, done + width)));
         for (index i = 0; i < width; ++i)
             for (index j = 0; j < done + width; ++j) {
-                if (!std::isfinite(c(i, j))) throw std::runtime_error("a product with the operator gave NaN or inf; check its entries");
+                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
                 h(done + i, j) = h(j, done + i) = c(i, j);
             }
         done += width;

@@ -36,7 +36,7 @@ Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& opt
         const Small c = blocks.project_out(known, w);
         for (index i = 0; i < width; ++i)
             for (index j = 0; j < done + width; ++j) {
-                if (!std::isfinite(c(i, j))) throw std::runtime_error("a product with the operator gave NaN or inf; check its entries");
+                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
                 h(done + i, j) = h(j, done + i) = c(i, j);
             }
         const index last = done;
@@ -59,9 +59,8 @@ Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& opt
             r = blocks.inner(View<const T>(old), View<const T>(rest));
         }
         width = std::min(block, room);
-        const index available = std::min(count, done);
-        std::vector<double> residuals(static_cast<std::size_t>(available));
-        for (index i = 0; i < available && width > 0; ++i) {
+        std::vector<double> residuals(static_cast<std::size_t>(done));
+        for (index i = 0; i < done && width > 0; ++i) {
             double total = 0;
             for (index q = 0; q < r.cols; ++q) {
                 double part = 0;
@@ -75,8 +74,9 @@ Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& opt
         report(options.monitor, options.stage, double(result.products), 0);
         const bool stop = result.converged || (options.max_products > 0 && result.products + width > options.max_products);
         if (stop) {
+            const index available = std::min(count, done);
             result.values.assign(ritz.values.begin(), ritz.values.begin() + available);
-            result.residuals = residuals;
+            result.residuals.assign(residuals.begin(), residuals.begin() + available);
             result.reason = everything ? "the basis spans the whole space" : result.converged ? "tolerance met" : "max_products reached";
             blocks.combine(1, leading(ritz.vectors, available), known, 0, vectors.row_range(0, available));
             return result;

@@ -14,6 +14,8 @@ namespace gnfast::solvers {
 template <class T>
 using Apply = std::function<void(View<const T>, View<T>)>;
 
+constexpr const char* nonfinite_product = "a product with the operator gave NaN or infinite values; check its entries";
+
 struct Options {
     index count = 1;         // eigenpairs wanted
     bool largest = true;     // the upper end of the spectrum, or the lower
@@ -34,9 +36,5 @@ struct Result {
     bool converged = false;
     std::string reason;
 };
-
-// The error of a Ritz value is at most its residual, and residual^2 / gap once the rest of the spectrum is a gap away
-// (Kato & Temple). The gap is to the next Ritz value that is not of the same cluster.
-inline double ritz_error(double residual, double gap) { return gap > residual ? residual * residual / gap : residual; }
 
 }  // namespace gnfast::solvers

@@ -55,10 +55,10 @@ class Blocks {
         combine(1, c, View<const T>(old), 0, x);
     }
 
-    // x -= (x basis^T) basis, twice ("twice is enough"); returns x basis^T of both passes together.
-    Small project_out(View<const T> basis, View<T> x) {
+    // x -= (x basis^T) basis, twice ("twice is enough"); returns x basis^T of all passes together.
+    Small project_out(View<const T> basis, View<T> x, int passes = 2) {
         Small total(x.rows, basis.rows);
-        for (int pass = 0; pass < 2 && basis.rows > 0; ++pass) {
+        for (int pass = 0; pass < passes && basis.rows > 0; ++pass) {
             const Small c = inner(View<const T>(x), basis);
             combine(-1, c, basis, 1, x);
             for (std::size_t q = 0; q < c.values.size(); ++q) total.values[q] += c.values[q];
@@ -67,50 +67,40 @@ class Blocks {
     }
 
     // Rows of x become orthonormal and orthogonal to the basis, to which they already are up to rounding. Returns c with
-    // x_before = c x_after (up to what lay below `floor` in norm). Directions below `floor` are replaced by random ones
-    // and have zero columns in c: an invariant subspace was found.
+    // x_before = c x_after (up to what lay below `floor` in norm), the largest directions first. Rows below `floor` are
+    // replaced by random ones with zero columns in c: an invariant subspace was found.
+    //
+    // SVQB (Stathopoulos & Wu 2002): x <- D^-1/2 V^T x for the Gram matrix V D V^T of x, until it is well conditioned.
     Small orthonormalize(View<const T> basis, View<T> x, double floor) {
         const index s = x.rows;
+        const double eps = std::numeric_limits<T>::epsilon();
+        const double cut = 4 * double(s) * eps;  // the error of the Gram's eigenvalues, the largest of which is 1 to s
         Small back = identity(s);
-        std::vector<double> w;
-        for (int pass = 0; pass < 4; ++pass) {
+        for (int pass = 0; pass < 6; ++pass) {
+            // What is left of the basis in a short row has grown with it when the row was made one of norm one.
+            if (pass > 0) project_out(basis, x, 1);
+            replace_short_rows(basis, x, floor, back);
             Small g = inner(View<const T>(x), View<const T>(x));
             // Rows scaled to length one first: a converged direction beside a large one is not lost.
-            std::vector<double> length(static_cast<std::size_t>(s));
-            for (index i = 0; i < s; ++i) {
-                const double norm = std::sqrt(std::max(g(i, i), 0.0));
-                length[static_cast<std::size_t>(i)] = norm > floor ? norm : 0;
-            }
+            std::vector<double> length(static_cast<std::size_t>(s)), w;
+            for (index i = 0; i < s; ++i) length[static_cast<std::size_t>(i)] = std::sqrt(std::max(g(i, i), 1e-300));
             for (index i = 0; i < s; ++i)
-                for (index j = 0; j < s; ++j) {
-                    const double both = length[static_cast<std::size_t>(i)] * length[static_cast<std::size_t>(j)];
-                    g(i, j) = both > 0 ? g(i, j) / both : 0;
-                }
+                for (index j = 0; j < s; ++j) g(i, j) /= length[static_cast<std::size_t>(i)] * length[static_cast<std::size_t>(j)];
             backend_.small_eigh(g.values, s, w);
-            // Gram eigenvalues carry an error of eps times the largest, which is between 1 and s.
-            const double cut = 4 * double(s) * std::numeric_limits<T>::epsilon();
             Small to(s, s), from(s, s);
-            std::vector<index> missing;
             for (index i = 0; i < s; ++i) {
-                const double value = w[static_cast<std::size_t>(i)];
-                if (!(value > cut)) {
-                    missing.push_back(i);
-                    continue;
-                }
+                const index e = s - 1 - i;  // eigenvalues ascend
+                // Below the cut a direction is not known yet: it stays short, and the next pass sees it by itself.
+                const double root = std::sqrt(std::max(w[static_cast<std::size_t>(e)], cut));
                 for (index q = 0; q < s; ++q) {
-                    const double norm = length[static_cast<std::size_t>(q)];
-                    to(i, q) = norm > 0 ? g(i, q) / (std::sqrt(value) * norm) : 0;
-                    from(q, i) = g(i, q) * std::sqrt(value) * norm;
+                    to(i, q) = g(e, q) / (root * length[static_cast<std::size_t>(q)]);
+                    from(q, i) = g(e, q) * root * length[static_cast<std::size_t>(q)];
                 }
             }
             back = multiply(back, from);
             transform(to, x);
-            if (missing.empty() && pass > 0) break;
-            for (const index i : missing) {
-                fill_random(x.row_range(i, 1));
-                project_out(basis, x.row_range(i, 1));
-            }
-            floor = 1e-3;  // from here on rows have norm one, or are random with a norm of order one
+            if (pass > 0 && w.front() > 0.25) break;
+            floor = 10 * eps / std::sqrt(cut);  // rounding errors of a row of norm one, divided by the least root
         }
         return back;
     }
@@ -132,6 +122,17 @@ class Blocks {
     }
 
    private:
+    void replace_short_rows(View<const T> basis, View<T> x, double floor, Small& back) {
+        std::vector<double> squares;
+        backend_.row_dots(View<const T>(x), View<const T>(x), squares);
+        for (index i = 0; i < x.rows; ++i) {
+            if (std::sqrt(squares[static_cast<std::size_t>(i)]) > floor) continue;
+            fill_random(x.row_range(i, 1));
+            project_out(basis, x.row_range(i, 1));
+            for (index q = 0; q < back.rows; ++q) back(q, i) = 0;
+        }
+    }
+
     B& backend_;
     std::uint64_t seed_;
     std::uint64_t stream_ = 0x6c616e63;  // apart from the streams that weights are drawn from

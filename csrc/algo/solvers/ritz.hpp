@@ -1,7 +1,10 @@
 // Rayleigh-Ritz on a projected matrix: values and small vectors from the end that is asked for, and when to stop.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 
 #include "algo/solvers/options.hpp"
 #include "algo/solvers/orthonormalize.hpp"
@@ -35,19 +38,29 @@ inline Small leading(const Small& vectors, index rows) {
     return out;
 }
 
-// Counts how often in a row the wanted values have been within tolerance; `floor` is what rounding leaves of a residual.
+// The error of Ritz value i is at most its residual r, and the sum of r_j^2 over a cluster of Ritz values / the cluster's gap to
+// the rest of the spectrum (Kato & Temple; Parlett, "The symmetric eigenvalue problem", chapter 11). Ritz values within
+// 10 r are one cluster; the gap is to the nearest other Ritz value, halved since eigenvalues may be nearer. Residuals are known of
+// the first Ritz values; a cluster that goes on beyond them is not known well enough for the second bound.
+inline double ritz_error(const Ritz& ritz, const std::vector<double>& residuals, std::size_t i) {
+    double squares = 0, gap = std::numeric_limits<double>::infinity();
+    for (std::size_t j = 0; j < ritz.values.size(); ++j) {
+        const double distance = std::abs(ritz.values[j] - ritz.values[i]);
+        if (distance > 10 * residuals[i]) {
+            gap = std::min(gap, distance / 2);
+        } else {
+            if (j >= residuals.size()) return residuals[i];
+            squares += residuals[j] * residuals[j];
+        }
+    }
+    return std::isfinite(gap) ? std::min(residuals[i], squares / gap) : residuals[i];
+}
+
+// Whether the wanted values are within tolerance; `floor` is what rounding leaves of a residual.
 inline bool within(const Ritz& ritz, const std::vector<double>& residuals, index count, double tol, double floor) {
     if (index(residuals.size()) < count) return false;
-    for (index i = 0; i < count; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        const double residual = residuals[at], value = std::abs(ritz.values[at]);
-        double gap = 0;  // to the first value that is clearly another one
-        for (std::size_t j = static_cast<std::size_t>(count); j < ritz.values.size(); ++j) {
-            gap = std::abs(ritz.values[j] - ritz.values[at]);
-            if (gap > 10 * residual) break;
-        }
-        if (residual > floor && ritz_error(residual, gap / 2) > tol * value) return false;
-    }
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
+        if (residuals[i] > floor && ritz_error(ritz, residuals, i) > tol * std::abs(ritz.values[i])) return false;
     return true;
 }
 

@@ -1,0 +1,7 @@
+"""Eigenvalues, condition numbers and ranks: which solver, in which space, with what certainty."""
+
+from gnfast.spectrum.condition import Condition, cond
+from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
+from gnfast.spectrum.ranks import Rank, rank
+
+__all__ = ["Condition", "ConvergenceWarning", "EigenInfo", "Rank", "cond", "eigsh", "rank"]

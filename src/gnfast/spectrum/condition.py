@@ -1,0 +1,159 @@
+"""The condition number of the non-zero spectrum, as an interval."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from gnfast import _checks
+from gnfast.bounds import Bound, deep
+from gnfast.bounds.linear import joint_from_factors
+from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
+from gnfast.spectrum import matrices
+from gnfast.spectrum.eigen import reporting, tolerance
+from gnfast.spectrum.routes import Found, Search
+
+BOUND_SIZE = 2_000  # duals up to this size get the deep bound in cond, whose cost would show beyond it
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The condition number of the non-zero spectrum, as an interval with its reasons.
+
+    Attributes:
+        value: lambda_max / lambda_min.
+        lower, upper: kappa lies between them: `lower` from Ritz values, which lie inside the spectrum, `upper` by
+            `upper_from`; both moved outwards by what rounding may have done.
+        lambda_max, lambda_min: The largest and the smallest non-zero eigenvalue of G.
+        rank: Non-zero eigenvalues; `dimension`: the size of the dual that was used.
+        space: "parameters", "samples" or "linear map"; "given" for an operator of somebody else's.
+        residuals: How near to lambda_max and to lambda_min an eigenvalue is known to lie: the norm of A y - lambda y, y
+            of norm one, or of the inverse lambda^2 |A^-1 y - y / lambda|, or rounding where the spectrum is whole.
+        upper_from: What limits kappa from above, and whether that is proven or estimated.
+        cut: Eigenvalues up to it count as zero; 0 where the dual has full rank and nothing was cut.
+        products: Vectors multiplied by the dual or its inverse.
+        method: How both ends were found.
+        seconds: Wall time.
+        notes: What else a reader should know.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    lambda_max: float
+    lambda_min: float
+    rank: int
+    dimension: int
+    space: str
+    residuals: tuple[float, float]
+    upper_from: str
+    cut: float
+    products: int
+    method: str
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        full = self.rank == self.dimension
+        rank = "full rank" if full else f"rank {self.rank} of {self.dimension}, cut {self.cut:.1e}"
+        lines = [
+            f"kappa {self.value:.6g} in [{self.lower:.6g}, {self.upper:.6g}]",
+            f"  lambda_max {self.lambda_max:.6g}, lambda_min {self.lambda_min:.6g}, {rank} ({self.space})",
+            f"  lower end: Ritz values, residuals {self.residuals[0]:.1e} and {self.residuals[1]:.1e}",
+            f"  upper end: {self.upper_from}",
+            f"  {self.method}; {self.products} products, {self.seconds:.2f} s",
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None = None, seed: int = 0) -> Condition:
+    """The condition number of the non-zero spectrum, lambda_max / lambda_min, with an interval and its reasons.
+
+    It is computed on the dual (`G.dual()`), whose smallest eigenvalue is the smallest non-zero one of G, never by
+    cutting G's own null space away. Small duals: the whole spectrum by LAPACK. Linear duals, and others that
+    `memory_limit` forbids to store: block Lanczos above, and below block Davidson with the wide-limit preconditioner.
+    Others are stored: block Lanczos above, Cholesky factorisation and inverse iteration below. A singular dual is
+    recognised and gives its rank, the cut, and the smallest eigenvalue above it.
+
+    Args:
+        G: A `GaussNewton`, one of its duals, or any symmetric positive semi-definite operator or array.
+        certify: Prove both ends by inertia (two more Cholesky factorisations of the stored dual, widened by 10 `tol`).
+        progress: True shows a line on stderr, a callable is called with (stage, done, total), total 0 if unknown.
+        tol: Relative accuracy of both eigenvalues; None means 1e-9 for float64 and 1e-4 for float32.
+        seed: Of the starting blocks.
+
+    Returns:
+        A `Condition`.
+
+    Raises:
+        TypeError, ValueError: Bad arguments, a matrix that is zero, not symmetric or not positive semi-definite, a
+            singular dual of more than 20,000 unknowns.
+        MemoryError: The dual has to be stored and exceeds `memory_limit`.
+
+    Warns:
+        ConvergenceWarning: An end stopped before its tolerance was met.
+
+    References:
+        Zhao, Singh & Lucchi, "Theoretical characterisation of the Gauss-Newton conditioning in neural networks",
+        NeurIPS 2024.
+    """
+    start = time.perf_counter()
+    A = matrices.as_symmetric(G.dual() if isinstance(G, GaussNewton) else G)
+    tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
+    certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
+    with reporting(progress) as report:
+        search = Search(A, certify, tol, seed, report)
+        found = search.run()
+    top, low = found.largest, found.smallest
+    value = max(top.value / low.value, 1.0)
+    doubt = matrices.rounding(top.value, A.dtype)
+    upper, source = _upper(A, found, doubt)
+    return Condition(
+        value=value,
+        lower=max((top.value - doubt) / (low.value + doubt), 1.0),
+        upper=max(upper, value),
+        lambda_max=top.value,
+        lambda_min=low.value,
+        rank=found.rank,
+        dimension=A.shape[0],
+        space=A.space,
+        residuals=(top.residual, low.residual),
+        upper_from=source,
+        cut=found.cut,
+        products=top.products + low.products,
+        method=found.method,
+        seconds=time.perf_counter() - start,
+        notes=tuple(search.notes),
+    )
+
+
+def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str]:
+    """The upper end where it is proven, or else the residuals' estimate, with its reason."""
+    top, low = found.largest, found.smallest
+    if not found.clear:
+        return math.inf, "nothing: what was cut may not be zero"
+    if found.proof:
+        margin = found.margin
+        return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt), found.proof
+    estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt)
+    bound = _analytic(A)
+    if bound is not None and bound.applies:
+        return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
+    return estimate, "residuals (estimated; certify=True proves it where the dual is stored)"
+
+
+def _quotient(upper: float, lower: float) -> float:
+    return upper / lower if lower > 0 else math.inf
+
+
+def _analytic(A: SymmetricOperator) -> Bound | None:
+    if isinstance(A, LinearDual):
+        return joint_from_factors(*A.factors())
+    if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE:
+        return deep(A.owner.net, A.owner.X, A.owner.loss)
+    return None

@@ -1,0 +1,181 @@
+"""The ways to both ends of a non-zero spectrum: which one is taken, and what each finds.
+
+Small: LAPACK's whole spectrum. A linear dual, or a Gram that may not be stored: products alone, block Lanczos above and
+below block Davidson with the wide-limit preconditioner. Stored: Cholesky factorisation and inverse iteration below.
+Singular: the whole spectrum again, or a pivoted Cholesky factorisation that leaves a matrix of full rank.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from gnfast import _checks, _core
+from gnfast._arrays import Array
+from gnfast.operators import Dual, LinearDual, SymmetricOperator
+from gnfast.spectrum import matrices
+from gnfast.spectrum.eigen import ConvergenceWarning, End, largest
+
+CLEAR = 100  # the smallest eigenvalue kept is this many times what was cut, or it may be of the same kind
+
+
+class Found(NamedTuple):
+    """Both ends of a non-zero spectrum."""
+
+    largest: End
+    smallest: End
+    rank: int
+    cut: float  # 0 where nothing was cut
+    method: str
+    proof: str = ""  # why no eigenvalue lies beyond the ends moved outwards by `margin`; empty where that is not proven
+    margin: float = 0.0  # relative
+    clear: bool = True  # whether a gap tells what was cut from what was not
+
+
+class Search:
+    """One search for both ends, and what was noticed on the way."""
+
+    def __init__(self, A: SymmetricOperator, certify: bool, tol: float, seed: int, report: _core.Progress) -> None:
+        self.A, self.certify, self.tol, self.seed, self.report = A, certify, tol, seed, report
+        self.notes: list[str] = []
+
+    def run(self) -> Found:
+        A, size = self.A, self.A.shape[0]
+        if size <= matrices.DENSE_SIZE:
+            return self._whole(self._matrix(), 0)
+        storable = size <= matrices.STORED_SIZE and A.fits_in_memory
+        cheap_products = isinstance(A, LinearDual) and not (self.certify and storable)
+        if isinstance(A, Dual) and (cheap_products or not storable):
+            found = self._by_products(A)
+            if found is not None:
+                if self.certify:
+                    self.notes.append("not certified: a proof by inertia needs the dual stored")
+                return found
+        if size > matrices.STORED_SIZE:
+            what = "the dual is singular, so that it" if isinstance(A, Dual) else "the operator"
+            raise ValueError(
+                f"{what} has to be stored, but with {size} x {size} it is too large ({matrices.STORED_SIZE} at most); "
+                "use fewer samples or wider layers"
+            )
+        return self._stored()
+
+    # ----------------------------------------------------------------------------------------------------- routes
+    def _whole(self, K: Array, products: int) -> Found:
+        values = matrices.semidefinite_eigenvalues(K)
+        cut = self._cut(float(values[-1]))
+        above, below = values[values > cut], values[values <= cut]
+        full = len(below) == 0
+        residual = matrices.rounding(float(values[-1]), values.dtype)
+        return Found(
+            End(float(values[-1]), residual, products),
+            End(float(above[0]), residual),
+            len(above),
+            0.0 if full else cut,
+            "whole spectrum by LAPACK",
+            proof="the whole spectrum, up to rounding",
+            clear=full or self._is_clear(float(above[0]), float(np.abs(below).max()), cut),
+        )
+
+    def _by_products(self, A: Dual) -> Found | None:
+        """Both ends without a stored matrix, or None if the dual turns out to be singular."""
+        preconditioner = A.preconditioner()
+        if preconditioner is None:
+            return None
+        top = self._largest(A, block=1)
+        cut = self._cut(top.value)
+        row = np.zeros((1, A.shape[0]), A.dtype)
+        low = End.of(
+            _core.davidson(A.core, preconditioner.core, row, 4, 40, 20_000, self.tol, top.value, self.seed, self.report)
+        )
+        if low.value <= cut:
+            return None
+        method = "block Lanczos above, block Davidson with the wide-limit preconditioner below"
+        return Found(top, self._checked(low, "smallest"), A.shape[0], 0.0, method)
+
+    def _stored(self) -> Found:
+        K = self._matrix()
+        top = self._largest(matrices.Stored(K), block=8)
+        cut = self._cut(top.value)
+        low = self._by_inverse(K)
+        if low is None or low.value <= cut:
+            return self._singular(self._matrix(K), top, cut)
+        method = "stored: block Lanczos above, Cholesky and inverse block Lanczos below"
+        found = Found(top, self._checked(low, "smallest"), len(K), 0.0, method)
+        return self._certified(found, K) if self.certify else found
+
+    def _singular(self, K: Array, top: End, cut: float) -> Found:
+        if len(K) <= matrices.SPECTRUM_SIZE:
+            return self._whole(K, top.products)
+        small = matrices.compress(K, cut)
+        rank = len(small)
+        low = self._by_inverse(small)
+        if low is None or low.value <= cut:
+            raise ValueError(
+                f"the spectrum has no gap at the cut {cut:.1e}: its rank, about {rank}, and its smallest non-zero "
+                "eigenvalue are not determined in this precision; use float64 or look at gnfast.eigsh"
+            )
+        if self.certify:
+            self.notes.append("not certified: a proof by inertia needs a dual of full rank")
+        method = "stored, singular: block Lanczos above, pivoted Cholesky and inverse block Lanczos below"
+        clear = self._is_clear(low.value, cut, cut)
+        return Found(top, self._checked(low, "smallest"), rank, cut, method, clear=clear)
+
+    # ------------------------------------------------------------------------------------------------------ steps
+    def _matrix(self, out: Array | None = None) -> Array:
+        """The matrix, formed anew: what is done with it overwrites it."""
+        K = self.A.new_square() if out is None else out
+        self.A.form(K, self.report)
+        return K
+
+    def _largest(self, A: SymmetricOperator, block: int) -> End:
+        return self._checked(largest(A, block, self.tol, self.seed, self.report), "largest")
+
+    def _by_inverse(self, K: Array) -> End | None:
+        """The smallest eigenvalue as the largest of the inverse, or None if there is no Cholesky factorisation."""
+        if _core.cholesky(K) != 0:
+            return None
+        row = np.zeros((1, len(K)), K.dtype)
+        inverse = _core.cholesky_inverse(K, 1, False)
+        end = End.of(_core.lanczos(inverse, row, True, min(8, len(K)), 60, 4000, self.tol, 0.0, self.seed, self.report))
+        # An eigenvalue of the inverse within r of mu is one of K within r / mu^2 of 1 / mu, on the side that matters.
+        return end._replace(value=1 / end.value, residual=end.residual / end.value**2)
+
+    def _certified(self, found: Found, K: Array) -> Found:
+        """Sylvester's law: K - a I and b I - K have Cholesky factors if and only if the spectrum lies in (a, b)."""
+        margin = 10 * self.tol
+        doubt = matrices.rounding(found.largest.value, K.dtype)
+        above, below = found.largest.value * (1 + margin) + doubt, found.smallest.value * (1 - margin) - doubt
+        for sign, shift, end in ((1, below, "lower"), (-1, above, "upper")):
+            self._matrix(K)
+            if sign < 0:
+                np.negative(K, out=K)
+            K.reshape(-1)[:: len(K) + 1] -= sign * shift
+            if _core.cholesky(K) != 0:
+                self.notes.append(f"the proof of the {end} end of the spectrum failed at {shift:.6g}")
+                return found
+        return found._replace(proof="inertia: both ends proven by Cholesky factorisations", margin=margin)
+
+    def _cut(self, top: float) -> float:
+        """What counts as zero, once it is known that not everything does."""
+        if not top > 0:
+            raise ValueError(
+                f"the largest eigenvalue is {top:.6g}, so that there is no condition number"
+                + ("; no output depends on any parameter at these samples" if self.A.space != "given" else "")
+            )
+        return matrices.zero_cut(top, self.A.shape[0], self.A.dtype)
+
+    def _is_clear(self, kept: float, dropped: float, cut: float) -> bool:
+        clear = kept > CLEAR * dropped
+        if not clear:
+            cure = "; use float64" if self.A.dtype == np.float32 else ""
+            self.notes.append(f"the spectrum has no clear gap at the cut {cut:.1e}: rank and kappa depend on it{cure}")
+        return clear
+
+    def _checked(self, end: End, name: str) -> End:
+        if not end.converged:
+            text = f"the {name} eigenvalue stopped at residual {end.residual:.1e}: {end.reason}"
+            self.notes.append(text)
+            warnings.warn(text, ConvergenceWarning, stacklevel=_checks.level_of_caller())
+        return end
