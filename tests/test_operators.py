@@ -302,7 +302,7 @@ def test_threads_change_rounding_only_and_repeated_runs_nothing(threads, method,
 
 
 def test_products_from_several_threads_do_not_disturb_each_other():
-    G = problem((20, 60, 50, 4), 40, activation="identity")
+    G = problem((60, 60, 50, 12), 80, activation="identity")
     rng = np.random.default_rng(0)
     for op in (G, G.jacobian(), G.jacobian().T, G.gram(), G.linear_dual()):
         blocks = [block(rng, op.shape[1], s, G.dtype) for s in (1, 9, 3, 17, 8, 2)]

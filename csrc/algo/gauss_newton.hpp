@@ -122,7 +122,7 @@ class GaussNewton {
 
     // Two tangents, used in turn, kept between calls.
     void reserve(index s, index n) {
-        const index size = s * n * network_.max_width();
+        const index size = s * (n * network_.max_width() + padding);
         for (Buffer& buffer : tangents_)
             if (buffer.size() < size) buffer = network_.backend().template allocate<T>(size);
     }
@@ -130,6 +130,9 @@ class GaussNewton {
     Batch<T> tangent(std::size_t which, index s, index n, index width) {
         return {View<T>(tangents_[which].data(), n, width), s, n * width};
     }
+
+    // The contractions read several vectors side by side: a step that is a power of two would put them all in one set of the cache.
+    Batch<T> padded_tangent(index s, index n, index width) { return {View<T>(tangents_[0].data(), n, width), s, n * width + padding}; }
 
     // T_l = T_{l-1} W_l^T + A_{l-1} dW_l^T, then T_l *= D_l.
     Batch<T> jvp_block(View<const T> v, index i, index n) {
@@ -186,13 +189,13 @@ class GaussNewton {
             const Batch<T> u(View<T>(projections_.data(), n, r), s, n * r);
             backend.fill(flat, T(0));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-                const Batch<T> t = tangent(0, s, n, dense.fan_out());
+                const Batch<T> t = padded_tangent(s, n, dense.fan_out());
                 dense.direction(backend, pass().kept(l).row_range(i, n), v.row_range(j, s), t);
                 backend.contract_out(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(t), u);
             });
             check_finite(View<const T>(flat));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-                const Batch<T> t = tangent(0, s, n, dense.fan_out());
+                const Batch<T> t = padded_tangent(s, n, dense.fan_out());
                 backend.contract_in(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(u), t);
                 dense.gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
             });
@@ -204,6 +207,8 @@ class GaussNewton {
         for (std::size_t l = 0; l < network_.layers().size(); ++l)
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) f(l, *dense);
     }
+
+    static constexpr index padding = 64 / sizeof(T);  // one cache line
 
     const Network<B, T>& network_;
     Loss loss_;
