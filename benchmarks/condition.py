@@ -262,14 +262,13 @@ def main() -> None:
     args = harness.arguments(__doc__)
     if args.task:
         return harness.run_task(TASKS, args)
-    results, texts = {}, []
-    for part in (part_linear, part_width, part_leaky, part_raw, part_large):
-        name = part.__name__.removeprefix("part_")
+    parts = (part_linear, part_width, part_leaky, part_raw, part_large)
+    order = [part.__name__.removeprefix("part_") for part in parts]
+    for name, part in zip(order, parts, strict=True):
         if args.only in name:
             print(name, flush=True)
-            results[name], text = part(args)
-            texts.append(text)
-    harness.publish("condition", results, "\n\n".join(texts), args)
+            rows, text = part(args)
+            harness.publish_part("condition", order, name, rows, text, args)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; nothing is written")
     parser.add_argument("--runs", type=int, default=5, help="rounds of alternating runs (default 5)")
-    parser.add_argument("--only", default="", help="only the parts whose name contains this; nothing is written")
+    parser.add_argument("--only", default="", help="only the parts whose name contains this; the other results stay")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--values", default="{}", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -208,13 +208,33 @@ def publish(name: str, results: Mapping[str, Any], body: str, args: argparse.Nam
     """Print the tables; after a complete run also write results/NAME.json and the README's section."""
     env = environment()
     print(f"\n{body}\n\n{describe(env)}")
-    if args.quick or args.only:
+    if not args.quick and not args.only:
+        _write(name, {**env, **results}, f"{body}\n\n{describe(env)}")
+
+
+def publish_part(name: str, order: Sequence[str], part: str, rows: Any, body: str, args: argparse.Namespace) -> None:
+    """As publish, for one part of a long benchmark: the others' results stay, each with its own machine and date."""
+    env = environment()
+    print(f"\n{body}\n\n{describe(env)}", flush=True)
+    if args.quick:
         return
     target = HERE / "results" / f"{name}.json"
+    parts = json.loads(target.read_text())["parts"] if target.exists() else {}
+    parts[part] = {**env, "machine": describe(env), "text": body, "rows": rows}
+    known = [parts[key] for key in order if key in parts]
+    blocks = []
+    for here, following in zip(known, [*known[1:], None], strict=True):
+        last = following is None or following["machine"] != here["machine"]
+        blocks += [here["text"], here["machine"]] if last else [here["text"]]
+    _write(name, {"parts": parts}, "\n\n".join(blocks))
+
+
+def _write(name: str, results: Mapping[str, Any], body: str) -> None:
+    target = HERE / "results" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"benchmark": name, **env, **results}, indent=1) + "\n")
+    target.write_text(json.dumps({"benchmark": name, **results}, indent=1) + "\n")
     readme = HERE / "README.md"
-    readme.write_text(splice(readme.read_text(), name, f"{body}\n\n{describe(env)}"))
+    readme.write_text(splice(readme.read_text(), name, body))
     print(f"written: {target.name} and README.md")
 
 
