@@ -383,7 +383,7 @@ class CpuBackend {
     }
 
     // With a handful of samples a product is a pass over one large matrix, which BLAS would copy into its own layout first:
-    // there our own kernels read or write it once (twice as fast at 8 samples, level with BLAS at `thin`).
+    // there our own kernels read or write it once. `thin` is a judgement, not a measurement: only 8 samples were measured.
     template <class T>
     static void multiply(Op op_a, Op op_b, T alpha, View<const T> a, View<const T> b, T beta, View<T> out) {
         const bool plain = alpha == T(1) && (beta == T(0) || beta == T(1));
