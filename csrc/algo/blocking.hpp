@@ -14,6 +14,7 @@ enum class Method { automatic, usual, factored };
 
 struct ProductPlan {
     Method method = Method::usual;
+    bool packed = false;  // the factored product by the backend's own kernels
     index sample_block = 1;
     index vector_block = 1;
     double flops_usual = 0;        // per vector
@@ -22,7 +23,7 @@ struct ProductPlan {
     double flops_rows = 0;         // making those rows, once
     index item = 0;                // bytes of a number
     double bytes_forward = 0;      // the kept forward pass
-    double bytes_rows = 0;         // the kept backward rows, 0 for the usual product
+    double bytes_rows = 0;         // the kept backward rows, packed too where they are; 0 for the usual product
     double bytes_workspace = 0;    // one block's tangents
 };
 
@@ -87,7 +88,20 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
     plan.method = wish != Method::automatic                                 ? wish
                   : factored_pays(plan, rows_shared_by) && fits(rows_bytes) ? Method::factored
                                                                             : Method::usual;
-    if (plan.method == Method::factored) plan.bytes_rows = rows_bytes;
+    if (plan.method == Method::factored) {
+        using Packed = typename B::template factored<T>;
+        double packed = 0;
+        for (const auto* d : network.dense()) packed += Packed::bytes(n, d->fan_in(), d->fan_out(), r);
+        const auto workspace = [&](index s) { return Packed::workspace_bytes(n, r, s); };
+        plan.packed = packed > 0 && fits(rows_bytes + packed + workspace(rows_shared_by));
+        plan.bytes_rows = rows_bytes + (plan.packed ? packed : 0);
+        if (plan.packed) {
+            plan.sample_block = n;
+            plan.vector_block = rows_shared_by;
+            plan.bytes_workspace = workspace(rows_shared_by);
+            return plan;
+        }
+    }
 
     // A sample block long enough for GEMM first, then the vectors that share a pass over the backward rows (more of them where
     // the samples are few); at least one of each, and no more than the limit leaves room for.

@@ -99,8 +99,7 @@ class GaussNewton {
         std::vector<double> squares;
         network_.backend().row_dots(u, u, squares);
         for (const double square : squares)
-            if (!std::isfinite(square))
-                throw std::invalid_argument("V has NaN or infinite values, or overflows in the product; pass finite vectors");
+            if (!std::isfinite(square)) throw std::invalid_argument(not_finite);
     }
 
     View<const T> kept_loss() {
@@ -183,6 +182,7 @@ class GaussNewton {
         const auto backward = rows(true);
         const index r = backward->per_sample();
         B& backend = network_.backend();
+        if (plan_.packed) return apply_packed(*backward, v, out);
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             if (projections_.size() < s * n * r) projections_ = backend.template allocate<T>(s * n * r);
             const View<T> flat(projections_.data(), s, n * r);
@@ -202,12 +202,28 @@ class GaussNewton {
         });
     }
 
+    void apply_packed(const BackwardRows<B, T>& backward, View<const T> v, View<T> out) {
+        const std::lock_guard guard(lock_workspace_);
+        if (!packed_) {
+            std::vector<FactoredTerm<T>> terms;
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                terms.push_back({pass().kept(l), backward.rows(l), dense.offset, dense.bias != nullptr});
+            });
+            packed_ = typename B::template factored<T>(std::span<const FactoredTerm<T>>(terms), backward.per_sample());
+        }
+        for (index j = 0; j < v.rows; j += plan_.vector_block) {
+            const index s = std::min(plan_.vector_block, v.rows - j);
+            if (!packed_.product(v.row_range(j, s), out.row_range(j, s))) throw std::invalid_argument(not_finite);
+        }
+    }
+
     template <class F>
     void for_dense(F&& f) const {
         for (std::size_t l = 0; l < network_.layers().size(); ++l)
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) f(l, *dense);
     }
 
+    static constexpr const char* not_finite = "V has NaN or infinite values, or overflows in the product; pass finite vectors";
     static constexpr index padding = 64 / sizeof(T);  // one cache line
 
     const Network<B, T>& network_;
@@ -220,6 +236,7 @@ class GaussNewton {
     std::once_flag once_;
     std::unique_ptr<ForwardPass<B, T>> pass_;
     Buffer kept_loss_, projections_;
+    typename B::template factored<T> packed_;
     Buffer tangents_[2];
     std::shared_ptr<const BackwardRows<B, T>> rows_;
     std::mutex lock_, lock_workspace_;

@@ -9,6 +9,7 @@
 #include "core/backend.hpp"
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
+#include "cpu/factored.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/threads.hpp"
 
@@ -18,6 +19,8 @@ class CpuBackend {
    public:
     template <class T>
     using buffer = Buffer<T>;
+    template <class T>
+    using factored = Factored<T>;
 
     template <class T>
     Buffer<T> allocate(index size) {
@@ -201,12 +204,6 @@ class CpuBackend {
             for (index q = 0; q < a.cols; ++q) total += double(a.row(i)[q]) * double(b.row(i)[q]);
             out[static_cast<std::size_t>(i)] = total;
         });
-    }
-
-    template <class T>
-    void scale_row(T factor, View<T> x, index row) {
-        T* p = x.row(row);
-        for (index q = 0; q < x.cols; ++q) p[q] *= factor;
     }
 
     // value, derivative <- f(z), elementwise; value may be z itself.

@@ -265,9 +265,8 @@ TEST("backend: sums over rows, dots, diagonals") {
         }
         Matrix<double> wide = x;
         backend.add_diagonal(wide.view(), 2.0);
-        backend.scale_row(3.0, wide.view(), 0);
         for (index i = 0; i < s * n; ++i)
-            for (index q = 0; q < m; ++q) CHECK(wide(i, q) == (x(i, q) + (i == q ? 2 : 0)) * (i == 0 ? 3 : 1));
+            for (index q = 0; q < m; ++q) CHECK(wide(i, q) == x(i, q) + (i == q ? 2 : 0));
     });
 }
 

@@ -1,0 +1,183 @@
+// The inner loops of panels.hpp, for registers of any width: inlined into one function for each instruction set.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/panels.hpp"
+
+#define GNFAST_INLINE static inline __attribute__((always_inline))
+
+namespace gnfast::cpu::panels {
+
+template <class T, int Bytes>
+struct PackOf {
+    typedef T type __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
+};
+template <class T, int Bytes>
+using Pack = typename PackOf<T, Bytes>::type;
+template <class T, int Bytes>
+constexpr index lanes = Bytes / sizeof(T);
+
+template <class T, int Bytes>
+GNFAST_INLINE Pack<T, Bytes> load(const T* p) {
+    return *reinterpret_cast<const Pack<T, Bytes>*>(p);
+}
+template <class T, int Bytes>
+GNFAST_INLINE void store(T* p, const Pack<T, Bytes>& v) {
+    *reinterpret_cast<Pack<T, Bytes>*>(p) = v;
+}
+
+constexpr int tile_rows = 6;  // 12 accumulators, 2 operands and a broadcast: 15 of 16 registers
+
+// c_i (+)= sum_k left[i, k] panel[k, :] for R rows; 2 R width flops a step for R + 2 loads.
+template <class T, int Bytes, int R>
+GNFAST_INLINE void tile(index steps, const T* left, const T* panel, bool accumulate, T* const* c) {
+    constexpr index half = lanes<T, Bytes>;
+    Pack<T, Bytes> sum[R][2];
+    for (int i = 0; i < R; ++i)
+        for (int h = 0; h < 2; ++h) sum[i][h] = accumulate ? load<T, Bytes>(c[i] + h * half) : Pack<T, Bytes>{};
+#pragma GCC unroll 4
+    for (index k = 0; k < steps; ++k) {
+        const Pack<T, Bytes> b0 = load<T, Bytes>(panel + k * 2 * half), b1 = load<T, Bytes>(panel + k * 2 * half + half);
+        for (int i = 0; i < R; ++i) {
+            const T x = left[i * left_stride + k];
+            sum[i][0] += b0 * x;
+            sum[i][1] += b1 * x;
+        }
+    }
+    for (int i = 0; i < R; ++i)
+        for (int h = 0; h < 2; ++h) store<T, Bytes>(c[i] + h * half, sum[i][h]);
+}
+
+template <class T>
+constexpr index line = 64 / sizeof(T);  // numbers in a line of the cache
+
+// Memory that will be read or written soon comes nearer while the tile before it is multiplied; any address will do.
+template <class T>
+GNFAST_INLINE void fetch(const T* from, const T* to) {
+    for (; from < to; from += line<T>) __builtin_prefetch(from, 0, 2);
+}
+
+// The same for any number of rows; c(i) is where row i goes, ahead(i) fetches what will be needed of row i later.
+template <class T, int Bytes, class Target, class Ahead>
+GNFAST_INLINE void sweep(index rows, index steps, const T* left, const T* panel, bool accumulate, Target&& c, Ahead&& ahead) {
+    index i = 0;
+    for (; i + tile_rows <= rows; i += tile_rows) {
+        T* target[tile_rows];
+        for (int q = 0; q < tile_rows; ++q) {
+            target[q] = c(i + q);
+            ahead(i + q);
+        }
+        tile<T, Bytes, tile_rows>(steps, left + i * left_stride, panel, accumulate, target);
+    }
+    for (; i < rows; ++i) {
+        T* target = c(i);
+        tile<T, Bytes, 1>(steps, left + i * left_stride, panel, accumulate, &target);
+    }
+}
+
+// sum[j] += sum_q b[q] x[q, j] for J vectors: one panel's share of a contraction; rows of b are b_step apart, of x x_step.
+template <class T, int Bytes, int J>
+GNFAST_INLINE void contract(index count, const T* b, index b_step, const T* x, index x_step, index x_next, T* out, index out_next,
+                            bool accumulate) {
+    constexpr index half = lanes<T, Bytes>;
+    Pack<T, Bytes> sum[J][2];
+    for (int j = 0; j < J; ++j)
+        for (int h = 0; h < 2; ++h) sum[j][h] = accumulate ? load<T, Bytes>(out + j * out_next + h * half) : Pack<T, Bytes>{};
+    for (index q = 0; q < count; ++q) {
+        const Pack<T, Bytes> b0 = load<T, Bytes>(b + q * b_step), b1 = load<T, Bytes>(b + q * b_step + half);
+        for (int j = 0; j < J; ++j) {
+            sum[j][0] += b0 * load<T, Bytes>(x + q * x_step + j * x_next);
+            sum[j][1] += b1 * load<T, Bytes>(x + q * x_step + j * x_next + half);
+        }
+    }
+    for (int j = 0; j < J; ++j)
+        for (int h = 0; h < 2; ++h) store<T, Bytes>(out + j * out_next + h * half, sum[j][h]);
+}
+
+template <class T, int Bytes>
+GNFAST_INLINE void contract_all(index vectors, index count, const T* b, index b_step, const T* x, index x_step, index x_next, T* out,
+                                index out_next, bool accumulate) {
+    index j = 0;
+    for (; j + 4 <= vectors; j += 4)
+        contract<T, Bytes, 4>(count, b, b_step, x + j * x_next, x_step, x_next, out + j * out_next, out_next, accumulate);
+    for (; j < vectors; ++j)
+        contract<T, Bytes, 1>(count, b, b_step, x + j * x_next, x_step, x_next, out + j * out_next, out_next, accumulate);
+}
+
+template <class T, int Bytes>
+GNFAST_INLINE void project_all(const Layer<T>& layer, const Block<const T>& block, T* u, T* work) {
+    constexpr index width = 2 * lanes<T, Bytes>, panels_at_once = sample_block / width;
+    const index rows = block.rows(), vectors = block.vectors, r = layer.r, panels = ceil_div(layer.samples, width);
+    T *const left = work, *const tiles = work + block_rows<T> * left_stride;  // tiles (panel, output, vector, width)
+    for (index p0 = 0; p0 < panels; p0 += panels_at_once) {
+        const index np = std::min(panels_at_once, panels - p0);
+        if (block.bias)
+            for (index p = 0; p < np; ++p)
+                for (index row = 0; row < rows; ++row) std::fill_n(tiles + (p * rows + row) * width, width, block.bias_of(row));
+        const index slices = ceil_div(layer.fan_in, inner);
+        for (index slice = 0; slice < slices; ++slice) {
+            const index k0 = layer.fan_in * slice / slices, k1 = layer.fan_in * (slice + 1) / slices;
+            const bool last = slice + 1 == slices;
+            for (index row = 0; row < rows; ++row) std::copy_n(block.weight_row(row, layer.fan_in) + k0, k1 - k0, left + row * left_stride);
+            const index next = last ? block.count * layer.fan_in : k1;  // what the next slice, or block, will copy
+            for (index p = 0; p < np; ++p) {
+                const T* const b = layer.rows + ((p0 + p) * layer.fan_out + block.first) * r * width;
+                const index size = block.count * r * width;
+                sweep<T, Bytes>(
+                    rows, k1 - k0, left, layer.by_sample + ((p0 + p) * layer.fan_in + k0) * width, slice > 0 || block.bias,
+                    [&](index row) { return tiles + (p * rows + row) * width; },
+                    [&](index row) {
+                        fetch(block.weight_row(row, layer.fan_in) + next + inner * p / np,
+                              block.weight_row(row, layer.fan_in) + next + inner * (p + 1) / np);
+                        if (last) fetch(b + size * row / rows, b + size * (row + 1) / rows);
+                    });
+                if (!last) continue;
+                for (index c = 0; c < r; ++c)
+                    contract_all<T, Bytes>(vectors, block.count, b + c * width, r * width, tiles + p * rows * width, vectors * width, width,
+                                           u + ((p0 + p) * vectors * r + c) * width, r * width, true);
+            }
+        }
+    }
+}
+
+template <class T, int Bytes>
+GNFAST_INLINE void gradient_all(const Layer<T>& layer, const T* u, const Block<T>& block, T* work) {
+    constexpr index width = 2 * lanes<T, Bytes>, slice_panels = inner / width, slices_at_once = sample_block / inner;
+    const index rows = block.rows(), vectors = block.vectors, r = layer.r;
+    const index panels = ceil_div(layer.samples, width), column_panels = ceil_div(layer.fan_in, width);
+    for (index p0 = 0; p0 < panels; p0 += slice_panels * slices_at_once) {
+        const index np = std::min(slice_panels * slices_at_once, panels - p0);
+        for (index p = 0; p < np; ++p) {  // left (slice, output, vector, sample)
+            T* const left = work + p / slice_panels * rows * left_stride + p % slice_panels * width;
+            const T* const mine = u + (p0 + p) * vectors * r * width;
+            for (index o = 0; o < block.count; ++o)
+                contract_all<T, Bytes>(vectors, r, layer.rows + ((p0 + p) * layer.fan_out + block.first + o) * r * width, width, mine,
+                                       width, r * width, left + o * vectors * left_stride, left_stride, false);
+        }
+        const index begin = p0 * width, samples = std::min(layer.samples - begin, np * width);
+        if (block.bias)
+            for (index row = 0; row < rows; ++row) {
+                T total = p0 > 0 ? block.bias_of(row) : T(0);
+                for (index i = 0; i < samples; ++i) total += work[(i / inner * rows + row) * left_stride + i % inner];
+                block.bias_of(row) = total;
+            }
+        for (index column = 0; column < column_panels; ++column) {
+            const index q0 = column * width, filled = std::min(width, layer.fan_in - q0);
+            T* const edge = work + slices_at_once * block_rows<T> * left_stride;  // a panel that reaches beyond the row
+            const auto target = [&](index row) { return block.weight_row(row, layer.fan_in) + q0; };
+            if (filled < width && p0 > 0)
+                for (index row = 0; row < rows; ++row) std::copy_n(target(row), filled, edge + row * width);
+            for (index i = 0; i < samples; i += inner)
+                sweep<T, Bytes>(
+                    rows, std::min(inner, samples - i), work + i / inner * rows * left_stride,
+                    layer.by_column + (column * layer.samples + begin + i) * width, p0 > 0 || i > 0,
+                    [&](index row) { return filled < width ? edge + row * width : target(row); },
+                    [&](index row) { fetch(target(row) + width, target(row) + width + 1); });
+            if (filled < width)
+                for (index row = 0; row < rows; ++row) std::copy_n(edge + row * width, filled, target(row));
+        }
+    }
+}
+
+}  // namespace gnfast::cpu::panels
