@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/panels.hpp"
 
@@ -76,33 +77,54 @@ GNFAST_INLINE void sweep(index rows, index steps, const T* left, const T* panel,
     }
 }
 
-// sum[j] += sum_q b[q] x[q, j] for J vectors: one panel's share of a contraction; rows of b are b_step apart, of x x_step.
-template <class T, int Bytes, int J>
-GNFAST_INLINE void contract(index count, const T* b, index b_step, const T* x, index x_step, index x_next, T* out, index out_next,
-                            bool accumulate) {
-    constexpr index half = lanes<T, Bytes>;
-    Pack<T, Bytes> sum[J][2];
-    for (int j = 0; j < J; ++j)
-        for (int h = 0; h < 2; ++h) sum[j][h] = accumulate ? load<T, Bytes>(out + j * out_next + h * half) : Pack<T, Bytes>{};
+// A matrix of panels: panel (i, j) lies at data + i * row + j * column.
+template <class T>
+struct Grid {
+    T* data;
+    index row, column;
+    T* at(index i, index j) const { return data + i * row + j * column; }
+};
+
+// out(a, j) (+)= sum_q b(q, a) x(q, j), lane by lane, for A by J panels, one register's half of each: A J steps for A + J loads.
+template <class T, int Bytes, int A, int J>
+GNFAST_INLINE void contract_tile(index count, Grid<const T> b, Grid<const T> x, Grid<T> out, bool accumulate) {
+    Pack<T, Bytes> sum[A][J];
+    for (int a = 0; a < A; ++a)
+        for (int j = 0; j < J; ++j) sum[a][j] = accumulate ? load<T, Bytes>(out.at(a, j)) : Pack<T, Bytes>{};
     for (index q = 0; q < count; ++q) {
-        const Pack<T, Bytes> b0 = load<T, Bytes>(b + q * b_step), b1 = load<T, Bytes>(b + q * b_step + half);
+        Pack<T, Bytes> left[A];
+        for (int a = 0; a < A; ++a) left[a] = load<T, Bytes>(b.at(q, a));
         for (int j = 0; j < J; ++j) {
-            sum[j][0] += b0 * load<T, Bytes>(x + q * x_step + j * x_next);
-            sum[j][1] += b1 * load<T, Bytes>(x + q * x_step + j * x_next + half);
+            const Pack<T, Bytes> right = load<T, Bytes>(x.at(q, j));
+            for (int a = 0; a < A; ++a) sum[a][j] += left[a] * right;
         }
     }
-    for (int j = 0; j < J; ++j)
-        for (int h = 0; h < 2; ++h) store<T, Bytes>(out + j * out_next + h * half, sum[j][h]);
+    for (int a = 0; a < A; ++a)
+        for (int j = 0; j < J; ++j) store<T, Bytes>(out.at(a, j), sum[a][j]);
 }
 
+template <class T, int Bytes, int A>
+GNFAST_INLINE void contract_row(index count, index columns, Grid<const T> b, Grid<const T> x, Grid<T> out, bool accumulate) {
+    for (index half = 0; half < 2 * lanes<T, Bytes>; half += lanes<T, Bytes>) {
+        const auto tile_at = [&](auto width, index j) {
+            contract_tile<T, Bytes, A, decltype(width)::value>(count, {b.data + half, b.row, b.column},
+                                                               {x.at(0, j) + half, x.row, x.column},
+                                                               {out.at(0, j) + half, out.row, out.column}, accumulate);
+        };
+        index j = 0;
+        for (; j + 4 <= columns; j += 4) tile_at(std::integral_constant<int, 4>(), j);
+        for (; j < columns; ++j) tile_at(std::integral_constant<int, 1>(), j);
+    }
+}
+
+// The same for any number of rows a and columns j of panels.
 template <class T, int Bytes>
-GNFAST_INLINE void contract_all(index vectors, index count, const T* b, index b_step, const T* x, index x_step, index x_next, T* out,
-                                index out_next, bool accumulate) {
-    index j = 0;
-    for (; j + 4 <= vectors; j += 4)
-        contract<T, Bytes, 4>(count, b, b_step, x + j * x_next, x_step, x_next, out + j * out_next, out_next, accumulate);
-    for (; j < vectors; ++j)
-        contract<T, Bytes, 1>(count, b, b_step, x + j * x_next, x_step, x_next, out + j * out_next, out_next, accumulate);
+GNFAST_INLINE void contract(index count, index rows, index columns, Grid<const T> b, Grid<const T> x, Grid<T> out, bool accumulate) {
+    index a = 0;
+    for (; a + 3 <= rows; a += 3)
+        contract_row<T, Bytes, 3>(count, columns, {b.at(0, a), b.row, b.column}, x, {out.at(a, 0), out.row, out.column}, accumulate);
+    for (; a < rows; ++a)
+        contract_row<T, Bytes, 1>(count, columns, {b.at(0, a), b.row, b.column}, x, {out.at(a, 0), out.row, out.column}, accumulate);
 }
 
 template <class T, int Bytes>
@@ -133,9 +155,8 @@ GNFAST_INLINE void project_all(const Layer<T>& layer, const Block<const T>& bloc
                         if (last) fetch(b + size * row / rows, b + size * (row + 1) / rows);
                     });
                 if (!last) continue;
-                for (index c = 0; c < r; ++c)
-                    contract_all<T, Bytes>(vectors, block.count, b + c * width, r * width, tiles + p * rows * width, vectors * width, width,
-                                           u + ((p0 + p) * vectors * r + c) * width, r * width, true);
+                contract<T, Bytes>(block.count, r, vectors, {b, r * width, width}, {tiles + p * rows * width, vectors * width, width},
+                                   {u + (p0 + p) * vectors * r * width, width, r * width}, true);
             }
         }
     }
@@ -151,9 +172,9 @@ GNFAST_INLINE void gradient_all(const Layer<T>& layer, const T* u, const Block<T
         for (index p = 0; p < np; ++p) {  // left (slice, output, vector, sample)
             T* const left = work + p / slice_panels * rows * left_stride + p % slice_panels * width;
             const T* const mine = u + (p0 + p) * vectors * r * width;
-            for (index o = 0; o < block.count; ++o)
-                contract_all<T, Bytes>(vectors, r, layer.rows + ((p0 + p) * layer.fan_out + block.first + o) * r * width, width, mine,
-                                       width, r * width, left + o * vectors * left_stride, left_stride, false);
+            contract<T, Bytes>(r, block.count, vectors,
+                               {layer.rows + ((p0 + p) * layer.fan_out + block.first) * r * width, width, r * width},
+                               {mine, width, r * width}, {left, vectors * left_stride, left_stride}, false);
         }
         const index begin = p0 * width, samples = std::min(layer.samples - begin, np * width);
         if (block.bias)
