@@ -21,7 +21,6 @@ struct ProductPlan {
     double flops_factored = 0;     // per vector
     double flops_contraction = 0;  // the part of these that goes through the backward rows
     double flops_rows = 0;         // making those rows, once
-    index item = 0;                // bytes of a number
     double bytes_forward = 0;      // the kept forward pass
     double bytes_rows = 0;         // the kept backward rows, packed too where they are; 0 for the usual product
     double bytes_workspace = 0;    // one block's tangents
@@ -35,10 +34,11 @@ constexpr double workspace_target = 32.0 * 1024 * 1024;
 constexpr index rows_shared_by = 8;
 // Rows that a matrix product needs to be near its full rate.
 constexpr index gemm_rows = 256;
-// The contraction with the backward rows runs at about half of GEMM's speed in cache, and reads the rows once per block of
-// vectors, at about 16 flops of GEMM for a byte (two cores of an AVX2 server: 150 Gflop/s float32, 10 GB/s).
-constexpr double contraction_slowdown = 2.0;
-constexpr double flops_per_byte = 16.0;
+// The contraction with the backward rows runs slower than GEMM, and each number of them is read twice for a block of vectors,
+// which takes as long as so many flops of GEMM, packed or not (fitted to benchmarks/choice.py on two cores of an AVX2 server).
+constexpr double contraction_slowdown = 1.7;
+constexpr double flops_per_packed_number = 22.0;
+constexpr double flops_per_number = 64.0;
 // Making the backward rows is one pass of 2 n r sum(m_l m_{l+1}) flops: an eigenvalue needs about this many products.
 constexpr double products_expected = 100;
 
@@ -54,14 +54,13 @@ void count_flops(const Network<B, T>& network, index n, index r, ProductPlan& pl
         first = false;
     }
     plan.flops_factored += plan.flops_contraction;
-    plan.item = sizeof(T);
 }
 
 // Whether the factored product is the faster one for blocks of s vectors.
 inline bool factored_pays(const ProductPlan& plan, index s) {
-    const double rows_bytes = plan.flops_contraction / 2 * double(plan.item);  // read twice a block, 4 flops a number
+    const double read = plan.flops_contraction / 2 * (plan.packed ? flops_per_packed_number : flops_per_number);
     const double cost = plan.flops_factored + (contraction_slowdown - 1) * plan.flops_contraction +
-                        flops_per_byte * rows_bytes / double(std::min(s, rows_shared_by)) + plan.flops_rows / products_expected;
+                        read / double(std::min(s, rows_shared_by)) + plan.flops_rows / products_expected;
     return cost < plan.flops_usual;
 }
 
@@ -81,6 +80,11 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
         throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " +
                                  megabytes(plan.bytes_forward + per_tangent) + " (forward pass " + megabytes(plan.bytes_forward) +
                                  ") but memory_limit is " + megabytes(limit) + "; raise memory_limit or pass fewer samples");
+    using Packed = typename B::template factored<T>;
+    double packed = 0;
+    for (const auto* d : network.dense()) packed += Packed::bytes(n, d->fan_in(), d->fan_out(), r);
+    const double packed_workspace = packed > 0 ? Packed::workspace_bytes(n, r, rows_shared_by) : 0;
+    plan.packed = packed > 0 && fits(rows_bytes + packed + packed_workspace);
     if (wish == Method::factored && !fits(rows_bytes))
         throw memory_limit_error("method=\"factored\" keeps " + megabytes(rows_bytes) + " of backward rows beside " +
                                  megabytes(plan.bytes_forward) + " of forward pass but memory_limit is " + megabytes(limit) +
@@ -88,19 +92,13 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
     plan.method = wish != Method::automatic                                 ? wish
                   : factored_pays(plan, rows_shared_by) && fits(rows_bytes) ? Method::factored
                                                                             : Method::usual;
-    if (plan.method == Method::factored) {
-        using Packed = typename B::template factored<T>;
-        double packed = 0;
-        for (const auto* d : network.dense()) packed += Packed::bytes(n, d->fan_in(), d->fan_out(), r);
-        const auto workspace = [&](index s) { return Packed::workspace_bytes(n, r, s); };
-        plan.packed = packed > 0 && fits(rows_bytes + packed + workspace(rows_shared_by));
-        plan.bytes_rows = rows_bytes + (plan.packed ? packed : 0);
-        if (plan.packed) {
-            plan.sample_block = n;
-            plan.vector_block = rows_shared_by;
-            plan.bytes_workspace = workspace(rows_shared_by);
-            return plan;
-        }
+    plan.packed = plan.packed && plan.method == Method::factored;
+    if (plan.method == Method::factored) plan.bytes_rows = rows_bytes + (plan.packed ? packed : 0);
+    if (plan.packed) {
+        plan.sample_block = n;
+        plan.vector_block = rows_shared_by;
+        plan.bytes_workspace = packed_workspace;
+        return plan;
     }
 
     // A sample block long enough for GEMM first, then the vectors that share a pass over the backward rows (more of them where
