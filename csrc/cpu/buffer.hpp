@@ -1,19 +1,19 @@
 // Memory of the CPU backend.
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include <cstddef>
 #include <memory>
-#include <new>
 
 #include "core/types.hpp"
 
 namespace gnfast::cpu {
 
-// Uninitialised memory on a cache line's boundary; moved, never copied. Large ones ask for huge pages, as NumPy's arrays do:
-// 4 KiB at a time, the kernel's share of a block eigensolver was an eighth of its time.
+// Uninitialised memory, on a page's boundary where it is large, else on a cache line's. What is freed is kept for the next that fits, a
+// few large blocks in all: see memory.cpp.
+void* take_memory(std::size_t bytes);
+void give_memory(void* block, std::size_t bytes) noexcept;
+
+// Uninitialised memory of an array; moved, never copied.
 template <class T>
 class Buffer {
    public:
@@ -21,23 +21,17 @@ class Buffer {
     explicit Buffer(index size) : size_(size) {
         if (size <= 0) return;
         const std::size_t bytes = sizeof(T) * static_cast<std::size_t>(size);
-        const std::align_val_t alignment{bytes >= huge_from ? huge_page : cache_line};
-        data_ = std::unique_ptr<T, Free>(static_cast<T*>(::operator new(bytes, alignment)), Free{alignment});
-#if defined(__linux__)
-        // Advice: where it is refused the memory is as good as before.
-        if (bytes >= huge_from) ::madvise(data_.get(), bytes / huge_page * huge_page, MADV_HUGEPAGE);
-#endif
+        data_ = std::unique_ptr<T, Give>(static_cast<T*>(take_memory(bytes)), Give{bytes});
     }
     T* data() const { return data_.get(); }
     index size() const { return size_; }
 
    private:
-    static constexpr std::size_t cache_line = 64, huge_page = std::size_t(1) << 21, huge_from = 2 * huge_page;
-    struct Free {
-        std::align_val_t alignment{cache_line};
-        void operator()(T* p) const { ::operator delete(p, alignment); }
+    struct Give {
+        std::size_t bytes = 0;
+        void operator()(T* block) const noexcept { give_memory(block, bytes); }
     };
-    std::unique_ptr<T, Free> data_;
+    std::unique_ptr<T, Give> data_;
     index size_ = 0;
 };
 
