@@ -1,9 +1,9 @@
 """Ends of the spectrum of a large matrix, each proven by one Cholesky factorisation in place of a whole spectrum.
 
-An end is estimated by Lanczos, which errs inwards, and moved outwards until the matrix minus that much of the identity has a
-Cholesky factorisation: then no eigenvalue lies beyond (Sylvester's law of inertia; with rounding, Rump, "Verification of
-positive definiteness", BIT 2006). Two factorisations and some tens of products replace a reduction to tridiagonal form,
-four times their flops and half of them bound by memory.
+An end is estimated by Lanczos, which errs inwards, and moved outwards until the matrix minus that much of the
+identity has a Cholesky factorisation: then no eigenvalue lies beyond (Sylvester's law of inertia; with rounding, Rump,
+"Verification of positive definiteness", BIT 2006). A reduction to tridiagonal form would take four times the flops of
+a factorisation and be bound by memory in half of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ SIZE = 400  # below it a whole spectrum takes some milliseconds
 WIDTHS = (1e-6, 1e-4, 1e-2)  # relative distances from the estimate that are tried for the proof
 NEAR = 1e-3  # a margin for rounding beyond this share of the end leaves it to a whole spectrum, which needs less
 STEPS = 120
+
+
+Apply = Callable[[FloatArray], FloatArray]
 
 
 class End(NamedTuple):
@@ -42,7 +45,7 @@ def largest_end(M: FloatArray, eps: float = EPS) -> End:
     return End(eigen_ends(M, eps=eps).largest, None)
 
 
-def smallest_end(M: FloatArray, eps: float = EPS) -> tuple[End, Callable[[FloatArray], FloatArray] | None]:
+def smallest_end(M: FloatArray, eps: float = EPS) -> tuple[End, Apply | None]:
     """A lower bound of the smallest eigenvalue of M, and M^-1 as a function where M was factored."""
     if len(M) < SIZE:
         return End(eigen_ends(M, eps=eps).smallest, None), None
@@ -64,8 +67,8 @@ def smallest_end(M: FloatArray, eps: float = EPS) -> tuple[End, Callable[[FloatA
     return End(eigen_ends(M, eps=eps).smallest, None), None
 
 
-def inner_ends(M: FloatArray, start: FloatArray, step: Callable[[FloatArray], FloatArray], steps: int = 3) -> FloatArray:
-    """Ritz values of M, ascending, in the span of start, step(start), step(step(start)), ...: all inside its spectrum."""
+def inner_values(M: FloatArray, start: FloatArray, step: Apply, steps: int = 3) -> FloatArray:
+    """Ritz values of M, ascending, in the span of start, step(start), step(step(start)), ...: inside its spectrum."""
     vectors = [start]
     for _ in range(steps):
         following = step(vectors[-1])
@@ -88,7 +91,7 @@ def _cholesky(M: FloatArray, shift: float) -> FloatArray | None:
     return None if failed else factor
 
 
-def _lanczos(apply: Callable[[FloatArray], FloatArray], size: int) -> tuple[float, FloatArray]:
+def _lanczos(apply: Apply, size: int) -> tuple[float, FloatArray]:
     """The largest Ritz value and its vector, full reorthogonalisation, to an error well within the first width."""
     basis = np.empty((STEPS + 1, size))
     basis[0] = np.random.default_rng(0).standard_normal(size)
