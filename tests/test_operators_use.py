@@ -8,9 +8,10 @@ import numpy as np
 import oracles
 import pytest
 import scipy.sparse.linalg as sla
-from problems import block, close, problem
+from problems import block, close, data, network, problem
 
 import gnfast as gn
+from gnfast import _core
 
 
 # ------------------------------------------------------------------------------------------------- layouts and SciPy
@@ -272,3 +273,41 @@ def test_memory_limit_refuses_with_sizes_before_allocating():
     large = gn.GaussNewton(gn.mlp([1000, 3000, 10], "relu"), np.ones((3, 1000)), memory_limit=1e9)
     with pytest.raises(MemoryError, match=r"the 3030000 x 3030000 matrix needs 73447\.2 GB"):
         large.to_dense()
+
+
+@pytest.mark.parametrize(("n", "d"), [(400, 261), (290, 320)])
+def test_linear_dual_of_many_features_is_formed_by_blocks(n, d):
+    """From 256 features on the R_l are formed by block rows; the last one is shorter than the others."""
+    net, X = network([d, 20, 17, 3], bias=True), data(n, d)
+    dual = gn.GaussNewton(net, X).linear_dual()
+    P, R = dual.factors()
+    np.testing.assert_allclose(R, R.transpose(0, 2, 1), atol=4 * np.finfo(float).eps * np.abs(R).max())
+    full = np.hstack([X, np.ones((n, 1))])
+    ranges = np.linalg.matrix_rank(full)
+    assert R.shape == (3, ranges, ranges)
+    # R_l = C^T Z^T Z C with C C^T = full^T full / n has the non-zero spectrum of the inputs' Gram Y_l Y_l^T / n.
+    inputs, _ = net.linearize(X)
+    for r, Y, layer in zip(R, inputs, net.dense, strict=True):
+        gram = (Y @ Y.T + (layer.bias is not None)) / n
+        np.testing.assert_allclose(np.linalg.eigvalsh(r)[-15:], np.linalg.eigvalsh(gram)[-15:], rtol=1e-10)
+    # A product reads one triangle of each R_l.
+    rng = np.random.default_rng(0)
+    V = np.asfortranarray(rng.standard_normal((dual.shape[0], 5)))
+    expected = sum(np.kron(p, r) @ V for p, r in zip(P, R, strict=True))
+    np.testing.assert_allclose(dual @ V, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_cholesky_in_panels_of_every_width(dtype):
+    """2,085 unknowns: wide panels, whose diagonal blocks are factored in narrower ones; and where it must fail."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((2085, 2085)).astype(dtype) / np.sqrt(2085)
+    K = A @ A.T + np.eye(2085, dtype=dtype)
+    factor = np.tril(K)
+    assert _core.cholesky(factor) == 0
+    expected = np.linalg.cholesky(K.astype(np.float64))
+    np.testing.assert_allclose(np.tril(factor), expected, atol=200 * np.finfo(dtype).eps)
+    for bad in (0, 700, 2080):
+        broken = K.copy()
+        broken[bad, bad] = -1
+        assert _core.cholesky(broken) == bad + 1

@@ -439,7 +439,7 @@ def range_factor(X: Array, scale: float, affine: bool) -> Array:
     """
     n = len(X)
     full = np.hstack([X, np.ones((n, 1), X.dtype)]) if affine else X
-    full = full.astype(np.float64)
+    full = full.astype(np.float64, copy=False)
     d = full.shape[1]
     if n < d:
         rank = pivoted_cholesky(full @ full.T)[2]

@@ -161,6 +161,46 @@ TEST("backend: cholesky names the pivot that fails") {
     });
 }
 
+TEST("backend: cholesky in wide panels, their diagonal blocks in narrower ones, and its failing pivot") {
+    with_threads([](CpuBackend& backend) {
+        // A sparse factor whose entries are exact in single precision.
+        const index size = 1070;
+        Matrix<float> lower(size, size), factor(size, size);
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j <= i; ++j) factor(i, j) = i == j ? 2.0f : (i - j == 1 || j == 0 || (i + j) % 211 == 0) ? 0.125f : 0.0f;
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j <= i; ++j) {
+                float total = 0;
+                for (index q = 0; q <= j; ++q) total += factor(i, q) * factor(j, q);
+                lower(i, j) = total;
+            }
+        Matrix<float> bad = lower;
+        CHECK(backend.cholesky(lower.view()) == 0);
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j <= i; ++j) CHECK_NEAR(lower(i, j), factor(i, j), 1e-4);
+        CHECK(lower.gaps_untouched());
+        bad(900, 900) = 0;  // in the last wide panel, not in its first narrow one
+        CHECK(backend.cholesky(bad.view()) == 901);
+    });
+}
+
+TEST("backend: large buffers use what was freed before, each of them its own") {
+    const index size = (index(1) << 20) + 5;
+    double* first = nullptr;
+    {
+        cpu::Buffer<double> a(size);
+        first = a.data();
+    }
+    cpu::Buffer<double> b(size), c(size);
+    CHECK(b.data() == first);
+    CHECK(c.data() != first);
+    b.data()[size - 1] = 1;
+    c.data()[size - 1] = 2;
+    CHECK(b.data()[size - 1] == 1);
+    cpu::Buffer<double> moved = std::move(b);
+    CHECK(moved.data() == first);
+}
+
 TEST("backend: small_eigh gives eigenvectors in rows, values ascending") {
     with_threads([](CpuBackend& backend) {
         const index size = 9;

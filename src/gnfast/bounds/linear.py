@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from gnfast import _checks
+from gnfast.bounds import brackets
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
+from gnfast.bounds.brackets import Apply, inner_values, largest_end, smallest_end
 from gnfast.bounds.chains import Chains, chains, effective, has_bias, input_range, narrowness
 from gnfast.bounds.inputs import as_data, nonlinearity
 from gnfast.bounds.single_layers import first_layer, from_single_layers
@@ -92,8 +95,34 @@ def joint_from_factors(P: npt.NDArray[np.floating], R: npt.NDArray[np.floating])
     """
     eps = float(np.finfo(np.result_type(P, R)).eps)
     P64, R64 = np.asarray(P, np.float64), np.asarray(R, np.float64)
-    left, right = [eigen_ends(p, eps=eps) for p in P64], [eigen_ends(r, eps=eps) for r in R64]
-    return _joint_bound("linear.joint", _sum_ends(P64, R64, left, right, lambda M: eigen_ends(M, eps=eps)), {})
+    if len(R64[0]) < brackets.SIZE:
+        left, right = [eigen_ends(p, eps=eps) for p in P64], [eigen_ends(r, eps=eps) for r in R64]
+        ends = _sum_ends(P64, R64, left, right, lambda M: eigen_ends(M, eps=eps))
+    else:
+        ends = Ends(_largest_of_sum(P64, R64, eps), _smallest_of_sum(P64, R64, eps))
+    return _joint_bound("linear.joint", ends, {})
+
+
+def _largest_of_sum(P: FloatArray, R: FloatArray, eps: float) -> float:
+    """The upper end of `_sum_ends` where the R_l are large: their own ends only if these could make it tighter."""
+    by_left, vector = largest_end(np.tensordot([eigen_ends(p, eps=eps).largest for p in P], R, 1), eps)
+    if vector is not None:
+        below = [inner_values(r, vector, r.__matmul__)[-1] for r in R]
+        if np.linalg.eigvalsh(np.tensordot(below, P, 1))[-1] >= by_left:
+            return by_left
+    by_right = np.tensordot([largest_end(r, eps).value for r in R], P, 1)
+    return min(by_left, eigen_ends(by_right, eps=eps).largest)
+
+
+def _smallest_of_sum(P: FloatArray, R: FloatArray, eps: float) -> float:
+    """The lower end likewise; steps towards the low end of an R_l go through the inverse of the sum."""
+    (by_left, vector), solve = smallest_end(np.tensordot([eigen_ends(p, eps=eps).smallest for p in P], R, 1), eps)
+    if vector is not None and solve is not None:
+        above = [inner_values(r, vector, partial(_through, solve, r))[0] for r in R]
+        if np.linalg.eigvalsh(np.tensordot(above, P, 1))[0] <= by_left:
+            return by_left
+    by_right = np.tensordot([smallest_end(r, eps)[0].value for r in R], P, 1)
+    return max(by_left, eigen_ends(by_right, eps=eps).smallest)
 
 
 def _sum_ends(
@@ -109,6 +138,10 @@ def _sum_ends(
     largest, smallest = np.array(right).T
     by_right = eigen_ends(np.tensordot(largest, P, 1)).largest, eigen_ends(np.tensordot(smallest, P, 1)).smallest
     return Ends(min(by_left[0], by_right[0]), max(by_left[1], by_right[1]))
+
+
+def _through(solve: Apply, r: FloatArray, v: FloatArray) -> FloatArray:
+    return solve(r @ v)
 
 
 def _joint_bound(name: str, ends: Ends, parts: Parts, reason: str = "") -> Bound:
