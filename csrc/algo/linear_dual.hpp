@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "algo/network.hpp"
@@ -46,19 +47,15 @@ class LinearDual {
     View<const T> p(index l) const { return {p_.data() + l * k_ * k_, k_, k_}; }
     View<const T> r(index l) const { return {r_all_.data() + l * r_ * r_, r_, r_}; }
 
-    // out_j = sum_l P_l V_j R_l for V_j (k, r) in row j: one product with each symmetric R_l, of which a triangle is
-    // read (few vectors are bound by memory, not by flops), then k x k ones. 2 L k r (k + r) flops a vector.
+    // out_j = sum_l P_l V_j R_l for V_j (k, r) in row j of v: products with the symmetric R_l, packed at the first of them, and k x k
+    // ones. 2 L k r (k + r) flops a vector.
     void apply(View<const T> v, View<T> out) {
-        const index s = v.rows, size = s * k_ * r_;
-        const std::lock_guard guard(lock_);
-        if (workspace_.size() < size) workspace_ = backend().template allocate<T>(size);
-        const View<T> z(workspace_.data(), s * k_, r_);
-        for (index l = 0; l < depth(); ++l) {
-            backend().symm_lower(r(l), View<const T>(v.data, s * k_, r_), z);
-            backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(p(l), s, 0),
-                                 Batch<const T>(View<const T>(z.data, k_, r_), s, k_ * r_), l == 0 ? T(0) : T(1),
-                                 Batch<T>(View<T>(out.data, k_, r_), s, out.stride));
+        using Packed = typename B::template packed<T>;
+        {
+            const std::lock_guard guard(lock_);
+            for (index l = index(packed_.size()); l < depth(); ++l) packed_.emplace_back(r(l));
         }
+        backend().kronecker_sum(View<const T>(p_.data(), depth() * k_, k_), std::span<const Packed>(packed_), v, out);
     }
 
     // out (r, r) = sum_l (tr P_l / k) R_l: the outputs decouple in the wide limit, and kappa after dividing by
@@ -166,8 +163,9 @@ class LinearDual {
     const Network<B, T>& network_;
     index k_, r_;
     bool affine_;
-    Buffer p_, r_all_, range_, workspace_;
-    std::mutex lock_;  // of the work space: products may come from several threads
+    Buffer p_, r_all_, range_;
+    std::vector<typename B::template packed<T>> packed_;  // the R_l, from the first product on
+    std::mutex lock_;                                     // of the work space: products may come from several threads
 };
 
 }  // namespace gnfast

@@ -1,4 +1,6 @@
 // BLAS from SciPy, threads, random matrices, and what was built.
+#include <optional>
+
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
 #include "cpu/blas.hpp"
@@ -28,7 +30,22 @@ void set_blas(const py::dict& capsules) {
 
 }  // namespace
 
+// Both libraries' BLAS on one thread between enter and exit.
+struct OneBlasThread {
+    std::optional<cpu::SingleThreadedBlas> scipy, numpy;
+};
+
 void register_runtime(py::module_& m) {
+    py::class_<OneBlasThread>(m, "OneBlasThread")
+        .def(py::init<>())
+        .def("__enter__", [](OneBlasThread& self) {
+            self.scipy.emplace(cpu::Library::scipy);
+            self.numpy.emplace(cpu::Library::numpy);
+        })
+        .def("__exit__", [](OneBlasThread& self, const py::args&) {
+            self.numpy.reset();
+            self.scipy.reset();
+        });
     m.def("set_blas", &set_blas);
     m.def("set_num_threads", &cpu::set_num_threads);
     m.def("get_num_threads", &cpu::num_threads);

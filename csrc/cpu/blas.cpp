@@ -41,32 +41,32 @@ struct ThreadControl {
     int saved = 0;
 };
 
-ThreadControl& control() {
-    static ThreadControl one;
-    return one;
+ThreadControl& control(Library library) {
+    static ThreadControl both[2];
+    return both[library == Library::numpy ? 1 : 0];
 }
 
-// SciPy's wheels bundle libscipy_openblas with a hashed file name, distributions ship libopenblas; NumPy's own copy
-// (integer suffix 64_) is another library and is left alone.
+// SciPy's wheels bundle libscipy_openblas with a hashed file name, distributions ship libopenblas; NumPy's wheels bundle another
+// copy, whose names end in 64_.
 struct Found {
-    std::string get_name;
+    std::string set_name;
 };
 
 int visit(dl_phdr_info* info, std::size_t, void* data) {
     if (!info->dlpi_name || !std::strstr(info->dlpi_name, "openblas")) return 0;
     void* handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) return 0;
-    for (const char* prefix : {"scipy_openblas", "openblas"}) {
-        const std::string base(prefix);
-        void* get = dlsym(handle, (base + "_get_num_threads").c_str());
-        void* set = dlsym(handle, (base + "_set_num_threads").c_str());
-        if (get && set) {
-            control().get = reinterpret_cast<int (*)()>(get);
-            control().set = reinterpret_cast<void (*)(int)>(set);
-            static_cast<Found*>(data)->get_name = base + "_set_num_threads";
-            return 1;
+    for (const Library library : {Library::scipy, Library::numpy})
+        for (const char* prefix : {"scipy_openblas", "openblas"}) {
+            ThreadControl& found = control(library);
+            const std::string base(prefix), suffix = library == Library::numpy ? "64_" : "";
+            void* get = dlsym(handle, (base + "_get_num_threads" + suffix).c_str());
+            void* set = dlsym(handle, (base + "_set_num_threads" + suffix).c_str());
+            if (!get || !set || found.set) continue;
+            found.get = reinterpret_cast<int (*)()>(get);
+            found.set = reinterpret_cast<void (*)(int)>(set);
+            if (library == Library::scipy) static_cast<Found*>(data)->set_name = base + "_set_num_threads";
         }
-    }
     return 0;
 }
 
@@ -82,11 +82,11 @@ bool routines_complete() { return complete<float>() && complete<double>(); }
 std::string find_thread_control() {
     Found found;
     dl_iterate_phdr(visit, &found);
-    return found.get_name;
+    return found.set_name;
 }
 
-SingleThreadedBlas::SingleThreadedBlas() {
-    ThreadControl& c = control();
+SingleThreadedBlas::SingleThreadedBlas(Library library) : library_(library) {
+    ThreadControl& c = control(library);
     if (!c.set) return;
     const std::lock_guard guard(c.lock);
     if (c.guards++ == 0) {
@@ -96,7 +96,7 @@ SingleThreadedBlas::SingleThreadedBlas() {
 }
 
 SingleThreadedBlas::~SingleThreadedBlas() {
-    ThreadControl& c = control();
+    ThreadControl& c = control(library_);
     if (!c.set) return;
     const std::lock_guard guard(c.lock);
     if (--c.guards == 0 && c.saved != 1) c.set(c.saved);

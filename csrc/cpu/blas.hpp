@@ -26,17 +26,22 @@ struct Blas {
 bool set_routine(const std::string& name, void* pointer);
 bool routines_complete();
 
-// Finds the thread control of the OpenBLAS that SciPy loaded, if that is what it is; returns its symbol or "".
+// Finds the thread controls of the OpenBLAS that SciPy and NumPy loaded, if that is what these are; returns SciPy's symbol or "".
 std::string find_thread_control();
 
-// While one of these lives, BLAS runs on the calling thread alone. The count of guards is shared by all
+enum class Library { scipy, numpy };
+
+// While one of these lives, that library's BLAS runs on the calling thread alone. The count of guards is shared by all
 // threads, so that overlapping calls from several Python threads restore the right number.
 class SingleThreadedBlas {
    public:
-    SingleThreadedBlas();
+    explicit SingleThreadedBlas(Library library = Library::scipy);
     ~SingleThreadedBlas();
     SingleThreadedBlas(const SingleThreadedBlas&) = delete;
     SingleThreadedBlas& operator=(const SingleThreadedBlas&) = delete;
+
+   private:
+    Library library_;
 };
 
 }  // namespace gnfast::cpu

@@ -11,6 +11,7 @@
 #include "cpu/calls.hpp"
 #include "cpu/factored.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/packed.hpp"
 #include "cpu/threads.hpp"
 
 namespace gnfast::cpu {
@@ -21,6 +22,8 @@ class CpuBackend {
     using buffer = Buffer<T>;
     template <class T>
     using factored = Factored<T>;
+    template <class T>
+    using packed = Packed<T>;
 
     template <class T>
     Buffer<T> allocate(index size) {
@@ -116,6 +119,11 @@ class CpuBackend {
                 }
             }
         });
+    }
+
+    template <class T>
+    void kronecker_sum(View<const T> p, std::span<const Packed<T>> b, View<const T> v, View<T> out) {
+        cpu::kronecker_sum(p, b, v, out);
     }
 
     // size^3 / 3 flops, nearly all in products of tiles. 0, or the failing pivot from 1.

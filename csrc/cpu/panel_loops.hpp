@@ -201,4 +201,31 @@ GNFAST_INLINE void gradient_all(const Layer<T>& layer, const T* u, const Block<T
     }
 }
 
+template <class T, int Bytes>
+GNFAST_INLINE void multiply_packed_all(View<const T> a, const T* packed, index first, index last, View<T> out, T* work) {
+    constexpr index width = 2 * lanes<T, Bytes>;
+    const index panels = ceil_div(out.cols, width), slices = ceil_div(a.cols, inner);
+    T *const left = work, *const edge = work + block_rows<T> * left_stride;
+    for (index i = 0; i < a.rows; i += block_rows<T>) {
+        const index rows = std::min(block_rows<T>, a.rows - i);
+        for (index slice = 0; slice < slices; ++slice) {
+            const index k0 = a.cols * slice / slices, steps = a.cols * (slice + 1) / slices - k0;
+            for (index row = 0; row < rows; ++row) std::copy_n(a.row(i + row) + k0, steps, left + row * left_stride);
+            for (index p = first; p < last; ++p) {
+                const T* const panel = packed + panels * width * k0 + p * width * steps;
+                const bool full = (p + 1) * width <= out.cols;  // the last panel's sums have their own place until they are whole
+                sweep<T, Bytes>(
+                    rows, steps, left, panel, slice > 0,
+                    [&](index row) { return full ? out.row(i + row) + p * width : edge + row * width; },
+                    [&](index row) {
+                        fetch(panel + width * steps * (rows + row) / rows, panel + width * steps * (rows + row + 1) / rows);
+                    });
+            }
+        }
+        if (last * width > out.cols)
+            for (index row = 0; row < rows; ++row)
+                std::copy_n(edge + row * width, out.cols - (last - 1) * width, out.row(i + row) + (last - 1) * width);
+    }
+}
+
 }  // namespace gnfast::cpu::panels

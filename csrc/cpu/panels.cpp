@@ -38,6 +38,15 @@ GNFAST_V4 void gradient_v4(const Layer<T>& layer, const T* u, const Block<T>& bl
     gradient_all<T, 64>(layer, u, block, work);
 }
 
+template <class T>
+GNFAST_V3 void multiply_v3(View<const T> a, const T* packed, index first, index last, View<T> out, T* work) {
+    multiply_packed_all<T, 32>(a, packed, first, last, out, work);
+}
+template <class T>
+GNFAST_V4 void multiply_v4(View<const T> a, const T* packed, index first, index last, View<T> out, T* work) {
+    multiply_packed_all<T, 64>(a, packed, first, last, out, work);
+}
+
 }  // namespace
 
 template <class T>
@@ -54,6 +63,25 @@ void project(const Layer<T>& layer, const Block<const T>& block, T* u, T* work) 
 template <class T>
 void gradient(const Layer<T>& layer, const T* u, const Block<T>& block, T* work) {
     wide() ? gradient_v4(layer, u, block, work) : gradient_v3(layer, u, block, work);
+}
+
+template <class T>
+void multiply_packed(View<const T> a, const T* packed, index first, index last, View<T> out, T* work) {
+    wide() ? multiply_v4(a, packed, first, last, out, work) : multiply_v3(a, packed, first, last, out, work);
+}
+
+template <class T>
+void pack_matrix(View<const T> b, index first, index last, T* packed) {
+    const index w = width<T>(), panels = ceil_div(b.rows, w), slices = ceil_div(b.cols, inner);
+    for (index slice = 0; slice < slices; ++slice) {
+        const index k0 = b.cols * slice / slices, steps = b.cols * (slice + 1) / slices - k0;
+        for (index p = first; p < last; ++p)
+            for (index lane = 0; lane < w; ++lane) {
+                T* const to = packed + panels * w * k0 + p * w * steps + lane;
+                const T* const from = p * w + lane < b.rows ? b.row(p * w + lane) + k0 : nullptr;
+                for (index k = 0; k < steps; ++k) to[k * w] = from ? from[k] : T(0);
+            }
+    }
 }
 
 template <class T>
@@ -86,6 +114,8 @@ void pack_columns(View<const T> inputs, const Layer<T>& layer, index first, inde
     template index width<T>();                                                               \
     template void pack_samples(View<const T>, View<const T>, const Layer<T>&, index, index); \
     template void pack_columns(View<const T>, const Layer<T>&, index, index);                \
+    template void pack_matrix(View<const T>, index, index, T*);                              \
+    template void multiply_packed(View<const T>, const T*, index, index, View<T>, T*);       \
     template void project(const Layer<T>&, const Block<const T>&, T*, T*);                   \
     template void gradient(const Layer<T>&, const T*, const Block<T>&, T*);
 

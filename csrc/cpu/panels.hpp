@@ -61,4 +61,13 @@ void project(const Layer<T>& layer, const Block<const T>& block, T* u, T* work);
 template <class T>
 void gradient(const Layer<T>& layer, const T* u, const Block<T>& block, T* work);
 
+// A matrix b (rows, length) packed once for many products with few rows: (slices of the length, panels of rows, length of the
+// slice, width), the last panel filled up with zeros; the panels from `first` to before `last`.
+template <class T>
+void pack_matrix(View<const T> b, index first, index last, T* packed);
+
+// The columns of out = a b^T in these panels, a (any rows, length); scratch of block_rows (left_stride + width()).
+template <class T>
+void multiply_packed(View<const T> a, const T* packed, index first, index last, View<T> out, T* work);
+
 }  // namespace gnfast::cpu::panels

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
+from gnfast._runtime import blas_threads
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
 from gnfast.plan import BLOCK, Plan, check_memory, gram_rows_bytes, linear_dual_bytes, make_plan
@@ -445,7 +446,9 @@ def range_factor(X: Array, scale: float, affine: bool) -> Array:
         rank = pivoted_cholesky(full @ full.T)[2]
         if rank == n:
             return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
-    factor, pivots, rank = pivoted_cholesky(full.T @ full)
+    second_moment = full.T @ full
+    with blas_threads(d):
+        factor, pivots, rank = pivoted_cholesky(second_moment)
     if rank == 0:
         raise ValueError(
             "X is zero at all samples, so that the Gauss-Newton matrix of a linear network without biases is zero"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gnfast import _checks
+from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
@@ -153,7 +154,9 @@ def _quotient(upper: float, lower: float) -> float:
 
 def _analytic(A: SymmetricOperator) -> Bound | None:
     if isinstance(A, LinearDual):
-        return joint_from_factors(*A.factors())
+        P, R = A.factors()
+        with blas_threads(R.shape[1]):
+            return joint_from_factors(P, R)
     if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE:
         return deep(A.owner.net, A.owner.X, A.owner.loss)
     return None
