@@ -114,8 +114,9 @@ class LinearDual {
         }
     }
 
-    // With 8 block rows 9/16 of the flops are left; below some hundred rows the products would get too thin.
-    static constexpr index symmetric_blocks = 8, symmetric_from = 256;
+    // With 4 block rows 5/8 of the flops are left; more of them read all rows of y again and again. Below some hundred rows
+    // the products would get too thin.
+    static constexpr index symmetric_blocks = 4, symmetric_from = 256;
 
     B& backend() const { return network_.backend(); }
     View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }
