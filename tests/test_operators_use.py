@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 
 import numpy as np
 import oracles
@@ -311,3 +312,13 @@ def test_cholesky_in_panels_of_every_width(dtype):
         broken = K.copy()
         broken[bad, bad] = -1
         assert _core.cholesky(broken) == bad + 1
+
+
+@pytest.mark.parametrize("make", [lambda G: G.gram(), lambda G: G.linear_dual()])
+def test_an_operator_and_its_dual_are_freed_without_a_search_for_cycles(make):
+    G = gn.GaussNewton(gn.mlp([5, 9, 3], activation="identity", seed=0), np.ones((4, 5)))
+    dual = make(G)
+    assert make(G) is dual
+    alive = weakref.ref(dual), weakref.ref(G)
+    del G, dual
+    assert [reference() for reference in alive] == [None, None]

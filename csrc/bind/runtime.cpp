@@ -38,10 +38,11 @@ struct OneBlasThread {
 void register_runtime(py::module_& m) {
     py::class_<OneBlasThread>(m, "OneBlasThread")
         .def(py::init<>())
-        .def("__enter__", [](OneBlasThread& self) {
-            self.scipy.emplace(cpu::Library::scipy);
-            self.numpy.emplace(cpu::Library::numpy);
-        })
+        .def("__enter__",
+             [](OneBlasThread& self) {
+                 self.scipy.emplace(cpu::Library::scipy);
+                 self.numpy.emplace(cpu::Library::numpy);
+             })
         .def("__exit__", [](OneBlasThread& self, const py::args&) {
             self.numpy.reset();
             self.scipy.reset();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any, Self
@@ -264,6 +265,15 @@ class GaussNewton(SymmetricOperator):
             self.plan().space
         ]()
 
+    def without_duals(self) -> GaussNewton:
+        """The same operator on the same core, with no duals kept.
+
+        What a dual refers to: if each kept the other, both would hold their memory until Python looks for cycles.
+        """
+        twin = copy.copy(self)
+        twin._grams, twin._linear_dual = {}, None
+        return twin
+
     def plan(self, vectors: int = BLOCK) -> Plan:
         """Sizes, flops and memory of the three spaces and of the two ways to a product, what is chosen and why.
 
@@ -320,7 +330,7 @@ class Dual(SymmetricOperator):
 
     def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
         super().__init__(core, owner.dtype)
-        self.owner = owner
+        self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
         self._dual = core
         self._block, self._copies, self._interleaved = block, copies, interleaved
