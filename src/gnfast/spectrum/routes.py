@@ -88,7 +88,16 @@ class Search:
         row, block = np.zeros((1, A.shape[0]), A.dtype), _vectors_at_once(A)
         low = End.of(
             _core.davidson(
-                A.core, preconditioner.core, row, block, max(20, 10 * block), 20_000, self.tol, top.value, self.seed, self.report
+                A.core,
+                preconditioner.core,
+                row,
+                block,
+                max(20, 10 * block),
+                20_000,
+                self.tol,
+                top.value,
+                self.seed,
+                self.report,
             )
         )
         if low.value <= cut:
