@@ -82,6 +82,18 @@ class Gram {
         });
     }
 
+    // diag K: sum over layers of (|a_i|^2 + bias) |b_ic|^2, summed in double; 2 n r sum(m_l) flops, no product with K.
+    std::vector<double> diagonal() {
+        std::vector<double> out(static_cast<std::size_t>(size())), inputs, rows;
+        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            backend().row_dots(owner_.pass().kept(l), owner_.pass().kept(l), inputs);
+            backend().row_dots(rows_->rows(l), rows_->rows(l), rows);
+            for (std::size_t at = 0; at < out.size(); ++at)
+                out[at] += (inputs[at / static_cast<std::size_t>(r_)] + (dense.bias ? 1 : 0)) * rows[at];
+        });
+        return out;
+    }
+
     // out = J^T R v for each row: an eigenvector of K taken to parameters (not normalised).
     void lift(View<const T> v, View<T> out) {
         const index n = owner_.samples();

@@ -5,6 +5,7 @@ from gnfast._runtime import build_info, get_num_threads, set_num_threads  # firs
 
 from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.estimators import Diagonal, EffectiveDimension, Estimate, LogDet, Trace, diagonal, trace
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
 from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
@@ -17,23 +18,30 @@ __all__ = [
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",
+    "Diagonal",
+    "EffectiveDimension",
     "EigenInfo",
+    "Estimate",
     "GaussNewton",
     "Gram",
     "Jacobian",
     "LinearDual",
     "Linearization",
+    "LogDet",
     "Network",
     "Plan",
     "Rank",
+    "Trace",
     "bounds",
     "build_info",
     "cond",
     "datasets",
+    "diagonal",
     "eigsh",
     "get_num_threads",
     "load",
     "mlp",
     "rank",
     "set_num_threads",
+    "trace",
 ]

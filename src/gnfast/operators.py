@@ -379,6 +379,10 @@ class Gram(Dual):
             self._dual.form(out, progress)
         return 0
 
+    def diagonal(self) -> Array:
+        """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
+        return self._dual.diagonal()
+
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
         if self._dense is None:
