@@ -5,7 +5,19 @@ from gnfast._runtime import build_info, get_num_threads, set_num_threads  # firs
 
 from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
-from gnfast.estimators import Diagonal, EffectiveDimension, Estimate, LogDet, Trace, diagonal, trace
+from gnfast.estimators import (
+    Density,
+    Diagonal,
+    EffectiveDimension,
+    Estimate,
+    LogDet,
+    Trace,
+    density,
+    diagonal,
+    effective_dimension,
+    logdet,
+    trace,
+)
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
 from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
@@ -18,6 +30,7 @@ __all__ = [
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",
+    "Density",
     "Diagonal",
     "EffectiveDimension",
     "EigenInfo",
@@ -36,10 +49,13 @@ __all__ = [
     "build_info",
     "cond",
     "datasets",
+    "density",
     "diagonal",
+    "effective_dimension",
     "eigsh",
     "get_num_threads",
     "load",
+    "logdet",
     "mlp",
     "rank",
     "set_num_threads",

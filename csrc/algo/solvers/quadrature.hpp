@@ -88,8 +88,8 @@ class LanczosQuadrature {
                 const auto at = static_cast<std::size_t>(i);
                 double beta = std::sqrt(squares[at]);
                 norm[at] = std::max(norm[at], std::abs(alpha_(i, j)) + beta - behind[at]);
-                // An invariant subspace: the rest is rounding. The probe goes on as zeros.
-                if (beta <= 16 * double(std::numeric_limits<T>::epsilon()) * norm[at]) {
+                // An invariant subspace: the rest is rounding (of a product, some eps |A| sqrt(size)). The probe goes on as zeros.
+                if (beta <= std::max(64.0, std::sqrt(double(size_))) * double(std::numeric_limits<T>::epsilon()) * norm[at]) {
                     length_[at] = std::min(length_[at], j + 1);
                     beta = 0;
                 }

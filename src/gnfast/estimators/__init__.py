@@ -1,6 +1,20 @@
 """Numbers about a whole spectrum, each with its error: traces, diagonals, densities, determinants, linear systems."""
 
+from gnfast.estimators.densities import Density, density
+from gnfast.estimators.functions import effective_dimension, logdet
 from gnfast.estimators.results import Diagonal, EffectiveDimension, Estimate, LogDet, Trace
 from gnfast.estimators.traces import diagonal, trace
 
-__all__ = ["Diagonal", "EffectiveDimension", "Estimate", "LogDet", "Trace", "diagonal", "trace"]
+__all__ = [
+    "Density",
+    "Diagonal",
+    "EffectiveDimension",
+    "Estimate",
+    "LogDet",
+    "Trace",
+    "density",
+    "diagonal",
+    "effective_dimension",
+    "logdet",
+    "trace",
+]
