@@ -108,6 +108,19 @@ class Gram {
         }
     }
 
+    // out = R^T J v for each row v (s, p): the adjoint of lift. 2 n p + 2 n r sum(m_l) flops a vector.
+    void restrict_to_samples(View<const T> v, View<T> out) {
+        const index n = owner_.samples();
+        backend().fill(out, T(0));
+        auto buffer = backend().template allocate<T>(n * owner_.network().max_width());
+        for (index j = 0; j < v.rows; ++j)
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0), u(View<T>(out.row(j), n, r_), 1, 0);
+                dense.direction(backend(), owner_.pass().kept(l), v.row_range(j, 1), t);
+                backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), u);
+            });
+    }
+
    private:
     B& backend() const { return owner_.network().backend(); }
 

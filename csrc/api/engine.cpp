@@ -92,6 +92,7 @@ class GramOf final : public Gram {
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
     void form(Array out, const Monitor& monitor) override { self_.form(view<T>(out), monitor); }
     std::vector<double> diagonal() override { return self_.diagonal(); }
+    void restrict_to_samples(Array v, Array out) override { self_.restrict_to_samples(read<T>(v), view<T>(out)); }
 
    private:
     gnfast::Gram<B, T> self_;

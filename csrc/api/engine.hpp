@@ -85,6 +85,7 @@ class Gram : public Dual {
    public:
     virtual void form(Array out, const Monitor& monitor) = 0;
     virtual std::vector<double> diagonal() = 0;
+    virtual void restrict_to_samples(Array v, Array out) = 0;
 };
 
 class LinearDual : public Dual {

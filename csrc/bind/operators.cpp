@@ -118,6 +118,12 @@ void register_operators(py::module_& m) {
                  return api::make_gram(owner, reduced);
              }),
              py::keep_alive<1, 2>())
+        .def("restrict_to_samples",
+             [](api::Gram& self, const py::array& v, const py::array& out) {
+                 const api::Array from = input(v, self.dtype(), -1, -1), to = output(out, self.dtype(), from.rows, self.rows());
+                 const py::gil_scoped_release release;
+                 self.restrict_to_samples(from, to);
+             })
         .def("diagonal",
              [](api::Gram& self) {
                  std::vector<double> found;

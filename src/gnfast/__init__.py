@@ -11,16 +11,19 @@ from gnfast.estimators import (
     EffectiveDimension,
     Estimate,
     LogDet,
+    NystromPreconditioner,
+    SolveInfo,
     Trace,
     density,
     diagonal,
     effective_dimension,
     logdet,
+    solve,
     trace,
 )
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
-from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
+from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, RankProfile, cond, eigsh, rank, rank_profile
 
 __version__ = build_info()["version"]
 
@@ -42,8 +45,11 @@ __all__ = [
     "Linearization",
     "LogDet",
     "Network",
+    "NystromPreconditioner",
     "Plan",
     "Rank",
+    "RankProfile",
+    "SolveInfo",
     "Trace",
     "bounds",
     "build_info",
@@ -58,6 +64,8 @@ __all__ = [
     "logdet",
     "mlp",
     "rank",
+    "rank_profile",
     "set_num_threads",
+    "solve",
     "trace",
 ]

@@ -383,6 +383,12 @@ class Gram(Dual):
         """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
         return self._dual.diagonal()
 
+    def restrict(self, rows: Array) -> Array:
+        """R^T J v (s, N) for each row v of `rows` (s, p): the adjoint of `lift`."""
+        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        self._dual.restrict_to_samples(rows, out)
+        return out
+
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
         if self._dense is None:

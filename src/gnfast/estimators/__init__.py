@@ -3,6 +3,7 @@
 from gnfast.estimators.densities import Density, density
 from gnfast.estimators.functions import effective_dimension, logdet
 from gnfast.estimators.results import Diagonal, EffectiveDimension, Estimate, LogDet, Trace
+from gnfast.estimators.systems import NystromPreconditioner, SolveInfo, solve
 from gnfast.estimators.traces import diagonal, trace
 
 __all__ = [
@@ -11,10 +12,13 @@ __all__ = [
     "EffectiveDimension",
     "Estimate",
     "LogDet",
+    "NystromPreconditioner",
+    "SolveInfo",
     "Trace",
     "density",
     "diagonal",
     "effective_dimension",
     "logdet",
+    "solve",
     "trace",
 ]
