@@ -185,6 +185,23 @@ def test_density_of_gauss_newton_counts_its_null_space():
     assert found.nodes.max() < spectrum[-1] * (1 + 1e-10)
 
 
+def test_the_gram_is_formed_where_that_pays(monkeypatch):
+    G = gn.GaussNewton(network([9, 70, 60, 10], "relu"), data(50, 9))
+    formed = []
+    form = gn.Gram.form
+    monkeypatch.setattr(gn.Gram, "form", lambda self, *args: formed.append(1) or form(self, *args))
+    many = gn.density(G.gram(), probes=6, steps=20)
+    assert formed
+    assert not G.gram().is_stored  # for this computation only
+    formed.clear()
+    gn.density(G.gram(), probes=2, steps=2)
+    assert not formed  # four products do not pay for it
+    tight = gn.GaussNewton(G.net, G.X, memory_limit=8 * 500**2 - 1)
+    assert not tight.gram().fits_in_memory
+    np.testing.assert_allclose(gn.density(tight.gram(), probes=6, steps=20).nodes, many.nodes, atol=1e-10)
+    assert not formed
+
+
 def test_plot(monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

@@ -372,6 +372,11 @@ class Gram(Dual):
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether `to_dense()` has formed and kept the matrix."""
+        return self._dense is not None
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         if self._dense is not None:
             np.copyto(out, self._dense)

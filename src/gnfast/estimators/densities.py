@@ -16,7 +16,7 @@ from gnfast.estimators.functions import space_of
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import reporting
-from gnfast.spectrum.quadrature import Measure, block_of, measure, standard_error
+from gnfast.spectrum.quadrature import Measure, block_of, measure, standard_error, stored_where_cheaper
 
 METHODS = ("lanczos", "kpm")
 POINTS = 400  # of a grid that nobody gave
@@ -217,6 +217,7 @@ def _moments(
     A: SymmetricOperator, probes: int, steps: int, seed: int, block_size: int | None, report: _core.Progress
 ) -> tuple[float, float, Array, int]:
     """An interval that holds the spectrum, Chebyshev moments (probes, 2 steps) on it, and vectors multiplied."""
+    A = stored_where_cheaper(A, probes * steps, report)
     block = block_of(A, probes, block_size)
     ends = measure(A, min(4, probes), 20, seed + 1, block_size, report)
     low, high, products = float(ends.nodes.min()), float(ends.nodes.max()), ends.products

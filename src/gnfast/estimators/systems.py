@@ -13,8 +13,10 @@ from gnfast.estimators.exact import backward_rows_fit
 from gnfast.operators import GaussNewton, Gram, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting, tolerance
+from gnfast.spectrum.quadrature import stored_where_cheaper
 
 RANK = 32  # of the first Nystrom approximation
+EXPECTED_STEPS = 50  # of conjugate gradients, with the preconditioner's: whether the dual is worth forming
 MAX_RANK = 512  # and of the last: its factor takes rank * N numbers
 
 
@@ -232,14 +234,15 @@ def _solve_in_dual(
     best, iterations, products = np.full(len(right), np.inf), 0, 0
     M: Any = preconditioner
     name = ""
+    K = stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report)
     while True:
         if isinstance(M, str):
-            M, count = nystrom(gram, damping, rank, seed)
+            M, count = nystrom(K, damping, rank, seed)
             products += count
             name = f"Nystrom preconditioner of rank {M.rank}"
         below, y = gram.restrict(left), np.zeros((len(right), gram.shape[0]), gram.dtype)
         inner = max(0.01 * tol, 10 * float(np.finfo(gram.dtype).eps))
-        info = _conjugate_gradients(gram, below, y, damping, inner, M, rank, limit, seed, report)
+        info = _conjugate_gradients(K, below, y, damping, inner, M, rank, limit, seed, report)
         iterations, products = iterations + info.iterations, products + info.products
         step = x + (left - gram.lift(y.T).T) / gram.dtype.type(damping)
         left = right - G.matmat(step.T).T - gram.dtype.type(damping) * step

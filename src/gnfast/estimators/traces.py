@@ -13,7 +13,7 @@ from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
-from gnfast.spectrum.quadrature import block_of
+from gnfast.spectrum.quadrature import block_of, stored_where_cheaper
 
 TRACE_METHODS = ("auto", "exact", "hutchinson", "hutch++", "xtrace")
 DIAGONAL_METHODS = ("auto", "exact", "hutchinson", "xdiag")
@@ -82,6 +82,7 @@ def trace(
         return Trace(value, error, f"exact: {known.method}", True, known.products)
     method = "xtrace" if method == "auto" else method
     with reporting(progress) as report:
+        A = stored_where_cheaper(A, samples, report)
         value, error, products, converged = _core.trace(A.core, method, samples, limit, wanted, block, seed, report)
     if not converged:
         warnings.warn(

@@ -11,7 +11,8 @@ import numpy as np
 
 from gnfast import _checks, _core
 from gnfast._arrays import Array
-from gnfast.operators import SymmetricOperator
+from gnfast.operators import Gram, SymmetricOperator
+from gnfast.spectrum import matrices
 
 # Bytes that the Lanczos vectors of all probes may take where the operator sets no limit; beyond, they are not kept.
 BASIS_BYTES = 2e9
@@ -46,10 +47,30 @@ def measure(
     """Lanczos for all probes together, reorthogonalised where their vectors fit in memory."""
     size, item = A.shape[0], A.dtype.itemsize
     steps = min(steps, size)
+    A = stored_where_cheaper(A, probes * steps, report)
     block = block_of(A, probes, block_size)
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
     found = _core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report)
     return Measure(*found, keep)
+
+
+def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progress) -> SymmetricOperator:
+    """The Gram dual formed first, for this computation, where that pays for so many products; others as they are.
+
+    Forming it takes N^2 sum(m_l) flops and a product then 2 N^2; not stored, a product takes 2 n (n + 2 r) sum(m_l),
+    N = n r. With r outputs it pays from about r^2 / 2 vectors on.
+    """
+    if not isinstance(A, Gram) or A.is_stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
+        return A
+    n, size, widths = len(A.owner.X), A.shape[0], sum(layer.out_features for layer in A.owner.net.dense)
+    products = 2 * n * (n + 2 * size // n) * widths
+    if vectors * products <= size**2 * widths + vectors * 2 * size**2:
+        return A
+    K = A.new_square()
+    A.form(K, report)
+    stored = matrices.Stored(K)
+    stored.memory_limit = A.memory_limit
+    return stored
 
 
 def block_of(A: SymmetricOperator, vectors: int, block_size: int | None) -> int:
