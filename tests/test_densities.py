@@ -9,6 +9,7 @@ import oracles
 import pytest
 import scipy.sparse.linalg as sla
 from problems import data, network, problem
+from scipy.integrate import trapezoid
 from scipy.special import ndtr
 from spectra import SPECTRA, N, as_operator, limits, with_spectrum
 
@@ -110,7 +111,7 @@ def test_densities_integrate_to_one(name, method, dtype):
     assert found.grid.shape == found.values.shape == found.error.shape
     assert found.dimension == len(SPECTRA[name])
     if not found.log:
-        assert abs(np.trapezoid(found.values, found.grid) - 1) < 0.01
+        assert abs(trapezoid(found.values, found.grid) - 1) < 0.01
 
 
 def test_density_is_the_smoothed_spectrum():
@@ -276,6 +277,9 @@ def test_large_operators_are_estimated(monkeypatch):
     M = with_spectrum(SPECTRA["geometric"])
     assert not gn.logdet(M, 0.1).exact
     assert gn.logdet(M, 0.1, "exact").exact
+    limits(monkeypatch, stored=50)
+    with pytest.raises(ValueError, match="method is 'exact' but op is 97 x 97"):
+        gn.effective_dimension(M, 0.1, "exact")
 
 
 def test_bad_arguments_are_named():

@@ -199,6 +199,27 @@ def test_blocks_do_not_change_the_estimate(method):
         np.testing.assert_allclose(part.error, whole.error, rtol=1e-7, atol=1e-12)
 
 
+def test_threads_do_not_change_the_estimate():
+    """Sums are cut elsewhere, no more."""
+    op = with_spectrum(np.logspace(0, -3, 300))
+    calls = {
+        "trace": lambda: gn.trace(as_operator(op), "xtrace", 40).value,
+        "diagonal": lambda: gn.diagonal(as_operator(op), "xdiag", 40).values,
+        "density": lambda: gn.density(op, steps=30).values,
+        "solve": lambda: gn.solve(op, np.ones(300), 0.1)[0],
+    }
+    before = gn.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2):
+            gn.set_num_threads(count)
+            found.append({name: call() for name, call in calls.items()})
+    finally:
+        gn.set_num_threads(before)
+    for name in calls:
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
 def test_one_sample_claims_nothing():
     found = gn.diagonal(as_operator(with_spectrum(DECAYING)), "xdiag", samples=2)
     assert np.all(np.isinf(found.error))

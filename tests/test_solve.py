@@ -69,6 +69,16 @@ def test_dependent_right_hand_sides_do_not_break_the_block(preconditioner):
     assert info.iterations <= 3
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("preconditioner", ["nystrom", None])
+def test_singular_systems_with_a_solution(preconditioner, dtype):
+    M = with_spectrum(SPECTRA["rank deficient"], dtype)
+    b = (M.astype(float) @ right_hand_sides(N, 3)).astype(dtype)
+    x, info = gn.solve(M, b, preconditioner=preconditioner)
+    assert info.converged
+    np.testing.assert_allclose(M @ x, b, atol=(1e-7 if dtype == "float64" else 1e-3) * np.abs(b).max())
+
+
 def test_blocks_take_fewer_steps_than_single_vectors():
     M = with_spectrum(np.logspace(0, -4, N))
     b = right_hand_sides(N, 8)

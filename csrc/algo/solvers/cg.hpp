@@ -136,18 +136,24 @@ class BlockCg {
         return kept;
     }
 
-    // (P Q^T)^-1, which is positive definite exactly where A + damping I is on these directions.
+    // (P Q^T)^-1, which is positive definite exactly where A + damping I is on these directions. What is zero up to rounding, as in a
+    // singular system that has solutions, is left out.
     Small inverse_of(Small& pq) {
         const index k = pq.rows;
         for (index i = 0; i < k; ++i)
             for (index j = 0; j < i; ++j) pq(i, j) = pq(j, i) = (pq(i, j) + pq(j, i)) / 2;
         std::vector<double> values;
         backend_.small_eigh(pq.values, k, values);
-        if (!(values.front() > 0)) throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
+        largest_ = std::max(largest_, values.back());
+        const double rounding = 10 * double(std::numeric_limits<T>::epsilon()) * largest_;
+        if (values.front() < -rounding || largest_ <= 0)
+            throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
         Small inverse(k, k);
-        for (index e = 0; e < k; ++e)
-            for (index i = 0; i < k; ++i)
-                for (index j = 0; j < k; ++j) inverse(i, j) += pq(e, i) * pq(e, j) / values[static_cast<std::size_t>(e)];
+        for (index e = 0; e < k; ++e) {
+            const double value = values[static_cast<std::size_t>(e)];
+            for (index i = 0; i < k && value > rounding; ++i)
+                for (index j = 0; j < k; ++j) inverse(i, j) += pq(e, i) * pq(e, j) / value;
+        }
         return inverse;
     }
 
@@ -157,6 +163,7 @@ class BlockCg {
     index size_;
     SolveOptions options_;
     Blocks<B, T> blocks_;
+    double largest_ = 0;                         // of v^T (A + damping I) v seen, |v| about 1
     typename B::template buffer<T> buffers_[4];  // R, Z, P, Q
 };
 

@@ -61,7 +61,7 @@ index hutchinson_diagonal(B& backend, const Apply<T>& apply, index size, const E
 template <class B, class T>
 index xdiag(B& backend, const Apply<T>& apply, index size, const EstimatorOptions& options, View<T> mean, View<T> squares) {
     const index m = std::clamp<index>(options.samples / 2, 1, size);
-    Sketch<B, T> sketch(backend, apply, size, Probe::signs, options.seed);
+    Sketch<B, T> sketch(backend, apply, size, Probe::signs, options.seed, true);
     sketch.grow(m, options.block);
     report(options.monitor, "diagonal", double(2 * m), double(2 * m));
     const Small s = excluding(sketch.c);

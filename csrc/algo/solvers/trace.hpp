@@ -79,8 +79,9 @@ Estimate hutch_plus_plus(B& backend, const Apply<T>& apply, index size, const Es
 template <class B, class T>
 class Sketch {
    public:
-    Sketch(B& backend, const Apply<T>& apply, index size, Probe kind, std::uint64_t seed)
-        : backend_(backend), apply_(apply), size_(size), kind_(kind), seed_(seed), blocks_(backend, seed) {}
+    // keep_image: A Q stays, which is one more block of vectors.
+    Sketch(B& backend, const Apply<T>& apply, index size, Probe kind, std::uint64_t seed, bool keep_image)
+        : backend_(backend), apply_(apply), size_(size), kind_(kind), seed_(seed), keep_image_(keep_image), blocks_(backend, seed) {}
 
     index count() const { return count_; }
     View<T> tests() const { return {tests_.data(), count_, size_}; }
@@ -102,7 +103,8 @@ class Sketch {
     void add(index s) {
         const index old = count_;
         const View<T> test(tests_.data() + old * size_, s, size_), q(basis_.data() + old * size_, s, size_);
-        const View<T> z(image_.data() + old * size_, s, size_);
+        if (!keep_image_ && image_.size() < s * size_) image_ = backend_.template allocate<T>(s * size_);
+        const View<T> z(image_.data() + (keep_image_ ? old * size_ : 0), s, size_);
         fill_probes(backend_, kind_, seed_, old, test);
         apply_(View<const T>(test), q);
         for (const double form : finite_dots<B, T>(backend_, test, q)) forms.push_back(form);
@@ -132,7 +134,7 @@ class Sketch {
 
     void reserve(index m) {
         for (auto* buffer : {&tests_, &basis_, &image_}) {
-            if (buffer->size() >= m * size_) continue;
+            if (buffer->size() >= m * size_ || (buffer == &image_ && !keep_image_)) continue;
             auto larger = backend_.template allocate<T>(m * size_);
             if (count_ > 0) backend_.copy(View<const T>(buffer->data(), count_, size_), View<T>(larger.data(), count_, size_));
             *buffer = std::move(larger);
@@ -145,6 +147,7 @@ class Sketch {
     index size_, count_ = 0;
     Probe kind_;
     std::uint64_t seed_;
+    bool keep_image_;
     Blocks<B, T> blocks_;
     Buffer tests_, basis_, image_;
 };
@@ -183,7 +186,7 @@ Estimate xtrace(B& backend, const Apply<T>& apply, index size, const EstimatorOp
     const auto tests = [&](index products) { return std::clamp<index>(products / 2, 1, size); };
     const index limit = tests(std::max(options.samples, options.max_products));
     index target = tests(options.samples);
-    Sketch<B, T> sketch(backend, apply, size, Probe::sphere, options.seed);
+    Sketch<B, T> sketch(backend, apply, size, Probe::sphere, options.seed, false);
     Mean mean;
     while (true) {
         sketch.grow(target, options.block);

@@ -156,6 +156,11 @@ def space_of(op: Any) -> Space:
 
 def _is_exact(A: SymmetricOperator, method: str) -> bool:
     method = _checks.choice(method, "method", METHODS)
+    if method == "exact" and A.shape[0] > matrices.STORED_SIZE:
+        raise ValueError(
+            f"method is 'exact' but op is {A.shape[0]} x {A.shape[0]}, and its matrix is stored for up to "
+            f"{matrices.STORED_SIZE} only; use method='lanczos'"
+        )
     return method == "exact" or (method == "auto" and A.shape[0] <= matrices.DENSE_SIZE and A.fits_in_memory)
 
 

@@ -191,8 +191,11 @@ def nystrom(A: SymmetricOperator, damping: float, rank: int | None, seed: int) -
         rows = np.empty((at, size), A.dtype)
         values = np.array(_core.nystrom_factors(A.core, seed, rows))
         products += at
-        if at >= most or values[-1] <= 10 * damping:
-            return NystromPreconditioner(rows, values, damping), products
+        # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
+        known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, A.dtype)
+        if at >= most or values[-1] <= 10 * damping or not known[-1]:
+            count = max(1, int(np.count_nonzero(known)))
+            return NystromPreconditioner(rows[:count], values[:count], damping), products
         at = min(2 * at, most)
 
 
