@@ -40,10 +40,15 @@ def exact_rows(M, probes, f):
 @pytest.mark.parametrize("keep", [True, False])
 def test_quadrature_is_exact_for_polynomials(keep, block):
     M = with_spectrum(SPECTRA["indefinite"])
-    nodes, weights, coarse, coarse_weights, products = _core.lanczos_quadrature(
+    nodes, weights, coarse, coarse_weights, residuals, products = _core.lanczos_quadrature(
         matrices.Stored(M).core, 5, 6, block, keep, 0, None
     )
-    assert nodes.shape == weights.shape == (5, 6)
+    assert nodes.shape == weights.shape == residuals.shape == (5, 6)
+    # an eigenvalue lies within the residual of each node, and the residuals are not all large
+    distance = np.abs(nodes[..., None] - SPECTRA["indefinite"]).min(axis=2)
+    assert np.all(distance <= residuals + 1e-12)
+    assert residuals.max() < 3
+    assert residuals.min() > 0
     assert coarse.shape == coarse_weights.shape == (5, 3)
     assert products == 30
     for degree in range(12):  # 2 * 6 - 1

@@ -46,6 +46,15 @@ def test_rank_by_quadrature_has_an_error_that_covers(monkeypatch):
     assert gn.rank(as_operator(np.zeros((N, N)))).value == 0
 
 
+def test_rank_by_quadrature_does_not_claim_what_it_does_not_resolve():
+    """Six steps on a spectrum without a gap cannot tell which eigenvalues are below a millionth."""
+    values = np.logspace(-12, 0, N)
+    found = gn.rank(as_operator(with_spectrum(values)), 1e-6, "lanczos", steps=6)
+    exact = np.sum(values > 1e-6)
+    assert abs(found.value - exact) > 5
+    assert abs(found.value - exact) <= 2 * found.error
+
+
 def test_rank_within_a_memory_limit_is_estimated():
     G = gn.GaussNewton(network([9, 40, 5], "relu"), data(40, 9))
     tight = gn.GaussNewton(G.net, G.X, memory_limit=250_000)

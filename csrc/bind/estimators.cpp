@@ -70,7 +70,7 @@ void register_estimators(py::module_& m) {
                 found = api::lanczos_quadrature(op, options);
             }
             return py::make_tuple(matrix(found.nodes), matrix(found.weights), matrix(found.coarse_nodes), matrix(found.coarse_weights),
-                                  found.products);
+                                  matrix(found.residuals), found.products);
         },
         "op"_a, "probes"_a, "steps"_a, "block"_a, "reorthogonalize"_a, "seed"_a, "progress"_a);
     m.def(

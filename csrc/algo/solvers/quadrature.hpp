@@ -23,6 +23,7 @@ struct QuadratureOptions {
 struct Quadrature {
     Small nodes, weights;                // (probes, steps); a probe that ended early repeats its last node with weight zero
     Small coarse_nodes, coarse_weights;  // the same from the first half of the steps: how far the rest still moves a result
+    Small residuals;                     // (probes, steps), |A y - node y| of each node's vector y: an eigenvalue lies that near
     index products = 0;
 };
 
@@ -38,7 +39,7 @@ class LanczosQuadrature {
 
     Quadrature run() {
         const index probes = options_.probes, half = (steps_ + 1) / 2;
-        Quadrature out{Small(probes, steps_), Small(probes, steps_), Small(probes, half), Small(probes, half), 0};
+        Quadrature out{Small(probes, steps_), Small(probes, steps_), Small(probes, half), Small(probes, half), Small(probes, steps_), 0};
         const index block = std::min(options_.block, options_.probes);
         vectors_ = backend_.template allocate<T>(3 * block * size_);
         if (options_.reorthogonalize) {
@@ -49,8 +50,8 @@ class LanczosQuadrature {
             const index s = std::min(block, options_.probes - first);
             out.products += advance(first, s, double(first) * double(steps_));
             for (index i = 0; i < s; ++i) {
-                gauss(i, first + i, out.nodes, out.weights);
-                gauss(i, first + i, out.coarse_nodes, out.coarse_weights);
+                gauss(i, first + i, out.nodes, out.weights, &out.residuals);
+                gauss(i, first + i, out.coarse_nodes, out.coarse_weights, nullptr);
             }
         }
         return out;
@@ -115,7 +116,7 @@ class LanczosQuadrature {
         backend_.gemm_batch(Op::none, Op::none, T(-1), Batch<const T>(c), basis, T(1), rows);
     }
 
-    void gauss(index i, index probe, Small& nodes, Small& weights) {
+    void gauss(index i, index probe, Small& nodes, Small& weights, Small* residuals) {
         const index m = std::min(length_[static_cast<std::size_t>(i)], nodes.cols);
         std::vector<double> t(static_cast<std::size_t>(m * m)), values;
         for (index j = 0; j < m; ++j) {
@@ -128,6 +129,8 @@ class LanczosQuadrature {
             const double first = t[static_cast<std::size_t>(from * m)];
             nodes(probe, j) = values[static_cast<std::size_t>(from)];
             weights(probe, j) = j < m ? first * first : 0;
+            // What the recurrence leaves beyond its last vector: beta_m times the eigenvector's last entry.
+            if (residuals) (*residuals)(probe, j) = beta_(i, m - 1) * std::abs(t[static_cast<std::size_t>(from * m + m - 1)]);
         }
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -90,8 +91,8 @@ def solve(
         preconditioner: "nystrom", None, or an operator (N, N) that multiplies with an approximate inverse, for
             instance a dual's `preconditioner()`.
         x0: A first guess, shaped as `b`; None means zero.
-        rank: Of the Nystrom approximation; None means 32, doubled until its last eigenvalue is at most ten times the
-            damping, to 512 or N / 4 at most.
+        rank: Of the Nystrom approximation; None means 32, doubled while that promises to save more products than it
+            takes, to 512 or N / 4 at most.
         space: Where a GaussNewton is solved. "parameters": by products with it; "dual": in sample space, for a positive
             damping, by x = (b - J^T R (K + damping I)^-1 R^T J b) / damping, refined until the equations in parameters
             hold; "auto": in the dual where its vectors are less than a quarter as long, damping is positive, and there
@@ -158,7 +159,7 @@ def _conjugate_gradients(
     products, name = 0, "no preconditioner"
     M: SymmetricOperator | None = None
     if isinstance(preconditioner, str):
-        M, products = nystrom(A, damping, rank, seed)
+        M, products = nystrom(A, damping, rank, tol, len(right), seed)
         name = f"Nystrom preconditioner of rank {M.rank}"
     elif preconditioner is not None:
         M, name = matrices.as_symmetric(preconditioner), "the given preconditioner"
@@ -178,11 +179,14 @@ def _conjugate_gradients(
     )
 
 
-def nystrom(A: SymmetricOperator, damping: float, rank: int | None, seed: int) -> tuple[NystromPreconditioner, int]:
+def nystrom(
+    A: SymmetricOperator, damping: float, rank: int | None, tol: float, vectors: int, seed: int
+) -> tuple[NystromPreconditioner, int]:
     """The preconditioner for A + damping I, and how many vectors were multiplied for it.
 
-    Without a rank given it is doubled until what is left beyond is of the damping's order: then the preconditioned
-    operator has a condition number of about ten.
+    Without a rank given it is doubled until what is left beyond is of the damping's order, so that the preconditioned
+    operator has a condition number kappa of about ten, or until twice the rank would take more products than are left:
+    sqrt(kappa) log(2 / tol) / 2 for each right-hand side by the usual bound, N at most.
     """
     size, products = A.shape[0], 0
     most = rank or max(min(RANK, size), min(MAX_RANK, size // 4))
@@ -193,7 +197,9 @@ def nystrom(A: SymmetricOperator, damping: float, rank: int | None, seed: int) -
         products += at
         # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
         known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, A.dtype)
-        if at >= most or values[-1] <= 10 * damping or not known[-1]:
+        kappa = 1 + float(values[-1]) / damping if damping > 0 else np.inf
+        left = vectors * min(size, math.sqrt(kappa) * math.log(2 / tol) / 2)
+        if at >= most or kappa <= 11 or not known[-1] or left <= 2 * at:
             count = max(1, int(np.count_nonzero(known)))
             return NystromPreconditioner(rows[:count], values[:count], damping), products
         at = min(2 * at, most)
@@ -240,7 +246,7 @@ def _solve_in_dual(
     K = stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report)
     while True:
         if isinstance(M, str):
-            M, count = nystrom(K, damping, rank, seed)
+            M, count = nystrom(K, damping, rank, tol, len(right), seed)
             products += count
             name = f"Nystrom preconditioner of rank {M.rank}"
         below, y = gram.restrict(left), np.zeros((len(right), gram.shape[0]), gram.dtype)
@@ -264,9 +270,10 @@ def _solve_in_dual(
 
 def _right_hand_sides(b: Any, A: SymmetricOperator, name: str = "b", count: int | None = None) -> Array:
     """Rows (s, N)."""
-    found = _arrays.as_array(b, name)
-    shape: tuple[str | int, ...] = (A.shape[0],) if found.ndim == 1 else (A.shape[0], "s" if count is None else count)
-    if found.ndim == 1 and count not in (None, 1):
-        shape = (A.shape[0], count)
-    checked = _checks.array(found.T if found.ndim == 2 else found, name, shape[::-1], A.dtype, "op")
-    return checked.reshape(-1, A.shape[0])
+    found, size = _arrays.as_array(b, name), A.shape[0]
+    columns = found.shape[1] if found.ndim == 2 else 1
+    if found.ndim not in (1, 2) or found.shape[0] != size or columns != (count or columns) or columns == 0:
+        wanted = f"({size},) or ({size}, s)" if count is None else f"that of b, {count} right-hand sides"
+        raise ValueError(f"{name} has shape {found.shape} but must be {wanted}")
+    rows = _arrays.as_c_contiguous(found.reshape(size, columns).T)
+    return _checks.array(rows, name, (columns, size), A.dtype, "op")

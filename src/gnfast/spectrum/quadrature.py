@@ -25,14 +25,26 @@ class Measure:
     """Gauss quadratures of (1/N) tr f(A), one a probe: sum_j weights[i, j] f(nodes[i, j]) for probe i.
 
     `nodes` (probes, steps), `weights` likewise, each row summing to 1; the coarse ones are from half of the steps.
+    An eigenvalue lies within `residuals` (probes, steps) of each node.
     """
 
     nodes: Array
     weights: Array
     coarse_nodes: Array
     coarse_weights: Array
+    residuals: Array
     products: int
     reorthogonalized: bool
+
+    @property
+    def errors(self) -> Array:
+        """(probes, steps) how far an eigenvalue is from each node at most: the residual r, or r^2 / the gap to the
+        next node, halved since eigenvalues may be nearer (Kato & Temple)."""
+        gaps = np.diff(self.nodes, axis=1, prepend=-np.inf, append=np.inf)
+        # A probe that ended early repeats its last node with weight zero: that is no neighbour.
+        gaps = np.where(gaps > 0, gaps, np.inf)
+        gap = np.minimum(gaps[:, 1:], gaps[:, :-1]) / 2
+        return np.asarray(np.minimum(self.residuals, self.residuals**2 / gap))
 
     def mean(self, f: Callable[[Array], Array]) -> tuple[float, float]:
         """(1/N) tr f(A) and its error: the standard error over probes and what the second half of the steps changed."""
