@@ -37,8 +37,8 @@ class Density:
         error: (points,) standard error over the probes.
         log: Whether the grid is logarithmic.
         width: Standard deviation of the smoothing, in eigenvalues or decades; for "kpm" the resolution at mid-interval.
-        zero_fraction: With `log`, the share of eigenvalues at or below the level of rounding, which it cannot show; as far
-            as the steps tell them from other small ones.
+        zero_fraction: With `log`, the share of eigenvalues at or below the level of rounding, which it cannot show,
+            as far as the steps tell them from other small ones.
         dimension: Size N of the operator whose eigenvalues these are; of a GaussNewton that of its dual.
         nullity: Further eigenvalues zero: p - N of a GaussNewton. They are not in `values`.
         method: "lanczos" or "kpm".
