@@ -29,7 +29,7 @@ import numpy as np
 from scipy.linalg import blas
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("gnfast", "numpy", "scipy", "torch", "curvlinops-for-pytorch", "scikit-learn")
+PACKAGES = ("gnfast", "numpy", "scipy", "torch", "curvlinops-for-pytorch", "matfree", "scikit-learn")
 MIB = 2.0**20
 
 

@@ -82,6 +82,18 @@ class Gram {
         });
     }
 
+    // diag K: sum over layers of (|a_i|^2 + bias) |b_ic|^2, summed in double; 2 n r sum(m_l) flops, no product with K.
+    std::vector<double> diagonal() {
+        std::vector<double> out(static_cast<std::size_t>(size())), inputs, rows;
+        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            backend().row_dots(owner_.pass().kept(l), owner_.pass().kept(l), inputs);
+            backend().row_dots(rows_->rows(l), rows_->rows(l), rows);
+            for (std::size_t at = 0; at < out.size(); ++at)
+                out[at] += (inputs[at / static_cast<std::size_t>(r_)] + (dense.bias ? 1 : 0)) * rows[at];
+        });
+        return out;
+    }
+
     // out = J^T R v for each row: an eigenvector of K taken to parameters (not normalised).
     void lift(View<const T> v, View<T> out) {
         const index n = owner_.samples();
@@ -94,6 +106,19 @@ class Gram {
                 dense.gradient(backend(), owner_.pass().kept(l), Batch<const T>(t), T(0), out.row_range(j, 1));
             });
         }
+    }
+
+    // out = R^T J v for each row v (s, p): the adjoint of lift. 2 n p + 2 n r sum(m_l) flops a vector.
+    void restrict_to_samples(View<const T> v, View<T> out) {
+        const index n = owner_.samples();
+        backend().fill(out, T(0));
+        auto buffer = backend().template allocate<T>(n * owner_.network().max_width());
+        for (index j = 0; j < v.rows; ++j)
+            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+                const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0), u(View<T>(out.row(j), n, r_), 1, 0);
+                dense.direction(backend(), owner_.pass().kept(l), v.row_range(j, 1), t);
+                backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), u);
+            });
     }
 
    private:

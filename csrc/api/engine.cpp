@@ -3,39 +3,17 @@
 #include <map>
 #include <stdexcept>
 
+#include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
 #include "algo/linear_dual.hpp"
 #include "algo/solvers/davidson.hpp"
 #include "algo/solvers/lanczos.hpp"
-#include "cpu/cpu_backend.hpp"
+#include "api/dispatch.hpp"
 
 namespace gnfast::api {
 namespace {
 
-using B = cpu::CpuBackend;
-
-B& backend() {
-    static B one;
-    return one;
-}
-
-template <class T>
-constexpr DType dtype_of = std::is_same_v<T, float> ? DType::float32 : DType::float64;
-
-template <class T>
-View<T> view(Array a) {
-    return {static_cast<T*>(a.data), a.rows, a.cols};
-}
-template <class T>
-View<const T> read(Array a) {
-    return view<T>(a);
-}
-
-// f.template operator()<T>() for the type that dtype names: the only dispatch there is.
-template <class F>
-auto dispatch(DType dtype, F&& f) {
-    return dtype == DType::float32 ? f.template operator()<float>() : f.template operator()<double>();
-}
+using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function;
 
 template <class T>
 layers::Activation activation(const ActivationSpec& spec) {
@@ -97,6 +75,7 @@ class GaussNewtonOf final : public GaussNewton {
     Method method_for(index vectors) const override { return self.method_for(vectors); }
     index samples() const override { return self.samples(); }
     index outputs() const override { return self.outputs(); }
+    void diagonal(Array out) override { gauss_newton_diagonal(self, view<T>(out)); }
 
     gnfast::GaussNewton<B, T> self;
 };
@@ -112,6 +91,8 @@ class GramOf final : public Gram {
     void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
     void form(Array out, const Monitor& monitor) override { self_.form(view<T>(out), monitor); }
+    std::vector<double> diagonal() override { return self_.diagonal(); }
+    void restrict_to_samples(Array v, Array out) override { self_.restrict_to_samples(read<T>(v), view<T>(out)); }
 
    private:
     gnfast::Gram<B, T> self_;
@@ -183,64 +164,59 @@ class CholeskyInverseOf final : public Operator {
     bool interleaved_;
 };
 
-template <class T>
-solvers::Apply<T> as_function(Operator& op) {
-    return [&op](View<const T> in, View<T> out) { op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols}); };
-}
-
 }  // namespace
 
 std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers) {
-    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(layers); });
+    return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(layers); });
 }
 
 std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
                                                double memory_limit) {
-    return dispatch(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
+    return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
         return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, scale, method, memory_limit);
     });
 }
 
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced) {
-    return dispatch(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
+    return by_dtype(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
         return std::make_unique<GramOf<T>>(dynamic_cast<GaussNewtonOf<T>&>(gauss_newton), reduced);
     });
 }
 
 std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine) {
-    return dispatch(network.dtype(), [&]<class T>() -> std::unique_ptr<LinearDual> {
+    return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<LinearDual> {
         return std::make_unique<LinearDualOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), range, affine);
     });
 }
 
 std::unique_ptr<Operator> make_stored(DType dtype, Array lower) {
-    return dispatch(dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<StoredOf<T>>(lower); });
+    return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<StoredOf<T>>(lower); });
 }
 
 std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved) {
-    return dispatch(
+    return by_dtype(
         dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<CholeskyInverseOf<T>>(lower, copies, interleaved); });
 }
 
 index cholesky(DType dtype, Array a) {
-    return dispatch(dtype, [&]<class T>() { return backend().cholesky(view<T>(a)); });
+    return by_dtype(dtype, [&]<class T>() { return backend().cholesky(view<T>(a)); });
 }
 
 void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double scale) {
-    dispatch(dtype, [&]<class T>() { backend().fill_normal(view<T>(out), seed, stream, scale); });
+    by_dtype(dtype, [&]<class T>() { backend().fill_normal(view<T>(out), seed, stream, scale); });
 }
 
 void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
-    dispatch(dtype, [&]<class T>() { backend().fill_uniform(view<T>(out), seed, stream, low, high); });
+    by_dtype(dtype, [&]<class T>() { backend().fill_uniform(view<T>(out), seed, stream, low, high); });
 }
 
 solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
-    return dispatch(op.dtype(),
+    return by_dtype(op.dtype(),
                     [&]<class T>() { return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
 }
 
 solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors) {
-    return dispatch(op.dtype(), [&]<class T>() {
+    return by_dtype(op.dtype(), [&]<class T>() {
         return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options, view<T>(vectors));
     });
 }

@@ -69,6 +69,7 @@ class GaussNewton : public Operator {
     virtual void vjp(Array u, Array v) = 0;
     virtual const ProductPlan& plan() const = 0;
     virtual Method method_for(index vectors) const = 0;
+    virtual void diagonal(Array out) = 0;  // (1, p)
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
 };
@@ -83,6 +84,8 @@ class Dual : public Operator {
 class Gram : public Dual {
    public:
     virtual void form(Array out, const Monitor& monitor) = 0;
+    virtual std::vector<double> diagonal() = 0;
+    virtual void restrict_to_samples(Array v, Array out) = 0;
 };
 
 class LinearDual : public Dual {

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, m) {
     gnfast::bind::register_networks(m);
     gnfast::bind::register_operators(m);
     gnfast::bind::register_solvers(m);
+    gnfast::bind::register_estimators(m);
 }

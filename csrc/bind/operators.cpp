@@ -85,6 +85,12 @@ void register_operators(py::module_& m) {
              }),
              py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
         .def("plan", &plan_of)
+        .def("diagonal",
+             [](api::GaussNewton& self, const py::array& out) {
+                 const api::Array to = output(out, self.dtype(), 1, self.cols());
+                 const py::gil_scoped_release release;
+                 self.diagonal(to);
+             })
         .def("jvp",
              [](api::GaussNewton& self, const py::array& v, const py::array& u) {
                  product(self.dtype(), v, self.cols(), u, self.samples() * self.outputs(),
@@ -112,6 +118,21 @@ void register_operators(py::module_& m) {
                  return api::make_gram(owner, reduced);
              }),
              py::keep_alive<1, 2>())
+        .def("restrict_to_samples",
+             [](api::Gram& self, const py::array& v, const py::array& out) {
+                 const api::Array from = input(v, self.dtype(), -1, -1), to = output(out, self.dtype(), from.rows, self.rows());
+                 const py::gil_scoped_release release;
+                 self.restrict_to_samples(from, to);
+             })
+        .def("diagonal",
+             [](api::Gram& self) {
+                 std::vector<double> found;
+                 {
+                     const py::gil_scoped_release release;
+                     found = self.diagonal();
+                 }
+                 return py::array_t<double>(static_cast<py::ssize_t>(found.size()), found.data());
+             })
         .def("form", [](api::Gram& self, const py::array& out, const py::object& progress) {
             const api::Array to = output(out, self.dtype(), self.rows(), self.rows());
             const Monitor monitor = monitor_of(progress);

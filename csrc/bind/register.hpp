@@ -9,5 +9,6 @@ void register_runtime(pybind11::module_& m);
 void register_networks(pybind11::module_& m);
 void register_operators(pybind11::module_& m);
 void register_solvers(pybind11::module_& m);
+void register_estimators(pybind11::module_& m);
 
 }  // namespace gnfast::bind

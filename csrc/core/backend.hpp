@@ -71,9 +71,12 @@ concept BackendFor = requires(B& backend, View<T> out, View<const T> in, Batch<T
     backend.loss_factor(Loss::mse, in, true, x, out);
     backend.gram_lower(terms, i, out, i, i);  // rows of samples [first, last) of the lower triangle
     { B::gram_tile_samples(i, i) } -> std::same_as<index>;
+    // out[i, :] = first[i] in[i, :] + second[i] out[i, :], host scalars for each row; what is multiplied by 0 is not read.
+    backend.combine_rows(std::span<const double>(host), in, std::span<const double>(host), out);
     // Random matrices: entries depend on (seed, stream, row, column) alone.
     backend.fill_normal(out, std::uint64_t{}, std::uint64_t{}, 1.0);
     backend.fill_uniform(out, std::uint64_t{}, std::uint64_t{}, 0.0, 1.0);
+    backend.fill_signs(out, std::uint64_t{}, std::uint64_t{});  // -1 or 1
 };
 
 template <class B>

@@ -188,6 +188,15 @@ class CpuBackend {
         });
     }
 
+    // out[i] = alphas[i] in[i] + betas[i] out[i], a scalar pair for each row.
+    template <class T>
+    void combine_rows(std::span<const double> alphas, View<const T> in, std::span<const double> betas, View<T> out) {
+        parallel_rows(out.rows, out.cols, [&](index i) {
+            const auto at = static_cast<std::size_t>(i);
+            kernels::combine(T(alphas[at]), in.row(i), T(betas[at]), out.row(i), out.cols);
+        });
+    }
+
     // value, derivative <- f(z), elementwise; value may be z itself.
     template <class T, class F>
     void apply(F f, View<const T> z, View<T> value, View<T> derivative) {
@@ -350,6 +359,12 @@ class CpuBackend {
     void fill_uniform(View<T> out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
         parallel_rows(out.rows, out.cols * 16,
                       [&](index i) { kernels::uniform_row(seed, stream, static_cast<std::uint64_t>(i), low, high, out.row(i), out.cols); });
+    }
+
+    template <class T>
+    void fill_signs(View<T> out, std::uint64_t seed, std::uint64_t stream) {
+        parallel_rows(out.rows, out.cols,
+                      [&](index i) { kernels::sign_row(seed, stream, static_cast<std::uint64_t>(i), out.row(i), out.cols); });
     }
 
    private:

@@ -139,6 +139,26 @@ GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::ui
 }
 
 template <class T>
+GNFAST_INLINE void sign_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {
+    for (index q = 0; q < count; q += 128) {
+        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 128));
+        for (index p = 0; p < 128 && q + p < count; ++p) out[q + p] = (words.w[p / 32] >> (p % 32)) & 1u ? T(1) : T(-1);
+    }
+}
+
+template <class T>
+GNFAST_INLINE void combine_all(T alpha, const T* x, T beta, T* y, index count) {
+    if (alpha == T(0) && beta == T(0))
+        for (index q = 0; q < count; ++q) y[q] = T(0);
+    else if (beta == T(0))
+        for (index q = 0; q < count; ++q) y[q] = alpha * x[q];
+    else if (alpha == T(0))
+        for (index q = 0; q < count; ++q) y[q] *= beta;
+    else
+        for (index q = 0; q < count; ++q) y[q] = alpha * x[q] + beta * y[q];
+}
+
+template <class T>
 GNFAST_INLINE void multiply_accumulate_all(const T* a, const T* b, T* k, index count) {
     for (index q = 0; q < count; ++q) k[q] += a[q] * b[q];
 }
@@ -160,6 +180,10 @@ GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
     }                                                                                                                                   \
     GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }   \
     GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                        \
+    GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }            \
+    void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                   \
+        sign_all<T>(seed, stream, row, out, count);                                                                                     \
+    }                                                                                                                                   \
     void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {                   \
         normal_all<T>(seed, stream, row, scale, out, count);                                                                            \
     }                                                                                                                                   \

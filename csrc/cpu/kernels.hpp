@@ -39,5 +39,12 @@ void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, dou
 void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, double* out, index count);
 void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, float* out, index count);
 void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, double* out, index count);
+// -1 or 1, one bit a number.
+void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, float* out, index count);
+void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double* out, index count);
+
+// y[q] = alpha x[q] + beta y[q]; what is multiplied by 0 is not read.
+void combine(float alpha, const float* x, float beta, float* y, index count);
+void combine(double alpha, const double* x, double beta, double* y, index count);
 
 }  // namespace gnfast::cpu::kernels

@@ -5,9 +5,25 @@ from gnfast._runtime import build_info, get_num_threads, set_num_threads  # firs
 
 from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.estimators import (
+    Density,
+    Diagonal,
+    EffectiveDimension,
+    Estimate,
+    LogDet,
+    NystromPreconditioner,
+    SolveInfo,
+    Trace,
+    density,
+    diagonal,
+    effective_dimension,
+    logdet,
+    solve,
+    trace,
+)
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
-from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
+from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, RankProfile, cond, eigsh, rank, rank_profile
 
 __version__ = build_info()["version"]
 
@@ -17,23 +33,39 @@ __all__ = [
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",
+    "Density",
+    "Diagonal",
+    "EffectiveDimension",
     "EigenInfo",
+    "Estimate",
     "GaussNewton",
     "Gram",
     "Jacobian",
     "LinearDual",
     "Linearization",
+    "LogDet",
     "Network",
+    "NystromPreconditioner",
     "Plan",
     "Rank",
+    "RankProfile",
+    "SolveInfo",
+    "Trace",
     "bounds",
     "build_info",
     "cond",
     "datasets",
+    "density",
+    "diagonal",
+    "effective_dimension",
     "eigsh",
     "get_num_threads",
     "load",
+    "logdet",
     "mlp",
     "rank",
+    "rank_profile",
     "set_num_threads",
+    "solve",
+    "trace",
 ]

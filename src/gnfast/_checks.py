@@ -159,6 +159,22 @@ def real(value: Any, name: str) -> float:
     return float(value)
 
 
+def positive(value: Any, name: str) -> float:
+    """A positive real number."""
+    found = real(value, name)
+    if found <= 0:
+        raise ValueError(f"{name} is {found:g} but must be positive")
+    return found
+
+
+def at_least_zero(value: Any, name: str) -> float:
+    """A real number that is not negative."""
+    found = real(value, name)
+    if found < 0:
+        raise ValueError(f"{name} is {found:g} but must be at least 0")
+    return found
+
+
 def reals(value: Any, name: str, count: int, each: str) -> list[float]:
     """One finite real number for all, or a sequence of `count` of them, one per `each`."""
     if isinstance(value, numbers.Real):

@@ -26,6 +26,7 @@ class GaussNewton(Operator):
         self, network: Network, x: Array, loss: str, scale: float, method: str, memory_limit: float
     ) -> None: ...
     def plan(self, vectors: int) -> dict[str, Any]: ...
+    def diagonal(self, out: Array) -> None: ...
     def jvp(self, v: Array, u: Array) -> None: ...
     def vjp(self, u: Array, v: Array) -> None: ...
 
@@ -36,6 +37,8 @@ class Dual(Operator):
 class Gram(Dual):
     def __init__(self, owner: GaussNewton, reduced: bool) -> None: ...
     def form(self, out: Array, progress: Progress) -> None: ...
+    def diagonal(self) -> Array: ...
+    def restrict_to_samples(self, v: Array, out: Array) -> None: ...
 
 class LinearDual(Dual):
     def __init__(self, network: Network, range: Array, affine: bool) -> None: ...
@@ -79,4 +82,42 @@ def davidson(
     norm: float,
     seed: int,
     progress: Progress,
+) -> dict[str, Any]: ...
+def trace(
+    op: Operator,
+    method: str,
+    samples: int,
+    max_products: int,
+    tol: float,
+    block: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[float, float, int, bool]: ...
+def diagonal(
+    op: Operator,
+    method: str,
+    samples: int,
+    block: int,
+    seed: int,
+    progress: Progress,
+    mean: Array,
+    squares: Array,
+) -> int: ...
+def lanczos_quadrature(
+    op: Operator, probes: int, steps: int, block: int, reorthogonalize: bool, seed: int, progress: Progress
+) -> tuple[Array, Array, Array, Array, Array, int]: ...
+def chebyshev_moments(
+    op: Operator, centre: float, half: float, probes: int, moments: int, block: int, seed: int, progress: Progress
+) -> Array: ...
+def nystrom_factors(op: Operator, seed: int, vectors: Array) -> list[float]: ...
+def low_rank_update(vectors: Array, factors: list[float]) -> Operator: ...
+def solve(
+    op: Operator,
+    preconditioner: Operator | None,
+    damping: float,
+    tol: float,
+    max_iterations: int,
+    progress: Progress,
+    b: Array,
+    x: Array,
 ) -> dict[str, Any]: ...

@@ -383,12 +383,27 @@ class Gram(Dual):
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether `to_dense()` has formed and kept the matrix."""
+        return self._dense is not None
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         if self._dense is not None:
             np.copyto(out, self._dense)
         else:
             self._dual.form(out, progress)
         return 0
+
+    def diagonal(self) -> Array:
+        """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
+        return self._dual.diagonal()
+
+    def restrict(self, rows: Array) -> Array:
+        """R^T J v (s, N) for each row v of `rows` (s, p): the adjoint of `lift`."""
+        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        self._dual.restrict_to_samples(rows, out)
+        return out
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""

@@ -325,4 +325,52 @@ TEST("backend: random matrices do not depend on threads, strides or blocks") {
     }
 }
 
+template <class T>
+void check_combine_rows(CpuBackend& backend) {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const auto x = random<T>(5, 71, 1);
+    Matrix<T> out = random<T>(5, 71, 2);
+    const Matrix<T> before = out;
+    // A factor of zero reads nothing, so that NaN does not come through.
+    Matrix<T> holes = x;
+    for (index q = 0; q < 71; ++q) holes(1, q) = out(2, q) = out(3, q) = T(nan);
+    const std::vector<double> alphas{2, 0, -3, 0, 0.5}, betas{1, -2, 0, 0, 0.25};
+    backend.combine_rows(std::span<const double>(alphas), holes.read(), std::span<const double>(betas), out.view());
+    for (index i = 0; i < 5; ++i)
+        for (index q = 0; q < 71; ++q) {
+            const auto at = static_cast<std::size_t>(i);
+            const double expected = (alphas[at] == 0 ? 0 : alphas[at] * x(i, q)) + (betas[at] == 0 ? 0 : betas[at] * before(i, q));
+            CHECK_NEAR(out(i, q), expected, rounding<T>(4));
+        }
+    CHECK(out.gaps_untouched());
+}
+
+TEST("backend: rows combined by factors of their own") {
+    with_threads([](CpuBackend& backend) {
+        check_combine_rows<float>(backend);
+        check_combine_rows<double>(backend);
+    });
+}
+
+TEST("backend: signs are fair, and do not depend on threads, precision or where a row ends") {
+    Matrix<double> first(40, 1001), second(40, 1001, 17);
+    Matrix<float> single(40, 300);
+    bool again = false;
+    with_threads([&](CpuBackend& backend) {
+        Matrix<double>& out = again ? second : first;
+        backend.fill_signs(out.view(), 5, 6);
+        CHECK(out.gaps_untouched());
+        backend.fill_signs(single.view(), 5, 6);
+        again = true;
+    });
+    double total = 0;
+    for (index i = 0; i < 40; ++i)
+        for (index j = 0; j < 1001; ++j) {
+            CHECK(std::abs(first(i, j)) == 1 && first(i, j) == second(i, j));
+            if (j < 300) CHECK(single(i, j) == float(first(i, j)));
+            total += first(i, j);
+        }
+    CHECK(std::abs(total) < 5 * std::sqrt(40 * 1001.0));  // five standard deviations
+}
+
 }  // namespace

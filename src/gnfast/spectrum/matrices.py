@@ -28,10 +28,10 @@ class Stored(SymmetricOperator):
 
     def __init__(self, lower: Array) -> None:
         super().__init__(_core.stored(lower), lower.dtype)
-        self._lower = lower
+        self.lower = lower
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
-        np.copyto(out, self._lower)
+        np.copyto(out, self.lower)
         return 0
 
 

@@ -1,0 +1,42 @@
+// Where precision and device are dispatched: what the files of api/ share, and nobody else includes.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "api/engine.hpp"
+#include "cpu/cpu_backend.hpp"
+
+namespace gnfast::api::dispatch {
+
+using B = cpu::CpuBackend;
+
+inline B& backend() {
+    static B one;
+    return one;
+}
+
+template <class T>
+constexpr DType dtype_of = std::is_same_v<T, float> ? DType::float32 : DType::float64;
+
+template <class T>
+View<T> view(Array a) {
+    return {static_cast<T*>(a.data), a.rows, a.cols};
+}
+template <class T>
+View<const T> read(Array a) {
+    return view<T>(a);
+}
+
+// f.template operator()<T>() for the type that dtype names: the only dispatch there is.
+template <class F>
+auto by_dtype(DType dtype, F&& f) {
+    return dtype == DType::float32 ? f.template operator()<float>() : f.template operator()<double>();
+}
+
+template <class T>
+solvers::Apply<T> as_function(Operator& op) {
+    return [&op](View<const T> in, View<T> out) { op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols}); };
+}
+
+}  // namespace gnfast::api::dispatch

@@ -1,0 +1,77 @@
+"""Diagonals, and with them traces, that are known for less than a product."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from gnfast import _checks
+from gnfast._arrays import Array
+from gnfast.losses import hessian_rank
+from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
+from gnfast.plan import gram_rows_bytes
+from gnfast.spectrum import matrices
+
+
+class Known(NamedTuple):
+    """A diagonal (N,) in float64, what it is made of, and the vectors that were multiplied for it."""
+
+    values: Array
+    method: str
+    products: int = 0
+
+
+def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
+    """The diagonal of `op`, which `A` is for the core, where it is free; else None."""
+    if scipy.sparse.issparse(op):
+        values = np.asarray(op.diagonal(), np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("the diagonal of op has NaN or infinite values; replace them")
+        return Known(values, "entries of the matrix")
+    if isinstance(A, matrices.Stored):
+        return Known(A.lower.diagonal().astype(np.float64), "entries of the matrix")
+    if isinstance(A, Gram):
+        return Known(A.diagonal(), "norms of the Jacobian's rows")
+    if isinstance(A, LinearDual):
+        P, R = (np.diagonal(factor, axis1=1, axis2=2).astype(np.float64) for factor in A.factors())
+        return Known(np.einsum("la,lr->ar", P, R).ravel(), "diagonals of the factors P_l and R_l")
+    if isinstance(A, GaussNewton) and backward_rows_fit(A):
+        out = np.empty((1, A.shape[0]), A.dtype)
+        A.core.diagonal(out)
+        return Known(out[0].astype(np.float64), "squares of the Jacobian, one product a layer")
+    return None
+
+
+def trace_space(op: Any) -> Any:
+    """The operator with the same trace for which it costs least: of a GaussNewton one of its duals."""
+    if not isinstance(op, GaussNewton):
+        return op
+    if op.plan().space == "linear map":
+        return op.linear_dual()
+    return op.gram(reduced=True) if backward_rows_fit(op) else op
+
+
+def backward_rows_fit(G: GaussNewton) -> bool:
+    """Whether the derivatives of the outputs in all pre-activations are within `memory_limit`."""
+    if G.memory_limit is None:
+        return True
+    needed = gram_rows_bytes(G.net, len(G.X), hessian_rank(G.loss, G.net.out_features))
+    return bool(needed + G.core.plan(1)["bytes_forward"] <= G.memory_limit)
+
+
+def diagonal_by_all_products(A: SymmetricOperator, block: int) -> Known:
+    """The diagonal from all N unit vectors."""
+    size = A.shape[0]
+    values = np.empty(size)
+    for i in range(0, size, block):
+        count = min(block, size - i)
+        rows, out = np.zeros((count, size), A.dtype), np.empty((count, size), A.dtype)
+        at = np.arange(count)
+        rows[at, i + at] = 1
+        A.core.apply(rows, out)
+        values[i : i + count] = out[at, i + at]
+    if not np.isfinite(values).all():
+        raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
+    return Known(values, f"all {_checks.counted(size, 'product')}", size)

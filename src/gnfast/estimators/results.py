@@ -1,0 +1,73 @@
+"""What estimators return: a value, how far it may be off, and how it was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gnfast._arrays import Array
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its error; `float(...)` gives the number.
+
+    Attributes:
+        value: The number.
+        error: One standard error of a random estimate, or what rounding may have done to an exact value.
+        method: How it was found; an exact value says what it is made of.
+        exact: Whether nothing but rounding stands between it and the truth.
+        products: Vectors multiplied by the operator.
+        converged: Whether the tolerance, where one was asked for, was met.
+    """
+
+    value: float
+    error: float
+    method: str
+    exact: bool = False
+    products: int = 0
+    converged: bool = True
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        how = "exact" if self.exact else f"{self.products:,} products"
+        return f"{self.value:.6g} +- {self.error:.2g} ({self.method}; {how})"
+
+
+class Trace(Estimate):
+    """The trace of an operator: see `Estimate` for its attributes."""
+
+
+class LogDet(Estimate):
+    """The logarithm of a determinant: see `Estimate` for its attributes."""
+
+
+class EffectiveDimension(Estimate):
+    """tr A (A + damping I)^-1: see `Estimate` for its attributes."""
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The diagonal of an operator; `numpy.asarray(...)` gives the values.
+
+    Attributes:
+        values: (N,), of the operator's dtype.
+        error: (N,), one standard error of each entry of an estimate, or what rounding may have done to an exact one.
+        method, exact, products: As in `Estimate`.
+    """
+
+    values: Array
+    error: Array
+    method: str
+    exact: bool = False
+    products: int = 0
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)

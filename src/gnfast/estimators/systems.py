@@ -1,0 +1,279 @@
+"""Linear systems with a damped operator: block conjugate gradients with a randomized Nystrom preconditioner."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gnfast import _arrays, _checks, _core
+from gnfast._arrays import Array
+from gnfast.estimators.exact import backward_rows_fit
+from gnfast.operators import GaussNewton, Gram, SymmetricOperator
+from gnfast.spectrum import matrices
+from gnfast.spectrum.eigen import ConvergenceWarning, reporting, tolerance
+from gnfast.spectrum.quadrature import stored_where_cheaper
+
+RANK = 32  # of the first Nystrom approximation
+EXPECTED_STEPS = 50  # of conjugate gradients, with the preconditioner's: whether the dual is worth forming
+MAX_RANK = 512  # and of the last: its factor takes rank * N numbers
+
+
+class SolveInfo(NamedTuple):
+    """How a linear system was solved.
+
+    Attributes:
+        residuals: (s,) |b - (A + damping I) x| / |b| of each right-hand side, as the equations give it.
+        iterations: Block steps.
+        products: Vectors multiplied, those of the preconditioner included.
+        converged: Whether all residuals are within the tolerance.
+        reason: Why it stopped.
+        method: The preconditioner, and where a GaussNewton was solved.
+    """
+
+    residuals: Array
+    iterations: int
+    products: int
+    converged: bool
+    reason: str
+    method: str
+
+
+class NystromPreconditioner(SymmetricOperator):
+    """The inverse of U diag(values) U^T + damping I on the span of U and of (values[-1] + damping) I beyond, scaled.
+
+    U (N, rank), orthonormal, and `values`, descending, are a randomized Nystrom approximation of a positive
+    semi-definite operator.
+
+    References:
+        Frangella, Tropp & Udell, "Randomized Nystrom preconditioning", SIAM J. Matrix Anal. Appl. 2023.
+    """
+
+    def __init__(self, rows: Array, values: Array, damping: float) -> None:
+        floor = float(values[-1]) + damping
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factors = np.where(values + damping > 0, floor / (values + damping) - 1, 0.0)
+        super().__init__(_core.low_rank_update(rows, factors.tolist()), rows.dtype)
+        self.values, self._rows = values, rows
+
+    @property
+    def rank(self) -> int:
+        """Columns of U."""
+        return len(self._rows)
+
+
+def solve(
+    op: Any,
+    b: Any,
+    damping: float = 0.0,
+    tol: float | None = None,
+    preconditioner: Any = "nystrom",
+    *,
+    x0: Any = None,
+    rank: int | None = None,
+    space: str = "auto",
+    max_iterations: int | None = None,
+    seed: int = 0,
+    progress: Any = None,
+) -> tuple[Array, SolveInfo]:
+    """Solve (A + damping I) x = b for a symmetric positive semi-definite operator, all right-hand sides together.
+
+    Block conjugate gradients: each step multiplies one block and searches the span of all; directions that have become
+    dependent, as equal or converged right-hand sides make them, are dropped.
+
+    Args:
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        b: (N,) or (N, s), of the operator's dtype.
+        damping: At least 0; positive where the operator is singular.
+        tol: Relative residual of each right-hand side; None means 1e-8 for float64 and 1e-4 for float32.
+        preconditioner: "nystrom", None, or an operator (N, N) that multiplies with an approximate inverse, for
+            instance a dual's `preconditioner()`.
+        x0: A first guess, shaped as `b`; None means zero.
+        rank: Of the Nystrom approximation; None means 32, doubled while that promises to save more products than it
+            takes, to 512 or N / 4 at most.
+        space: Where a GaussNewton is solved. "parameters": by products with it; "dual": in sample space, for a positive
+            damping, by x = (b - J^T R (K + damping I)^-1 R^T J b) / damping, refined until the equations in parameters
+            hold; "auto": in the dual where its vectors are less than a quarter as long, damping is positive, and there
+            is no first guess and no preconditioner of yours.
+        max_iterations: Block steps before giving up; None means 100 + 2 N, at most 10,000.
+        seed: Of the Nystrom approximation.
+        progress: True shows a line on stderr, a callable is called with (stage, done, total).
+
+    Returns:
+        x, shaped as `b`, and a `SolveInfo`.
+
+    Raises:
+        TypeError: Bad kinds or dtypes.
+        ValueError: Bad arguments, an operator that is not positive definite, NaN or infinity from a product.
+
+    Warns:
+        ConvergenceWarning: The tolerance was not met; the x so far is returned.
+
+    References:
+        O'Leary, "The block conjugate gradient algorithm and related methods", 1980; Ji & Li, "A breakdown-free block
+        conjugate gradient method", BIT 2017; Frangella, Tropp & Udell, 2023; Woodbury, 1950.
+    """
+    A = matrices.as_symmetric(op)
+    size = A.shape[0]
+    right = _right_hand_sides(b, A)
+    damping = _checks.at_least_zero(damping, "damping")
+    tol = tolerance(tol, A.dtype, double=1e-8, single=1e-4)
+    space = _checks.choice(space, "space", ("auto", "parameters", "dual"))
+    rank = None if rank is None else _checks.integer(rank, "rank", 1, size)
+    limit = min(10_000, 100 + 2 * size) if max_iterations is None else _checks.integer(max_iterations, "max_iterations")
+    seed = _checks.integer(seed, "seed", 0)
+    if isinstance(preconditioner, str):
+        _checks.choice(preconditioner, "preconditioner", ("nystrom",))
+    with reporting(progress) as report:
+        gram = _dual_of(A, space, damping, x0, preconditioner)
+        if gram is not None:
+            x, info = _solve_in_dual(A, gram, right, damping, tol, preconditioner, rank, limit, seed, report)
+        else:
+            x = np.zeros_like(right) if x0 is None else _right_hand_sides(x0, A, "x0", len(right)).copy()
+            info = _conjugate_gradients(A, right, x, damping, tol, preconditioner, rank, limit, seed, report)
+    if not info.converged:
+        warnings.warn(
+            f"solve stopped after {info.iterations} steps with relative residuals up to {info.residuals.max():.1e}: "
+            f"{info.reason}",
+            ConvergenceWarning,
+            stacklevel=_checks.level_of_caller(),
+        )
+    return (x[0] if np.ndim(b) == 1 else x.T), info
+
+
+# ----------------------------------------------------------------------------------------------------------- steps
+def _conjugate_gradients(
+    A: SymmetricOperator,
+    right: Array,
+    x: Array,
+    damping: float,
+    tol: float,
+    preconditioner: Any,
+    rank: int | None,
+    limit: int,
+    seed: int,
+    report: _core.Progress,
+) -> SolveInfo:
+    products, name = 0, "no preconditioner"
+    M: SymmetricOperator | None = None
+    if isinstance(preconditioner, str):
+        M, products = nystrom(A, damping, rank, tol, len(right), seed)
+        name = f"Nystrom preconditioner of rank {M.rank}"
+    elif preconditioner is not None:
+        M, name = matrices.as_symmetric(preconditioner), "the given preconditioner"
+        if M.shape != A.shape or M.dtype != A.dtype:
+            raise ValueError(
+                f"preconditioner is {M.shape[0]} x {M.shape[1]} in {M.dtype} but op is {A.shape[0]} x {A.shape[1]} "
+                f"in {A.dtype}; pass one of the operator's own size and dtype"
+            )
+    raw = _core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x)
+    return SolveInfo(
+        np.array(raw["residuals"]),
+        raw["iterations"],
+        raw["products"] + products,
+        raw["converged"],
+        raw["reason"],
+        f"block conjugate gradients, {name}",
+    )
+
+
+def nystrom(
+    A: SymmetricOperator, damping: float, rank: int | None, tol: float, vectors: int, seed: int
+) -> tuple[NystromPreconditioner, int]:
+    """The preconditioner for A + damping I, and how many vectors were multiplied for it.
+
+    Without a rank given it is doubled until what is left beyond is of the damping's order, so that the preconditioned
+    operator has a condition number kappa of about ten, or until twice the rank would take more products than are left:
+    sqrt(kappa) log(2 / tol) / 2 for each right-hand side by the usual bound, N at most.
+    """
+    size, products = A.shape[0], 0
+    most = rank or max(min(RANK, size), min(MAX_RANK, size // 4))
+    at = min(rank or RANK, most)
+    while True:
+        rows = np.empty((at, size), A.dtype)
+        values = np.array(_core.nystrom_factors(A.core, seed, rows))
+        products += at
+        # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
+        known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, A.dtype)
+        kappa = 1 + float(values[-1]) / damping if damping > 0 else np.inf
+        left = vectors * min(size, math.sqrt(kappa) * math.log(2 / tol) / 2)
+        if at >= most or kappa <= 11 or not known[-1] or left <= 2 * at:
+            count = max(1, int(np.count_nonzero(known)))
+            return NystromPreconditioner(rows[:count], values[:count], damping), products
+        at = min(2 * at, most)
+
+
+def _dual_of(A: SymmetricOperator, space: str, damping: float, x0: Any, preconditioner: Any) -> Gram | None:
+    """The Gram dual if that is where the system is to be solved."""
+    possible = isinstance(A, GaussNewton) and damping > 0 and x0 is None and isinstance(preconditioner, str | None)
+    if space == "dual" and not possible:
+        raise ValueError(
+            "space is 'dual', which needs a GaussNewton, a positive damping, no x0 and no preconditioner but 'nystrom' "
+            "or None"
+        )
+    if not isinstance(A, GaussNewton) or not possible or space == "parameters":
+        return None
+    # The linear map's dual has no cheap way from parameters; its networks are solved in the space of samples as others.
+    wide = A.plan().space != "parameters" and len(A.X) * A.net.out_features < A.shape[0] // 4 and backward_rows_fit(A)
+    return A.gram(reduced=True) if space == "dual" or wide else None
+
+
+def _solve_in_dual(
+    G: SymmetricOperator,
+    gram: Gram,
+    right: Array,
+    damping: float,
+    tol: float,
+    preconditioner: Any,
+    rank: int | None,
+    limit: int,
+    seed: int,
+    report: _core.Progress,
+) -> tuple[Array, SolveInfo]:
+    """Woodbury: (G + d I)^-1 b = (b - J^T R y) / d with (K + d I) y = R^T J b, refined on what is left of b.
+
+    A residual r of y is one of J^T R r / d in parameters, and b and J^T R y cancel: a small damping costs a factor of
+    up to lambda_max / d, which each refinement wins back.
+    """
+    rank = None if rank is None else min(rank, gram.shape[0])
+    norms = np.maximum(np.linalg.norm(right, axis=1), np.finfo(right.dtype).tiny)
+    x, left = np.zeros_like(right), right
+    best, iterations, products = np.full(len(right), np.inf), 0, 0
+    M: Any = preconditioner
+    name = ""
+    K = stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report)
+    while True:
+        if isinstance(M, str):
+            M, count = nystrom(K, damping, rank, tol, len(right), seed)
+            products += count
+            name = f"Nystrom preconditioner of rank {M.rank}"
+        below, y = gram.restrict(left), np.zeros((len(right), gram.shape[0]), gram.dtype)
+        inner = max(0.01 * tol, 10 * float(np.finfo(gram.dtype).eps))
+        info = _conjugate_gradients(K, below, y, damping, inner, M, rank, limit, seed, report)
+        iterations, products = iterations + info.iterations, products + info.products
+        step = x + (left - gram.lift(y.T).T) / gram.dtype.type(damping)
+        left = right - G.matmat(step.T).T - gram.dtype.type(damping) * step
+        residuals = np.linalg.norm(left, axis=1) / norms
+        products += len(right)
+        if residuals.max() < best.max():
+            x, improved, best = step, residuals.max() < 0.5 * best.max(), residuals
+        else:
+            improved = False
+        converged = bool(best.max() <= tol)
+        if converged or not improved or iterations >= limit:
+            reason = "tolerance met" if converged else "refinement gains nothing more"
+            method = f"block conjugate gradients, {name or info.method.partition(', ')[2]}, in sample space"
+            return x, SolveInfo(best, iterations, products, converged, reason, method)
+
+
+def _right_hand_sides(b: Any, A: SymmetricOperator, name: str = "b", count: int | None = None) -> Array:
+    """Rows (s, N)."""
+    found, size = _arrays.as_array(b, name), A.shape[0]
+    columns = found.shape[1] if found.ndim == 2 else 1
+    if found.ndim not in (1, 2) or found.shape[0] != size or columns != (count or columns) or columns == 0:
+        wanted = f"({size},) or ({size}, s)" if count is None else f"that of b, {count} right-hand sides"
+        raise ValueError(f"{name} has shape {found.shape} but must be {wanted}")
+    rows = _arrays.as_c_contiguous(found.reshape(size, columns).T)
+    return _checks.array(rows, name, (columns, size), A.dtype, "op")

@@ -1,0 +1,103 @@
+"""Spectral measures of random vectors by Lanczos, from which densities, ranks and traces of functions are estimated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gnfast import _checks, _core
+from gnfast._arrays import Array
+from gnfast.operators import Gram, SymmetricOperator
+from gnfast.spectrum import matrices
+
+# Bytes that the Lanczos vectors of all probes may take where the operator sets no limit; beyond, they are not kept.
+BASIS_BYTES = 2e9
+# Bytes of one block of vectors: larger blocks gain nothing and cost memory.
+BLOCK_BYTES = 256e6
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Gauss quadratures of (1/N) tr f(A), one a probe: sum_j weights[i, j] f(nodes[i, j]) for probe i.
+
+    `nodes` (probes, steps), `weights` likewise, each row summing to 1; the coarse ones are from half of the steps.
+    An eigenvalue lies within `residuals` (probes, steps) of each node.
+    """
+
+    nodes: Array
+    weights: Array
+    coarse_nodes: Array
+    coarse_weights: Array
+    residuals: Array
+    products: int
+    reorthogonalized: bool
+
+    @property
+    def errors(self) -> Array:
+        """(probes, steps) how far an eigenvalue is from each node at most: the residual r, or r^2 / the gap to the
+        next node, halved since eigenvalues may be nearer (Kato & Temple)."""
+        gaps = np.diff(self.nodes, axis=1, prepend=-np.inf, append=np.inf)
+        # A probe that ended early repeats its last node with weight zero: that is no neighbour.
+        gaps = np.where(gaps > 0, gaps, np.inf)
+        gap = np.minimum(gaps[:, 1:], gaps[:, :-1]) / 2
+        return np.asarray(np.minimum(self.residuals, self.residuals**2 / gap))
+
+    def mean(self, f: Callable[[Array], Array]) -> tuple[float, float]:
+        """(1/N) tr f(A) and its error: the standard error over probes and what the second half of the steps changed."""
+        samples = np.sum(self.weights * f(self.nodes), axis=1)
+        coarse = np.sum(self.coarse_weights * f(self.coarse_nodes), axis=1)
+        return float(samples.mean()), math.hypot(standard_error(samples), float(abs((samples - coarse).mean())))
+
+
+def measure(
+    A: SymmetricOperator, probes: int, steps: int, seed: int, block_size: int | None, report: _core.Progress
+) -> Measure:
+    """Lanczos for all probes together, reorthogonalised where their vectors fit in memory."""
+    size, item = A.shape[0], A.dtype.itemsize
+    steps = min(steps, size)
+    A = stored_where_cheaper(A, probes * steps, report)
+    block = block_of(A, probes, block_size)
+    keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
+    found = _core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report)
+    return Measure(*found, keep)
+
+
+def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progress) -> SymmetricOperator:
+    """The Gram dual formed first, for this computation, where that pays for so many products; others as they are.
+
+    Forming it takes N^2 sum(m_l) flops and a product then 2 N^2; not stored, a product takes 2 n (n + 2 r) sum(m_l),
+    N = n r. With r outputs it pays from about r^2 / 2 vectors on.
+    """
+    if not isinstance(A, Gram) or A.is_stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
+        return A
+    n, size, widths = len(A.owner.X), A.shape[0], sum(layer.out_features for layer in A.owner.net.dense)
+    products = 2 * n * (n + 2 * size // n) * widths
+    if vectors * products <= size**2 * widths + vectors * 2 * size**2:
+        return A
+    K = A.new_square()
+    A.form(K, report)
+    stored = matrices.Stored(K)
+    stored.memory_limit = A.memory_limit
+    return stored
+
+
+def block_of(A: SymmetricOperator, vectors: int, block_size: int | None) -> int:
+    """How many vectors are multiplied at once."""
+    if block_size is not None:
+        return _checks.integer(block_size, "block_size")
+    room = (BLOCK_BYTES if A.memory_limit is None else min(BLOCK_BYTES, A.memory_limit)) / (
+        A.shape[0] * A.dtype.itemsize
+    )
+    return max(1, min(vectors, 32, int(room)))
+
+
+def standard_error(samples: Array) -> Any:
+    """Of the mean over the first axis; infinite for a single sample."""
+    count = len(samples)
+    if count < 2:
+        return np.full(samples.shape[1:], np.inf)[()]
+    return samples.std(axis=0, ddof=1) / math.sqrt(count)
