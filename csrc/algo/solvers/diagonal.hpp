@@ -66,7 +66,9 @@ index xdiag(B& backend, const Apply<T>& apply, index size, const EstimatorOption
     report(options.monitor, "diagonal", double(2 * m), double(2 * m));
     const Small s = excluding(sketch.c);
     const View<T> w = sketch.tests();
-    for (index i = 0; i < m; ++i) backend.scale_row(T(dot(s, i, sketch.c, i)), w, i);
+    std::vector<double> factors;
+    for (index i = 0; i < m; ++i) factors.push_back(dot(s, i, sketch.c, i));
+    backend.combine_rows(std::vector<double>(factors.size()), View<const T>(w), factors, w);
     sketch.blocks().combine(-1, s, View<const T>(sketch.image()), 1, w);  // w_i <- (s_i . C_i) w_i - v_i
     auto buffer = backend.template allocate<T>((2 * m + 1) * size);
     const View<T> u(buffer.data(), m, size), e(buffer.data() + m * size, m, size), shared(buffer.data() + 2 * m * size, 1, size);

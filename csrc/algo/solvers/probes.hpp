@@ -21,6 +21,7 @@ enum class Probe { signs, sphere };
 template <class B, class T>
 void fill_probes(B& backend, Probe kind, std::uint64_t seed, index first, View<T> out) {
     constexpr std::uint64_t base = 0x70726f6265ull << 20;  // apart from the streams of weights and of starting blocks
+    const std::vector<double> none{0.0};
     std::vector<double> squares;
     for (index i = 0; i < out.rows; ++i) {
         const View<T> row = out.row_range(i, 1);
@@ -31,7 +32,8 @@ void fill_probes(B& backend, Probe kind, std::uint64_t seed, index first, View<T
         }
         backend.fill_normal(row, seed, stream, 1.0);
         backend.row_dots(View<const T>(row), View<const T>(row), squares);
-        backend.scale_row(T(std::sqrt(double(out.cols) / squares[0])), row, 0);
+        const std::vector<double> factor{std::sqrt(double(out.cols) / squares[0])};
+        backend.combine_rows(none, View<const T>(row), factor, row);
     }
 }
 

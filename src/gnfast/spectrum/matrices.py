@@ -15,7 +15,8 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
-from gnfast.operators import SymmetricOperator, pivoted_cholesky
+from gnfast.factors import pivoted_cholesky
+from gnfast.operators import SymmetricOperator
 
 DENSE_SIZE = 800  # up to here LAPACK's whole spectrum takes less than a tenth of a second
 SPECTRUM_SIZE = 3_200  # and up to here some seconds
