@@ -5,8 +5,6 @@
 
 #include "algo/gram.hpp"
 #include "algo/linear_dual.hpp"
-#include "algo/solvers/davidson.hpp"
-#include "algo/solvers/lanczos.hpp"
 #include "cpu/cpu_backend.hpp"
 
 namespace gnfast::api {
@@ -183,11 +181,6 @@ class CholeskyInverseOf final : public Operator {
     bool interleaved_;
 };
 
-template <class T>
-solvers::Apply<T> as_function(Operator& op) {
-    return [&op](View<const T> in, View<T> out) { op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols}); };
-}
-
 }  // namespace
 
 std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers) {
@@ -232,17 +225,6 @@ void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t strea
 
 void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
     dispatch(dtype, [&]<class T>() { backend().fill_uniform(view<T>(out), seed, stream, low, high); });
-}
-
-solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
-    return dispatch(op.dtype(),
-                    [&]<class T>() { return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
-}
-
-solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors) {
-    return dispatch(op.dtype(), [&]<class T>() {
-        return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options, view<T>(vectors));
-    });
 }
 
 }  // namespace gnfast::api

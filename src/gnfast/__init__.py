@@ -7,7 +7,7 @@ from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp
 from gnfast import bounds, datasets
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
-from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, cond, eigsh, rank
+from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, Tracker, cond, eigsh, rank
 
 __version__ = build_info()["version"]
 
@@ -26,6 +26,7 @@ __all__ = [
     "Network",
     "Plan",
     "Rank",
+    "Tracker",
     "bounds",
     "build_info",
     "cond",

@@ -3,5 +3,6 @@
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
 from gnfast.spectrum.ranks import Rank, rank
+from gnfast.spectrum.tracker import Tracked, Tracker
 
-__all__ = ["Condition", "ConvergenceWarning", "EigenInfo", "Rank", "cond", "eigsh", "rank"]
+__all__ = ["Condition", "ConvergenceWarning", "EigenInfo", "Rank", "Tracked", "Tracker", "cond", "eigsh", "rank"]

@@ -12,6 +12,7 @@ from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
+from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
 from gnfast.spectrum.routes import Found, Search
 
@@ -144,7 +145,21 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str
     bound = _analytic(A)
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
-    return estimate, "residuals (estimated; certify=True proves it where the dual is stored)"
+    # Both ends are tops of positive semi-definite matrices, A and its inverse, found from a random start.
+    if top.error >= 1:
+        return estimate, "residuals (estimated; certify=True proves it where the dual is stored)"
+    if top.error == low.error == 0:
+        return estimate, "the Krylov spaces are everything, up to rounding"
+    upper = (top.value + doubt) / (1 - top.error)
+    start = f"lambda_max <= {upper:.6g} with probability 1 - {FAILURE:.0e}"
+    if low.error >= 1:
+        lower = low.value - low.residual - doubt
+        return _quotient(upper, lower), f"random start: {start}; lambda_min by its residual (estimated)"
+    lower = low.value * (1 - low.error) - doubt
+    return _quotient(upper, lower), (
+        f"random start: {start} and lambda_min >= {lower:.6g} with the same (Kuczynski & Wozniakowski); "
+        f"residuals alone suggest {estimate:.6g}"
+    )
 
 
 def _quotient(upper: float, lower: float) -> float:

@@ -1,0 +1,16 @@
+// The eigensolvers without templates.
+#pragma once
+
+#include "algo/solvers/options.hpp"
+#include "api/engine.hpp"
+
+namespace gnfast::api {
+
+// vectors (count, size) gets the eigenvectors.
+solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors);
+// preconditioner: an approximate inverse, or nullptr.
+solvers::Result davidson(Operator& op, Operator* preconditioner, const solvers::Options& options, Array vectors);
+// vectors (block, size): see algo/solvers/nystrom.hpp.
+solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vectors);
+
+}  // namespace gnfast::api
