@@ -49,4 +49,11 @@ solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vec
                     [&]<class T>() { return solvers::nystrom<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
 }
 
+Asymmetry asymmetry(DType dtype, Array a) {
+    return dispatch(dtype, [&]<class T>() -> Asymmetry {
+        const auto found = backend().asymmetry(View<const T>(view<T>(a)));
+        return {found.scale, found.difference, found.finite};
+    });
+}
+
 }  // namespace gnfast::api

@@ -120,6 +120,15 @@ void register_solvers(py::module_& m) {
         },
         "op"_a, "vectors"_a, "largest"_a, "block"_a, "max_basis"_a, "max_products"_a, "tol"_a, "norm"_a, "seed"_a, "progress"_a);
     m.def(
+        "asymmetry",
+        [](const py::array& a) {
+            const api::Array matrix = input(a, dtype_of(a), -1, a.shape(0));
+            const py::gil_scoped_release release;
+            const api::Asymmetry found = api::asymmetry(dtype_of(a), matrix);
+            return std::make_tuple(found.scale, found.difference, found.finite);
+        },
+        "a"_a);
+    m.def(
         "davidson",
         [](api::Operator& op, api::Operator* preconditioner, const py::array& vectors, index block, index max_basis, index max_products,
            double tol, double norm, std::uint64_t seed, const py::object& progress, bool largest, const py::kwargs& more) {

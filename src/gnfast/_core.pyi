@@ -70,6 +70,7 @@ def lanczos(
     restore: dict[str, Array] | None = None,
     save: Callable[[dict[str, Array], bool], object] | None = None,
 ) -> dict[str, Any]: ...
+def asymmetry(a: Array) -> tuple[float, float, bool]: ...
 def davidson(
     op: Operator,
     preconditioner: Operator | None,

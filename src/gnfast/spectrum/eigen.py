@@ -38,7 +38,8 @@ def eigsh(
     v0: Any = None,
     checkpoint: Any = None,
     progress: Any = None,
-) -> tuple[Array, Array] | tuple[Array, Array, EigenInfo]:
+    return_eigenvectors: bool = True,
+) -> Any:
     """A few eigenpairs at one end of the spectrum of a symmetric operator, or at both.
 
     Args:
@@ -63,8 +64,9 @@ def eigsh(
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
         seed: Of the starting block.
         return_info: Also return an `EigenInfo`.
-        block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 16 with k. An eigenvalue
-            that is there more often than the block has vectors may be found that often only.
+        block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 8 with k, or what the
+            method needs. An eigenvalue that is there more often than the block has vectors may be found that often
+            only.
         max_products: Vectors multiplied before giving up; None means 100 + 20 N, at most a million.
         v0: (N,) or (N, b): vectors to start from, say the eigenvectors of a neighbouring problem; widens the block to
             b. None starts from random ones. LAPACK has no use for it.
@@ -72,9 +74,11 @@ def eigsh(
             same problem goes on from it; removed at the end of the search. Not for "dense" and "nystrom".
         progress: True shows a line on stderr with the residual, a callable is called with (stage, done, total), total 0
             if unknown; stage is a str whose attribute `residual` is the largest residual of the pairs, or None.
+        return_eigenvectors: False leaves the eigenvectors out, and the lifting of a dual's with them.
 
     Returns:
-        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, and the `EigenInfo` if asked for.
+        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, and the `EigenInfo` if asked for: a
+        tuple of those asked for, or the eigenvalues alone.
 
     Raises:
         TypeError: Bad kinds or dtypes.
@@ -102,6 +106,7 @@ def eigsh(
     method = _checks.choice(method, "method", METHODS)
     _check_method(method, which)
     return_info = _checks.boolean(return_info, "return_info")
+    return_eigenvectors = _checks.boolean(return_eigenvectors, "return_eigenvectors")
     task = Task(
         A,
         k,
@@ -118,7 +123,7 @@ def eigsh(
         raise ValueError(f"method {method!r} keeps no checkpoint; use method='lanczos' or leave checkpoint out")
     with reporting(progress) as report:
         task.report = report
-        values, vectors, info = _in_best_space(task) if method == "auto" else _solve(task, method)
+        values, vectors, info = _in_best_space(task, return_eigenvectors) if method == "auto" else _solve(task, method)
     if len(values) == 0:
         if info.reason == "interrupted":
             raise KeyboardInterrupt
@@ -133,7 +138,8 @@ def eigsh(
             ConvergenceWarning,
             stacklevel=_checks.level_of_caller(),
         )
-    return (values, vectors, info) if return_info else (values, vectors)
+    found = (values, *([vectors] if return_eigenvectors else []), *([info] if return_info else []))
+    return found if len(found) > 1 else values
 
 
 def _check_method(method: str, which: str) -> None:
@@ -158,14 +164,14 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None) -> Array | Non
     return _checks.array(rows.T, "v0", ("b", "N"), A.dtype, "the operator")
 
 
-def _in_best_space(task: Task) -> Pairs:
+def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
     """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
     G = task.A
     dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton) and task.which == "LA" and task.start is None else G
     if not isinstance(dual, Dual) or dual is G:
         return _solve_auto(task)
     found = _solve_auto(replace(task, A=dual, block=task.block and min(task.block, dual.shape[0])))
-    pairs = spaces.lifted(dual, found)
+    pairs = spaces.lifted(dual, found, with_vectors)
     if pairs is None and found.info.converged:
         return _solve(
             task, "lanczos"

@@ -56,14 +56,19 @@ def cheapest(G: GaussNewton, k: int) -> GaussNewton | Gram | Dual:
     return G
 
 
-def lifted(dual: Dual, pairs: Pairs) -> Pairs | None:
-    """The dual's pairs as those of G, or None if one belongs to the null space, which has no unique image."""
+def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
+    """The dual's pairs as those of G, or None if one belongs to the null space, which has no unique image.
+
+    Without vectors they stay as they are: lifting costs as much as some products with G.
+    """
     values, info = pairs.values.astype(float), pairs.info
     if len(values) == 0 or values.min() <= matrices.zero_cut(info.norm, dual.shape[0], dual.dtype):
         return None
-    vectors = dual.lift(np.asfortranarray(pairs.vectors))
-    vectors *= (1 / np.sqrt(values)).astype(dual.dtype)
-    _orthonormalize(vectors)
+    vectors = pairs.vectors
+    if with_vectors:
+        vectors = dual.lift(np.asfortranarray(vectors))
+        vectors *= (1 / np.sqrt(values)).astype(dual.dtype)
+        _orthonormalize(vectors)
     residuals = info.residuals * np.sqrt(max(info.norm, float(values.max())) / values)
     # The eigenvalues themselves are the dual's, and so are their intervals.
     bounds = intervals(values, info.residuals, info.norm, dual.dtype)
