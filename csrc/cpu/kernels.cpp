@@ -128,7 +128,8 @@ GNFAST_INLINE T sum_lanes(Pack<T> v) {
 }
 
 // R rows of a tile and J vectors: per R + 2 J loads and J stores 2 R J multiply-adds, 2 R J + R + 2 registers: 2 by 2 fills 14 of 16.
-template <class T, int R, int J>
+// Ahead: the rows that follow are asked for meanwhile, since a processor's own prefetchers start anew at every row.
+template <class T, int R, int J, bool Ahead>
 GNFAST_INLINE void symmetric_block(const T* tile, index stride, index cols, const T* x, const T* y, T* down, T* across, index step) {
     Pack<T> acc[R][J] = {}, mine[R][J];
     for (int r = 0; r < R; ++r)
@@ -136,7 +137,10 @@ GNFAST_INLINE void symmetric_block(const T* tile, index stride, index cols, cons
     index q = 0;
     for (; q + lanes<T> <= cols; q += lanes<T>) {
         Pack<T> entry[R];
-        for (int r = 0; r < R; ++r) entry[r] = load(tile + r * stride + q);
+        for (int r = 0; r < R; ++r) {
+            if (Ahead && q % (2 * lanes<T>) == 0) prefetch(tile + (R + r) * stride + q);
+            entry[r] = load(tile + r * stride + q);
+        }
         for (int j = 0; j < J; ++j) {
             const Pack<T> here = load(x + j * step + q);
             Pack<T> sum = load(across + j * step + q);
@@ -160,18 +164,18 @@ GNFAST_INLINE void symmetric_block(const T* tile, index stride, index cols, cons
 template <class T, int R>
 GNFAST_INLINE void symmetric_vectors(const T* tile, index stride, index cols, const T* x, const T* y, T* down, T* across, index step,
                                      index s) {
-    index j = 0;
+    if (s == 1) return symmetric_block<T, R, 1, true>(tile, stride, cols, x, y, down, across, step);
+    symmetric_block<T, R, 2, true>(tile, stride, cols, x, y, down, across, step);
+    index j = 2;
     for (; j + 2 <= s; j += 2)
-        symmetric_block<T, R, 2>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
-    if (j < s) symmetric_block<T, R, 1>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
+        symmetric_block<T, R, 2, false>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
+    if (j < s) symmetric_block<T, R, 1, false>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
 }
 
 template <class T>
 GNFAST_INLINE void symmetric_all(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,
                                  index step, index s) {
     index r = 0;
-    if (s == 1)  // nothing to share but the vector
-        for (; r + 4 <= rows; r += 4) symmetric_block<T, 4, 1>(tile + r * stride, stride, cols, x, y + r, down + r, across, step);
     for (; r + 2 <= rows; r += 2) symmetric_vectors<T, 2>(tile + r * stride, stride, cols, x, y + r, down + r, across, step, s);
     if (r < rows) symmetric_vectors<T, 1>(tile + r * stride, stride, cols, x, y + r, down + r, across, step, s);
 }

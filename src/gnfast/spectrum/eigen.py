@@ -64,7 +64,7 @@ def eigsh(
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
         seed: Of the starting block.
         return_info: Also return an `EigenInfo`.
-        block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 8 with k, or what the
+        block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 6 with k, or what the
             method needs. An eigenvalue that is there more often than the block has vectors may be found that often
             only.
         max_products: Vectors multiplied before giving up; None means 100 + 20 N, at most a million.

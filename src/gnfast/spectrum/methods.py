@@ -203,13 +203,13 @@ def default_block(A: SymmetricOperator, k: int) -> int:
 
     A Gram that is not stored multiplies an (n, n) by an (n, m) matrix for each vector, G itself (n, m) by (m, m): a
     block saves no work there, and a narrow one finds the same eigenvalues with fewer vectors in all. A stored matrix of
-    6,000 in float64, 20 eigenvalues to 1e-8, one core: 0.72, 0.44, 0.57 and 0.75 s with blocks of 2, 4, 8 and 16; as
-    many copies of an eigenvalue as the block has vectors are sure to be found, hence the 8.
+    6,000 in float64, 20 eigenvalues to 1e-8, one core: 0.34, 0.41 and 0.41 s with blocks of 4, 6 and 8; as many copies
+    of an eigenvalue as the block has vectors are sure to be found.
     """
     if 4 * k > A.shape[0]:  # most of the spectrum: whatever is repeated is among what is asked for
         return k
     compute_bound = A.space == "parameters" or (A.space == "samples" and not getattr(A, "stored", False))
-    return 2 if compute_bound else max(4, min(k, 8))
+    return 2 if compute_bound else max(4, min(k, 6))
 
 
 def _checkpointed(
