@@ -79,7 +79,8 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
     cutting G's own null space away. Small duals: the whole spectrum by LAPACK. Linear duals, and others that
     `memory_limit` forbids to store: block Lanczos above, and below block Davidson with the wide-limit preconditioner.
     Others are stored: block Lanczos above, Cholesky factorisation and inverse iteration below. A singular dual is
-    recognised and gives its rank, the cut, and the smallest eigenvalue above it.
+    recognised and gives its rank, the cut, and the smallest eigenvalue above it. Where neither a proof nor an analytic
+    bound limits it from above, the random starts of both searches do, but for a probability of 1e-6 each.
 
     Args:
         G: A `GaussNewton`, one of its duals, or any symmetric positive semi-definite operator or array.
@@ -101,7 +102,8 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
 
     References:
         Zhao, Singh & Lucchi, "Theoretical characterisation of the Gauss-Newton conditioning in neural networks",
-        NeurIPS 2024.
+        NeurIPS 2024; Kuczynski & Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms
+        with a random start", SIAM J. Matrix Anal. Appl. 1992.
     """
     start = time.perf_counter()
     A = matrices.as_symmetric(G.dual() if isinstance(G, GaussNewton) else G)
