@@ -63,6 +63,33 @@ def curvlinops_product(weights: Sequence[Array], X: Array, block: Array) -> Call
     return lambda: operator @ parts
 
 
+def curvlinops_operator(weights: Sequence[Array], X: Array) -> tuple[Any, float]:
+    """curvlinops' GGNLinearOperator as a SciPy operator, and what its products take to be ours (see above)."""
+    import torch
+    from curvlinops import GGNLinearOperator
+
+    net = torch_network(weights)
+    inputs = torch.from_numpy(X)
+    targets = torch.zeros(len(X), weights[-1].shape[0], dtype=inputs.dtype)
+    operator = GGNLinearOperator(
+        net, torch.nn.MSELoss(), list(net.parameters()), [(inputs, targets)], check_deterministic=False
+    )
+    return operator.to_scipy(), weights[-1].shape[0] / 2
+
+
+class CountedProducts:
+    """An operator or array for scipy.sparse.linalg.eigsh, with the vectors that it multiplies counted."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.vectors = 0
+
+        def product(v: Array) -> Array:
+            self.vectors += 1
+            return matrix @ v
+
+        self.operator = scipy.sparse.linalg.LinearOperator(matrix.shape, matvec=product, dtype=matrix.dtype)
+
+
 def torch_func_product(weights: Sequence[Array], X: Array, block: Array) -> Callable[[], Sequence[Any]]:
     """Products with torch.func: linearize and vjp evaluated once, then vmap over the vectors of the block."""
     import torch

@@ -10,6 +10,8 @@ from gnfast.spectrum import matrices
 N = 97
 SPECTRA = {
     "geometric": np.logspace(0, -6, N),
+    "fourteen decades": np.logspace(0, -14, N),
+    "gaps": np.concatenate([[1000.0, 100.0, 99.0], np.linspace(1, 2, N - 5), [1e-3, 1e-4]]),
     "clustered": np.concatenate([3 + 1e-5 * np.arange(20), np.linspace(1, 2, N - 40), 1e-3 + 1e-8 * np.arange(20)]),
     "repeated": np.repeat([5.0, 2.0, 1.0, 0.5], [7, 40, 41, 9]),
     "rank deficient": np.concatenate([np.linspace(1, 4, 31), np.zeros(N - 31)]),

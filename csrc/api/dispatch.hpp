@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "algo/solvers/options.hpp"
 #include "api/engine.hpp"
 #include "cpu/cpu_backend.hpp"
 

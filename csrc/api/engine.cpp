@@ -6,8 +6,6 @@
 #include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
 #include "algo/linear_dual.hpp"
-#include "algo/solvers/davidson.hpp"
-#include "algo/solvers/lanczos.hpp"
 #include "api/dispatch.hpp"
 
 namespace gnfast::api {
@@ -208,17 +206,6 @@ void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t strea
 
 void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
     by_dtype(dtype, [&]<class T>() { backend().fill_uniform(view<T>(out), seed, stream, low, high); });
-}
-
-solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
-    return by_dtype(op.dtype(),
-                    [&]<class T>() { return solvers::lanczos<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
-}
-
-solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors) {
-    return by_dtype(op.dtype(), [&]<class T>() {
-        return solvers::davidson<B, T>(backend(), as_function<T>(op), as_function<T>(preconditioner), op.rows(), options, view<T>(vectors));
-    });
 }
 
 }  // namespace gnfast::api

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "algo/blocking.hpp"
-#include "algo/solvers/options.hpp"
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
 #include "core/types.hpp"
@@ -110,9 +109,5 @@ std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index 
 index cholesky(DType dtype, Array a);
 void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double scale);
 void fill_uniform(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double low, double high);
-
-// vectors (count, size) gets the eigenvectors.
-solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors);
-solvers::Result davidson(Operator& op, Operator& preconditioner, const solvers::Options& options, Array vectors);
 
 }  // namespace gnfast::api

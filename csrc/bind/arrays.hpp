@@ -4,7 +4,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cmath>
+
 #include "api/engine.hpp"
+#include "core/monitor.hpp"
 
 namespace gnfast::bind {
 
@@ -36,12 +39,35 @@ inline py::array new_array(api::DType dtype, index rows, index cols) {
     return py::array_t<double>({rows, cols});
 }
 
-// A Python callable (stage, done, total) or None; also what makes Ctrl-C work between two steps.
+// KeyboardInterrupt on its way through the core, which may stop for it and still answer; else it arrives as it was raised.
+struct PythonInterrupt final : interrupted {
+    explicit PythonInterrupt(const py::error_already_set& error_) : error(error_) {}
+    py::error_already_set error;
+};
+
+// f(), with Python's KeyboardInterrupt turned into the core's.
+template <class F>
+void interruptible(F&& f) {
+    try {
+        f();
+    } catch (const py::error_already_set& error) {
+        if (error.matches(PyExc_KeyboardInterrupt)) throw PythonInterrupt(error);
+        throw;
+    }
+}
+
+// A Python callable (stage, done, total) or None; also what makes Ctrl-C work between two steps. Solvers add a residual.
 inline Monitor monitor_of(const py::object& progress) {
-    return [progress](const char* stage, double done, double total) {
+    return [progress](const char* stage, double done, double total, double residual) {
         const py::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!progress.is_none()) progress(stage, done, total);
+        interruptible([&] {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            if (progress.is_none()) return;
+            if (std::isnan(residual))
+                progress(stage, done, total);
+            else
+                progress(stage, done, total, residual);
+        });
     };
 }
 

@@ -56,7 +56,8 @@ class CallbackOperator final : public api::Operator {
         const py::array block = new_array(dtype_, in.rows, in.cols);
         const std::size_t bytes = (dtype_ == api::DType::float32 ? 4 : 8) * std::size_t(in.rows * in.cols);
         std::memcpy(const_cast<void*>(block.data()), in.data, bytes);
-        const auto result = py::cast<py::array>(f_(block));
+        py::array result;
+        interruptible([&] { result = py::cast<py::array>(f_(block)); });
         const api::Array from = input(result, dtype_, out.rows, out.cols);
         std::memcpy(out.data, from.data, bytes);
     }

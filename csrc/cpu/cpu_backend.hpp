@@ -12,6 +12,7 @@
 #include "cpu/factored.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/packed.hpp"
+#include "cpu/symmetric.hpp"
 #include "cpu/threads.hpp"
 
 namespace gnfast::cpu {
@@ -85,82 +86,24 @@ class CpuBackend {
         }
     }
 
-    // out = v K for symmetric K given by its lower triangle: each tile is read once and used on both sides, into one
-    // private result per thread; 2 N^2 s flops for s vectors, N^2 / 2 numbers read.
     template <class T>
     void symm_lower(View<const T> lower, View<const T> v, View<T> out) {
-        const index size = lower.rows, s = v.rows, tiles = ceil_div(size, symm_tile);
-        const index threads = std::min<index>(num_threads(), tiles);
-        Buffer<T> partial(threads * s * size);
-        parallel_for(threads, [&](index t) {
-            const View<T> mine(partial.data() + t * s * size, s, size);
-            std::fill_n(mine.data, s * size, T(0));
-            for (index tile_row = 0, at = 0; tile_row < tiles; ++tile_row)
-                for (index tile_col = 0; tile_col <= tile_row; ++tile_col, ++at) {
-                    if (at % threads != t) continue;
-                    const index i = tile_row * symm_tile, j = tile_col * symm_tile;
-                    const index ni = std::min(symm_tile, size - i), nj = std::min(symm_tile, size - j);
-                    const View<const T> tile = lower.block(i, ni, j, nj);
-                    if (tile_row == tile_col) {
-                        call::symm(tile, v.block(0, s, i, ni), mine.block(0, s, i, ni));
-                        continue;
-                    }
-                    call::gemm(Op::none, Op::transpose, T(1), v.block(0, s, j, nj), tile, T(1), mine.block(0, s, i, ni));
-                    call::gemm(Op::none, Op::none, T(1), v.block(0, s, i, ni), tile, T(1), mine.block(0, s, j, nj));
-                }
-        });
-        parallel_ranges(size, 4096, [&](index first, index count) {
-            for (index row = 0; row < s; ++row) {
-                T* z = out.row(row) + first;
-                std::copy_n(partial.data() + row * size + first, count, z);
-                for (index t = 1; t < threads; ++t) {
-                    const T* more = partial.data() + (t * s + row) * size + first;
-                    for (index q = 0; q < count; ++q) z[q] += more[q];
-                }
-            }
-        });
+        symmetric::multiply(lower, v, out);
+    }
+
+    template <class T>
+    index cholesky(View<T> a) {
+        return symmetric::cholesky(a);
+    }
+
+    template <class T>
+    void cholesky_solve(View<const T> lower, View<T> rhs) {
+        symmetric::cholesky_solve(lower, rhs);
     }
 
     template <class T>
     void kronecker_sum(View<const T> p, std::span<const Packed<T>> b, View<const T> v, View<T> out) {
         cpu::kronecker_sum(p, b, v, out);
-    }
-
-    // size^3 / 3 flops, nearly all in products of tiles. 0, or the failing pivot from 1.
-    template <class T>
-    index cholesky(View<T> a) {
-        return cholesky_by_panels(a, widest_panel);
-    }
-
-    // Each row x of rhs becomes (L L^T)^-1 x; 2 size^2 flops a vector. Many vectors are dealt out to the threads; few would
-    // have each thread read all of L, so that there the panels are dealt out instead and L is read once for each solve.
-    template <class T>
-    void cholesky_solve(View<const T> lower, View<T> rhs) {
-        if (rhs.rows >= 16 * num_threads() || lower.rows <= 2 * solve_panel)
-            return parallel_ranges(rhs.rows, 1, [&](index first, index count) {
-                call::trsm(Op::transpose, lower, rhs.row_range(first, count));
-                call::trsm(Op::none, lower, rhs.row_range(first, count));
-            });
-        const index size = lower.rows, s = rhs.rows, panels = ceil_div(size, solve_panel);
-        const auto step = [&](index panel, Op op) {
-            const index at = panel * solve_panel, width = std::min(solve_panel, size - at);
-            const View<T> x = rhs.block(0, s, at, width);
-            {
-                const SingleThreadedBlas guard;
-                call::trsm(op, lower.block(at, width, at, width), x);
-            }
-            // L y = x moves on to the rows below the panel, L^T y = x to the columns left of it.
-            const index base = op == Op::transpose ? at + width : 0, rest = op == Op::transpose ? size - base : at;
-            parallel_ranges(rest, 512, [&](index first, index count) {
-                const View<T> target = rhs.block(0, s, base + first, count);
-                if (op == Op::transpose)
-                    call::gemm(Op::none, Op::transpose, T(-1), View<const T>(x), lower.block(base + first, count, at, width), T(1), target);
-                else
-                    call::gemm(Op::none, Op::none, T(-1), View<const T>(x), lower.block(at, width, first, count), T(1), target);
-            });
-        };
-        for (index panel = 0; panel < panels; ++panel) step(panel, Op::transpose);
-        for (index panel = panels; panel-- > 0;) step(panel, Op::none);
     }
 
     // Eigenvalues ascending in w, eigenvectors in the rows of a (size, size), which is overwritten; host, double.
@@ -368,48 +311,10 @@ class CpuBackend {
     }
 
    private:
-    // Right-looking: factor the diagonal block, solve the panel below it, update the trailing lower triangle by tiles. A wide
-    // panel reads and writes the trailing triangle, which no cache holds, once for many flops; the diagonal block is done in
-    // narrower panels, so that other threads do not wait for it.
-    template <class T>
-    index cholesky_by_panels(View<T> a, index panel_width) {
-        const index size = a.rows;
-        if (size <= least_panel) return call::potrf(a);
-        while (panel_width > least_panel && size < 4 * panel_width) panel_width /= 2;
-        const index tile = std::max(panel_width, least_tile);
-        for (index at = 0; at < size; at += panel_width) {
-            const index width = std::min(panel_width, size - at), below = size - at - width;
-            const View<T> diagonal = a.block(at, width, at, width);
-            const index failed = cholesky_by_panels(diagonal, panel_width / 2);
-            if (failed > 0) return at + failed;
-            if (below == 0) break;
-            const View<T> panel = a.block(at + width, below, at, width);
-            parallel_ranges(below, 64,
-                            [&](index first, index count) { call::trsm(Op::transpose, diagonal, panel.row_range(first, count)); });
-            const index tiles = ceil_div(below, tile);
-            parallel_for(tiles * (tiles + 1) / 2, [&](index task) {
-                // Longest rows first: task -> (row, column) of the lower triangle, from the bottom up.
-                index row = tiles - 1, left = task;
-                while (left > row) left -= row-- + 1;
-                const index i = row * tile, j = left * tile;
-                const index ni = std::min(tile, below - i), nj = std::min(tile, below - j);
-                const View<T> target = a.block(at + width + i, ni, at + width + j, nj);
-                if (row == left)
-                    call::syrk(T(-1), panel.row_range(i, ni), T(1), target);
-                else
-                    call::gemm(Op::none, Op::transpose, T(-1), View<const T>(panel.row_range(i, ni)), View<const T>(panel.row_range(j, nj)),
-                               T(1), target);
-            });
-        }
-        return 0;
-    }
-
     // Below this a loop costs more to start than it saves (some microseconds).
     static constexpr double parallel_flops = 2e5;
     static constexpr index parallel_elements = 16384;
-    // Of 128, 256 and 512 as the widest panel for 5,000 unknowns: 31, 34 and 39 GF/s where a plain product had 40.
-    static constexpr index widest_panel = 512, least_panel = 128, least_tile = 256;
-    static constexpr index symm_tile = 256, solve_panel = 128, thin = 16;
+    static constexpr index thin = 16;
 
     template <class F>
     static void parallel_rows(index rows, index cost, F&& f) {

@@ -120,6 +120,67 @@ GNFAST_INLINE void in_all(const T* rows, index row_step, index r, index m, Strid
 }
 
 template <class T>
+GNFAST_INLINE T sum_lanes(Pack<T> v) {
+    T half[lanes<T>];
+    store(half, v);
+    if constexpr (lanes<T> == 4) return (half[0] + half[2]) + (half[1] + half[3]);
+    return ((half[0] + half[4]) + (half[1] + half[5])) + ((half[2] + half[6]) + (half[3] + half[7]));
+}
+
+// R rows of a tile and J vectors: per R + 2 J loads and J stores 2 R J multiply-adds, 2 R J + R + 2 registers: 2 by 2 fills 14 of 16.
+// Ahead: the rows that follow are asked for meanwhile, since a processor's own prefetchers start anew at every row.
+template <class T, int R, int J, bool Ahead>
+GNFAST_INLINE void symmetric_block(const T* tile, index stride, index cols, const T* x, const T* y, T* down, T* across, index step) {
+    Pack<T> acc[R][J] = {}, mine[R][J];
+    for (int r = 0; r < R; ++r)
+        for (int j = 0; j < J; ++j) mine[r][j] = Pack<T>{} + y[j * step + r];
+    index q = 0;
+    for (; q + lanes<T> <= cols; q += lanes<T>) {
+        Pack<T> entry[R];
+        for (int r = 0; r < R; ++r) {
+            if (Ahead && q % (2 * lanes<T>) == 0) prefetch(tile + (R + r) * stride + q);
+            entry[r] = load(tile + r * stride + q);
+        }
+        for (int j = 0; j < J; ++j) {
+            const Pack<T> here = load(x + j * step + q);
+            Pack<T> sum = load(across + j * step + q);
+            for (int r = 0; r < R; ++r) {
+                acc[r][j] += entry[r] * here;
+                sum += entry[r] * mine[r][j];
+            }
+            store(across + j * step + q, sum);
+        }
+    }
+    for (int j = 0; j < J; ++j)
+        for (int r = 0; r < R; ++r) down[j * step + r] += sum_lanes<T>(acc[r][j]);
+    for (; q < cols; ++q)
+        for (int j = 0; j < J; ++j)
+            for (int r = 0; r < R; ++r) {
+                down[j * step + r] += tile[r * stride + q] * x[j * step + q];
+                across[j * step + q] += tile[r * stride + q] * y[j * step + r];
+            }
+}
+
+template <class T, int R>
+GNFAST_INLINE void symmetric_vectors(const T* tile, index stride, index cols, const T* x, const T* y, T* down, T* across, index step,
+                                     index s) {
+    if (s == 1) return symmetric_block<T, R, 1, true>(tile, stride, cols, x, y, down, across, step);
+    symmetric_block<T, R, 2, true>(tile, stride, cols, x, y, down, across, step);
+    index j = 2;
+    for (; j + 2 <= s; j += 2)
+        symmetric_block<T, R, 2, false>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
+    if (j < s) symmetric_block<T, R, 1, false>(tile, stride, cols, x + j * step, y + j * step, down + j * step, across + j * step, step);
+}
+
+template <class T>
+GNFAST_INLINE void symmetric_all(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,
+                                 index step, index s) {
+    index r = 0;
+    for (; r + 2 <= rows; r += 2) symmetric_vectors<T, 2>(tile + r * stride, stride, cols, x, y + r, down + r, across, step, s);
+    if (r < rows) symmetric_vectors<T, 1>(tile + r * stride, stride, cols, x, y + r, down + r, across, step, s);
+}
+
+template <class T>
 GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
@@ -168,6 +229,22 @@ GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
     for (index q = 0; q < count; ++q) x[q] *= d[q];
 }
 
+template <class T>
+GNFAST_INLINE void asymmetry_all(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {
+    const auto grow = [](T& most, T value) { most = value > most ? value : most; };
+    const auto size = [](T x) { return x < 0 ? -x : x; };
+    T scale = seen.scale, difference = seen.difference, zero = seen.zero;
+    for (index i = 0; i < rows; ++i)
+        for (index j = 0; j < cols; ++j) {
+            const T a = tile[i * stride + j], b = mirror[j * stride + i];
+            zero += (a + b) * T(0);
+            grow(scale, size(a));
+            grow(scale, size(b));
+            grow(difference, size(a - b));
+        }
+    seen = {scale, difference, zero};
+}
+
 }  // namespace
 
 #define GNFAST_INSTANTIATE(T)                                                                                                           \
@@ -179,6 +256,13 @@ GNFAST_INLINE void multiply_all(const T* d, T* x, index count) {
         in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                     \
     }                                                                                                                                   \
     GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }   \
+    GNFAST_CLONES void asymmetry(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {             \
+        asymmetry_all<T>(tile, mirror, stride, rows, cols, seen);                                                                       \
+    }                                                                                                                                   \
+    GNFAST_CLONES void symmetric_tile(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,  \
+                                      index step, index s) {                                                                            \
+        symmetric_all<T>(tile, stride, rows, cols, x, y, down, across, step, s);                                                        \
+    }                                                                                                                                   \
     GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                        \
     GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }            \
     void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                   \

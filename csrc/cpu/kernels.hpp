@@ -26,6 +26,13 @@ void contract_in(const float* rows, index row_step, index r, index m, Strided<co
 void contract_in(const double* rows, index row_step, index r, index m, Strided<const double> u, index s, double beta, double* out,
                  index out_step);
 
+// Both products of a tile (rows, cols) below the diagonal of a symmetric matrix with s vectors, `step` apart: with their
+// parts x that meet its columns, down[j, r] += <tile[r, :], x[j, :]>, and y that meet its rows, across[j, :] += y[j, r] tile[r, :].
+void symmetric_tile(const float* tile, index stride, index rows, index cols, const float* x, const float* y, float* down, float* across,
+                    index step, index s);
+void symmetric_tile(const double* tile, index stride, index rows, index cols, const double* x, const double* y, double* down,
+                    double* across, index step, index s);
+
 // k[q] += a[q] b[q]
 void multiply_accumulate(const float* a, const float* b, float* k, index count);
 void multiply_accumulate(const double* a, const double* b, double* k, index count);
@@ -33,6 +40,16 @@ void multiply_accumulate(const double* a, const double* b, double* k, index coun
 // x[q] *= d[q]
 void multiply(const float* d, float* x, index count);
 void multiply(const double* d, double* x, index count);
+
+// What was seen of a matrix: the largest |entry|, the largest |entry - its mirror image|, and 0 or, after NaN and infinity, NaN.
+template <class T>
+struct Extremes {
+    T scale = 0, difference = 0, zero = 0;
+};
+
+// A tile (rows, cols) of a square matrix and its mirror image (cols, rows), of one stride.
+void asymmetry(const float* tile, const float* mirror, index stride, index rows, index cols, Extremes<float>& seen);
+void asymmetry(const double* tile, const double* mirror, index stride, index rows, index cols, Extremes<double>& seen);
 
 // One row of a random matrix: N(0, scale^2), or uniform on (low, high).
 void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, float* out, index count);

@@ -23,7 +23,19 @@ from gnfast.estimators import (
 )
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
-from gnfast.spectrum import Condition, ConvergenceWarning, EigenInfo, Rank, RankProfile, cond, eigsh, rank, rank_profile
+from gnfast.spectrum import (
+    Condition,
+    ConvergenceWarning,
+    EigenInfo,
+    Rank,
+    RankProfile,
+    Tracked,
+    Tracker,
+    cond,
+    eigsh,
+    rank,
+    rank_profile,
+)
 
 __version__ = build_info()["version"]
 
@@ -51,6 +63,8 @@ __all__ = [
     "RankProfile",
     "SolveInfo",
     "Trace",
+    "Tracked",
+    "Tracker",
     "bounds",
     "build_info",
     "cond",

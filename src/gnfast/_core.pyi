@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
-Progress = Callable[[str, float, float], object] | None
+Progress = Callable[..., object] | None  # (stage, done, total), and the residual where a solver knows it
 
 class MemoryLimitError(MemoryError): ...
 
@@ -70,10 +70,18 @@ def lanczos(
     norm: float,
     seed: int,
     progress: Progress,
+    *,
+    both: bool = False,
+    min_steps: int = 0,
+    keep: bool = False,
+    start: Array | None = None,
+    restore: dict[str, Array] | None = None,
+    save: Callable[[dict[str, Array], bool], object] | None = None,
 ) -> dict[str, Any]: ...
+def asymmetry(a: Array) -> tuple[float, float, bool]: ...
 def davidson(
     op: Operator,
-    preconditioner: Operator,
+    preconditioner: Operator | None,
     vectors: Array,
     block: int,
     max_basis: int,
@@ -82,6 +90,16 @@ def davidson(
     norm: float,
     seed: int,
     progress: Progress,
+    largest: bool = False,
+    *,
+    both: bool = False,
+    keep: bool = False,
+    start: Array | None = None,
+    restore: dict[str, Array] | None = None,
+    save: Callable[[dict[str, Array], bool], object] | None = None,
+) -> dict[str, Any]: ...
+def nystrom(
+    op: Operator, vectors: Array, seed: int, progress: Progress, *, start: Array | None = None
 ) -> dict[str, Any]: ...
 def trace(
     op: Operator,

@@ -403,6 +403,11 @@ class Gram(Dual):
         self._dual.restrict_to_samples(rows, out)
         return out
 
+    @property
+    def stored(self) -> bool:
+        """Whether products use the matrix that `to_dense()` has formed."""
+        return self._dense is not None
+
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
         if self._dense is None:
@@ -411,7 +416,7 @@ class Gram(Dual):
         return self._dense
 
     def __repr__(self) -> str:
-        state = "stored" if self._dense is not None else "not stored"
+        state = "stored" if self.stored else "not stored"
         return f"Gram({self.shape[0]} x {self.shape[0]}, {state}, {self.dtype})"
 
 

@@ -107,7 +107,7 @@ double symmetric(const Matrix<double>& lower, index i, index j) { return lower(s
 TEST("backend: symm_lower reads one triangle, in tiles") {
     with_threads([](CpuBackend& backend) {
         for (const index size : {1, 100, 256, 300})
-            for (const index s : {1, 3}) {
+            for (const index s : {1, 3, 17}) {
                 const Matrix<double> lower = definite(size), v = random<double>(s, size, 6);
                 Matrix<double> out(s, size);
                 backend.symm_lower(lower.read(), v.read(), out.view());

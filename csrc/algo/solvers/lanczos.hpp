@@ -5,95 +5,224 @@
 #include <limits>
 
 #include "algo/solvers/ritz.hpp"
+#include "algo/solvers/snapshot.hpp"
 
 namespace gnfast::solvers {
 
-// Eigenpairs at one end of the symmetric A of the given size; vectors (count, size) gets the eigenvectors.
+// Eigenpairs at one end of the symmetric A of the given size, or at both; vectors (count, size) gets the eigenvectors.
 //
 // Basis Q (orthonormal rows), H = Q A Q^T. Each step: W = A Q_j; C = W Q^T into H; W -= C Q; W = R Q_{j+1}.
 // Only the newest block has a part of A Q outside the basis, R Q_{j+1}: a Ritz vector's residual is |R^T y_last|.
 template <class B, class T>
-Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& options, View<T> vectors) {
-    Blocks<B, T> blocks(backend, options.seed);
-    const index block = std::min(options.block, size), count = options.count;
-    const index max_basis = std::min(size, std::max(options.max_basis, count + 2 * block));
-    auto basis_buffer = backend.template allocate<T>((max_basis + block) * size);
-    auto next_buffer = backend.template allocate<T>(block * size);
-    const View<T> basis(basis_buffer.data(), max_basis + block, size);
-    Small h(max_basis + block, max_basis + block);
-    Result result;
+class Lanczos {
+   public:
+    Lanczos(B& backend, const Apply<T>& apply, index size, const Options& options)
+        : backend_(backend),
+          apply_(apply),
+          options_(options),
+          blocks_(backend, options.seed),
+          size_(size),
+          block_(std::min(std::max(options.block, options.start_rows), size)),
+          max_basis_(std::min(size, std::max(options.max_basis, options.count + 2 * block_))),
+          basis_buffer_(backend.template allocate<T>((max_basis_ + block_) * size)),
+          next_buffer_(backend.template allocate<T>(block_ * size)),
+          basis_(basis_buffer_.data(), max_basis_ + block_, size),
+          h_(max_basis_ + block_, max_basis_ + block_) {}
 
-    index done = 0;       // rows of the basis that A has been applied to
-    index width = block;  // of the newest block
-    blocks.fill_random(basis.row_range(0, block));
-    blocks.orthonormalize(View<const T>(basis.row_range(0, 0)), basis.row_range(0, block), 0);
-    double norm = options.norm;
-    while (true) {
-        const View<T> w(next_buffer.data(), width, size);
-        apply(View<const T>(basis.row_range(done, width)), w);
-        result.products += width;
-        const View<const T> known(basis.row_range(0, done + width));
-        const Small c = blocks.project_out(known, w);
-        for (index i = 0; i < width; ++i)
-            for (index j = 0; j < done + width; ++j) {
-                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
-                h(done + i, j) = h(j, done + i) = c(i, j);
+    Result run(View<T> vectors) {
+        if (options_.restore.empty())
+            start();
+        else
+            restore();
+        while (true) {
+            if (done_ + width_ > max_basis_) restart();
+            save(false);
+            try {
+                step();
+            } catch (const interrupted&) {
+                const Result best = stopped(vectors, reason_interrupted);
+                if (!options_.keep_results) throw;
+                return best;
             }
-        const index last = done;
-        done += width;
-        const Ritz ritz = rayleigh_ritz(backend, h, done, options.largest);
-        for (const double value : ritz.values) norm = std::max(norm, std::abs(value));
-        const double floor = double(std::numeric_limits<T>::epsilon()) * norm * 4;
-        const index room = size - done;
+            const bool everything = done_ == size_;
+            result_.converged = everything || settled();
+            try {
+                report(options_.monitor, options_.stage, double(result_.products), 0, worst_residual(residuals_, options_.count));
+            } catch (const interrupted&) {
+                const Result best = stopped(vectors, result_.converged ? reason_tolerance : reason_interrupted);
+                if (!options_.keep_results) throw;
+                return best;
+            }
+            if (result_.converged) return finish(vectors, everything ? reason_everything : reason_tolerance);
+            if (options_.max_products > 0 && result_.products + width_ > options_.max_products) return stopped(vectors, reason_products);
+        }
+    }
+
+   private:
+    // Within tolerance, and again after one more block where an invariant subspace was left for random directions: what they
+    // meet may be more copies of what was found, or better.
+    bool settled() {
+        const bool accurate = within(ritz_, residuals_, options_.count, options_.tol, floor());
+        if (!accurate || (whole_ && result_.steps < options_.min_steps)) {
+            looked_.clear();
+            return false;
+        }
+        if (!broken_) return true;
+        const std::vector<double> now(ritz_.values.begin(), ritz_.values.begin() + options_.count);
+        bool same = looked_.size() == now.size();
+        for (std::size_t i = 0; same && i < now.size(); ++i)
+            same = std::abs(now[i] - looked_[i]) <= std::max(floor(), options_.tol * std::abs(now[i]));
+        looked_ = now;
+        return same;
+    }
+
+    View<const T> known(index rows) const { return View<const T>(basis_.row_range(0, rows)); }
+    double floor() const { return double(std::numeric_limits<T>::epsilon()) * norm_ * 4; }
+
+    void start() {
+        const View<T> first = basis_.row_range(0, block_);
+        blocks_.fill_start(options_, first);
+        blocks_.orthonormalize(known(0), first, 0);
+        width_ = block_;
+        norm_ = options_.norm;
+        whole_ = options_.start == nullptr;
+    }
+
+    void step() {
+        const View<T> w(next_buffer_.data(), width_, size_);
+        apply_(View<const T>(basis_.row_range(done_, width_)), w);
+        result_.products += width_;
+        ++result_.passes;
+        if (whole_) ++result_.steps;
+        const View<const T> all = known(done_ + width_);
+        const Small c = blocks_.project_out(all, w);
+        for (index i = 0; i < width_; ++i)
+            for (index j = 0; j < done_ + width_; ++j) {
+                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
+                h_(done_ + i, j) = h_(j, done_ + i) = c(i, j);
+            }
+        const index last = done_;
+        done_ += width_;
+        ritz_ = rayleigh_ritz(backend_, h_, done_, options_);
+        for (const double value : ritz_.values) norm_ = std::max(norm_, std::abs(value));
+        const index room = size_ - done_;
         Small r;
-        if (room >= width) {
-            r = blocks.orthonormalize(known, w, floor);
+        if (room >= width_) {
+            r = blocks_.orthonormalize(all, w, floor());
         } else if (room > 0) {
             // Fewer directions are left than the block has vectors: any orthonormal basis of them will do.
-            auto old_buffer = backend.template allocate<T>(width * size);
-            const View<T> old(old_buffer.data(), width, size), rest = w.row_range(0, room);
-            backend.copy(View<const T>(w), old);
-            for (index i = 0; i < room; ++i) blocks.fill_random(rest.row_range(i, 1));
-            blocks.project_out(known, rest);
-            blocks.orthonormalize(known, rest, 0);
-            r = blocks.inner(View<const T>(old), View<const T>(rest));
+            auto old_buffer = backend_.template allocate<T>(width_ * size_);
+            const View<T> old(old_buffer.data(), width_, size_), rest = w.row_range(0, room);
+            backend_.copy(View<const T>(w), old);
+            for (index i = 0; i < room; ++i) blocks_.fill_random(rest.row_range(i, 1));
+            blocks_.project_out(all, rest);
+            blocks_.orthonormalize(all, rest, 0);
+            r = blocks_.inner(View<const T>(old), View<const T>(rest));
         }
-        width = std::min(block, room);
-        std::vector<double> residuals(static_cast<std::size_t>(done));
-        for (index i = 0; i < done && width > 0; ++i) {
+        width_ = std::min(width_, room);
+        broken_ = broken_ || has_zero_column(r);
+        residuals_.assign(static_cast<std::size_t>(done_), 0.0);
+        for (index i = 0; i < done_ && width_ > 0; ++i) {
             double total = 0;
             for (index q = 0; q < r.cols; ++q) {
                 double part = 0;
-                for (index p = 0; p < r.rows; ++p) part += r(p, q) * ritz.vectors(i, last + p);
+                for (index p = 0; p < r.rows; ++p) part += r(p, q) * ritz_.vectors(i, last + p);
                 total += part * part;
             }
-            residuals[static_cast<std::size_t>(i)] = std::sqrt(total);
+            residuals_[static_cast<std::size_t>(i)] = std::sqrt(total);
         }
-        const bool everything = done == size;
-        result.converged = everything || within(ritz, residuals, count, options.tol, floor);
-        report(options.monitor, options.stage, double(result.products), 0);
-        const bool stop = result.converged || (options.max_products > 0 && result.products + width > options.max_products);
-        if (stop) {
-            const index available = std::min(count, done);
-            result.values.assign(ritz.values.begin(), ritz.values.begin() + available);
-            result.residuals.assign(residuals.begin(), residuals.begin() + available);
-            result.reason = everything ? "the basis spans the whole space" : result.converged ? "tolerance met" : "max_products reached";
-            blocks.combine(1, leading(ritz.vectors, available), known, 0, vectors.row_range(0, available));
-            return result;
-        }
-        if (done + width > max_basis) {
-            // Thick restart: wanted Ritz vectors and as many beyond them as keep the convergence going.
-            const index keep = std::min(done - 1, std::max(count, (max_basis - width) / 2));
-            auto kept_buffer = backend.template allocate<T>(keep * size);
-            const View<T> kept(kept_buffer.data(), keep, size);
-            blocks.combine(1, leading(ritz.vectors, keep), known, 0, kept);
-            backend.copy(View<const T>(kept), basis.row_range(0, keep));
-            std::fill(h.values.begin(), h.values.end(), 0.0);
-            for (index i = 0; i < keep; ++i) h(i, i) = ritz.values[static_cast<std::size_t>(i)];
-            done = keep;
-        }
-        backend.copy(View<const T>(w.row_range(0, width)), basis.row_range(done, width));
+        if (width_ > 0) backend_.copy(View<const T>(w.row_range(0, width_)), basis_.row_range(done_, width_));
     }
+
+    // Thick restart: wanted Ritz vectors and as many beyond them as keep the convergence going; the newest block follows them.
+    void restart() {
+        const index keep = std::min(done_ - 1, std::max(options_.count, (max_basis_ - width_) / 2));
+        auto kept_buffer = backend_.template allocate<T>((keep + width_) * size_);
+        const View<T> kept(kept_buffer.data(), keep, size_), newest(kept_buffer.data() + keep * size_, width_, size_);
+        blocks_.combine(1, leading(ritz_.vectors, keep), known(done_), 0, kept);
+        backend_.copy(View<const T>(basis_.row_range(done_, width_)), newest);
+        backend_.copy(View<const T>(kept.data, keep + width_, size_), basis_.row_range(0, keep + width_));
+        std::fill(h_.values.begin(), h_.values.end(), 0.0);
+        for (index i = 0; i < keep; ++i) h_(i, i) = ritz_.values[static_cast<std::size_t>(i)];
+        done_ = keep;
+        whole_ = false;
+        ritz_.values.resize(static_cast<std::size_t>(keep));
+        ritz_.vectors = Blocks<B, T>::identity(keep);
+        residuals_.resize(static_cast<std::size_t>(keep));
+    }
+
+    static bool has_zero_column(const Small& r) {
+        for (index q = 0; q < r.cols; ++q) {
+            bool zero = true;
+            for (index i = 0; i < r.rows; ++i) zero = zero && r(i, q) == 0;
+            if (zero) return true;
+        }
+        return false;
+    }
+
+    Result stopped(View<T> vectors, const char* reason) {
+        if (done_ + width_ > max_basis_ && width_ > 0) restart();
+        save(true);
+        return finish(vectors, reason);
+    }
+
+    Result finish(View<T> vectors, const char* reason) {
+        const index available = std::min(options_.count, done_);
+        result_.values.assign(ritz_.values.begin(), ritz_.values.begin() + available);
+        result_.residuals.assign(residuals_.begin(), residuals_.begin() + available);
+        result_.reason = reason;
+        result_.norm = norm_;
+        blocks_.combine(1, leading(ritz_.vectors, available), known(done_), 0, vectors.row_range(0, available));
+        return result_;
+    }
+
+    void save(bool last) {
+        if (!options_.save) return;
+        SnapshotWriter out;
+        out.vectors("basis", known(done_ + width_));
+        out.numbers("projected", blocks_.corner(h_, done_));
+        out.numbers("residuals", residuals_);
+        out.numbers("counters", {double(done_), double(width_), norm_, double(result_.products), double(result_.passes),
+                                 double(result_.steps), whole_ ? 1.0 : 0.0, double(blocks_.stream()), broken_ ? 1.0 : 0.0});
+        options_.save(out.parts(), last);
+    }
+
+    void restore() {
+        const SnapshotReader in(options_.restore);
+        const std::vector<double> c = in.numbers("counters", 1, 9);
+        done_ = index(c[0]), width_ = index(c[1]), norm_ = c[2];
+        result_.products = index(c[3]), result_.passes = index(c[4]), result_.steps = index(c[5]);
+        whole_ = c[6] != 0, broken_ = c[8] != 0;
+        blocks_.set_stream(std::uint64_t(c[7]));
+        if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_) throw std::invalid_argument(foreign_snapshot);
+        backend_.copy(in.vectors<T>("basis", done_ + width_, size_), basis_.row_range(0, done_ + width_));
+        blocks_.set_corner(h_, in.numbers("projected", done_, done_), done_);
+        residuals_ = in.numbers("residuals", 1, done_);
+        if (done_ > 0) ritz_ = rayleigh_ritz(backend_, h_, done_, options_);
+    }
+
+    B& backend_;
+    const Apply<T>& apply_;
+    const Options& options_;
+    Blocks<B, T> blocks_;
+    const index size_, block_, max_basis_;
+    typename B::template buffer<T> basis_buffer_, next_buffer_;
+    View<T> basis_;
+    Small h_;
+    Ritz ritz_;
+    std::vector<double> residuals_;  // of the Ritz values, before the newest block is added
+    std::vector<double> looked_;     // the wanted values when they were first within tolerance
+    Result result_;
+    index done_ = 0;   // rows of the basis that A has been applied to
+    index width_ = 0;  // of the newest block, which follows them
+    double norm_ = 0;
+    bool broken_ = false;  // random directions have joined the basis
+    bool whole_ = false;   // the basis is still the Krylov space of a random block
+};
+
+template <class B, class T>
+Result lanczos(B& backend, const Apply<T>& apply, index size, const Options& options, View<T> vectors) {
+    return Lanczos<B, T>(backend, apply, size, options).run(vectors);
 }
 
 }  // namespace gnfast::solvers

@@ -16,25 +16,49 @@ using Apply = std::function<void(View<const T>, View<T>)>;
 
 constexpr const char* nonfinite_product = "a product with the operator gave NaN or infinite values; check its entries";
 
+// One named matrix of a solver's state: in the operator's precision, or in double.
+struct Part {
+    std::string name;
+    const void* data = nullptr;
+    index rows = 0, cols = 0;
+    bool is_double = false;
+};
+using Snapshot = std::vector<Part>;
+
 struct Options {
     index count = 1;         // eigenpairs wanted
     bool largest = true;     // the upper end of the spectrum, or the lower
+    bool both = false;       // both ends: count / 2 from the lower, the rest from the upper
     index block = 1;         // vectors a product
     index max_basis = 0;     // vectors kept before a restart
     index max_products = 0;  // vectors multiplied before giving up
+    index min_steps = 0;     // block steps before a restart that are made in any case: Result::steps
     double tol = 0;          // relative accuracy of the eigenvalues
     double norm = 0;         // an estimate of |A| if one is known; sets the floor of rounding errors
     std::uint64_t seed = 0;
     Monitor monitor;
     const char* stage = "eigenvalues";
+    const void* start = nullptr;                      // (start_rows, size) vectors to start from, in the operator's precision
+    index start_rows = 0;                             // the rest of the first block is random
+    bool keep_results = false;                        // `interrupted` ends the search with what is known, instead of leaving it
+    std::function<void(const Snapshot&, bool)> save;  // called before each product; true: nothing more will come
+    Snapshot restore;                                 // what `save` was given; empty for a new search
 };
 
 struct Result {
-    std::vector<double> values;     // from the end that was asked for, inwards
+    std::vector<double> values;     // from the end that was asked for, inwards; both: from the ends by turns
     std::vector<double> residuals;  // |A y - value y|, y of norm one: an eigenvalue lies that near to each value
     index products = 0;             // vectors multiplied
+    index passes = 0;               // products of a block
+    index steps = 0;                // block steps from a random start before a restart: they span a whole Krylov space
+    double norm = 0;                // the largest |Ritz value|: |A| is at least that
     bool converged = false;
     std::string reason;
 };
+
+constexpr const char* reason_tolerance = "tolerance met";
+constexpr const char* reason_products = "max_products reached";
+constexpr const char* reason_interrupted = "interrupted";
+constexpr const char* reason_everything = "the basis spans the whole space";
 
 }  // namespace gnfast::solvers

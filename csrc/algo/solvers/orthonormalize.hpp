@@ -107,6 +107,30 @@ class Blocks {
 
     void fill_random(View<T> x) { backend_.fill_normal(x, seed_, stream_++, 1.0 / std::sqrt(double(std::max<index>(1, x.cols)))); }
 
+    // A first block: the vectors that the caller starts from, then random ones.
+    template <class Options>
+    void fill_start(const Options& options, View<T> x) {
+        const index given = std::min(options.start_rows, x.rows);
+        if (given > 0) backend_.copy(View<const T>(static_cast<const T*>(options.start), given, x.cols), x.row_range(0, given));
+        if (given < x.rows) fill_random(x.row_range(given, x.rows - given));
+    }
+
+    // Where the sequence of random blocks stands.
+    std::uint64_t stream() const { return stream_; }
+    void set_stream(std::uint64_t stream) { stream_ = stream; }
+
+    // The leading (size, size) part of a small matrix, and its way back.
+    static Small corner(const Small& h, index size) {
+        Small out(size, size);
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j < size; ++j) out(i, j) = h(i, j);
+        return out;
+    }
+    static void set_corner(Small& h, const std::vector<double>& values, index size) {
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j < size; ++j) h(i, j) = values[static_cast<std::size_t>(i * size + j)];
+    }
+
     static Small identity(index s) {
         Small one(s, s);
         for (index i = 0; i < s; ++i) one(i, i) = 1;

@@ -17,14 +17,16 @@ struct Ritz {
 };
 
 template <class B>
-Ritz rayleigh_ritz(B& backend, const Small& h, index size, bool largest) {
+Ritz rayleigh_ritz(B& backend, const Small& h, index size, const Options& options) {
     std::vector<double> a(static_cast<std::size_t>(size * size)), w;
     for (index i = 0; i < size; ++i)
         for (index j = 0; j < size; ++j) a[static_cast<std::size_t>(i * size + j)] = (h(i, j) + h(j, i)) / 2;
     backend.small_eigh(a, size, w);
     Ritz ritz{std::vector<double>(static_cast<std::size_t>(size)), Small(size, size)};
     for (index i = 0; i < size; ++i) {
-        const index from = largest ? size - 1 - i : i;
+        // Both ends: by turns, the upper first.
+        const bool high = options.both ? i % 2 == 0 : options.largest;
+        const index rank = options.both ? i / 2 : i, from = high ? size - 1 - rank : rank;
         ritz.values[static_cast<std::size_t>(i)] = w[static_cast<std::size_t>(from)];
         std::copy_n(a.begin() + from * size, size, ritz.vectors.values.begin() + i * size);
     }
@@ -54,6 +56,12 @@ inline double ritz_error(const Ritz& ritz, const std::vector<double>& residuals,
         }
     }
     return std::isfinite(gap) ? std::min(residuals[i], squares / gap) : residuals[i];
+}
+
+// The largest of the residuals of the wanted values, for those who watch; NaN before all are there.
+inline double worst_residual(const std::vector<double>& residuals, index count) {
+    if (index(residuals.size()) < count) return unknown_residual;
+    return *std::max_element(residuals.begin(), residuals.begin() + count);
 }
 
 // Whether the wanted values are within tolerance; `floor` is what rounding leaves of a residual.

@@ -3,6 +3,7 @@
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
 from gnfast.spectrum.ranks import Rank, RankProfile, rank, rank_profile
+from gnfast.spectrum.tracker import Tracked, Tracker
 
 __all__ = [
     "Condition",
@@ -10,6 +11,8 @@ __all__ = [
     "EigenInfo",
     "Rank",
     "RankProfile",
+    "Tracked",
+    "Tracker",
     "cond",
     "eigsh",
     "rank",

@@ -13,6 +13,7 @@ from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
+from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
 from gnfast.spectrum.routes import Found, Search
 
@@ -79,7 +80,8 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
     cutting G's own null space away. Small duals: the whole spectrum by LAPACK. Linear duals, and others that
     `memory_limit` forbids to store: block Lanczos above, and below block Davidson with the wide-limit preconditioner.
     Others are stored: block Lanczos above, Cholesky factorisation and inverse iteration below. A singular dual is
-    recognised and gives its rank, the cut, and the smallest eigenvalue above it.
+    recognised and gives its rank, the cut, and the smallest eigenvalue above it. Where neither a proof nor an analytic
+    bound limits it from above, the random starts of both searches do, but for a probability of 1e-6 each.
 
     Args:
         G: A `GaussNewton`, one of its duals, or any symmetric positive semi-definite operator or array.
@@ -101,7 +103,8 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
 
     References:
         Zhao, Singh & Lucchi, "Theoretical characterisation of the Gauss-Newton conditioning in neural networks",
-        NeurIPS 2024.
+        NeurIPS 2024; Kuczynski & Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms
+        with a random start", SIAM J. Matrix Anal. Appl. 1992.
     """
     start = time.perf_counter()
     A = matrices.as_symmetric(G.dual() if isinstance(G, GaussNewton) else G)
@@ -145,7 +148,21 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str
     bound = _analytic(A)
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
-    return estimate, "residuals (estimated; certify=True proves it where the dual is stored)"
+    # Both ends are tops of positive semi-definite matrices, A and its inverse, found from a random start.
+    if top.error >= 1:
+        return estimate, "residuals (estimated; certify=True proves it where the dual is stored)"
+    if top.error == low.error == 0:
+        return estimate, "the Krylov spaces are everything, up to rounding"
+    upper = (top.value + doubt) / (1 - top.error)
+    start = f"lambda_max <= {upper:.6g} with probability 1 - {FAILURE:.0e}"
+    if low.error >= 1:
+        lower = low.value - low.residual - doubt
+        return _quotient(upper, lower), f"random start: {start}; lambda_min by its residual (estimated)"
+    lower = low.value * (1 - low.error) - doubt
+    return _quotient(upper, lower), (
+        f"random start: {start} and lambda_min >= {lower:.6g} with the same (Kuczynski & Wozniakowski); "
+        f"residuals alone suggest {estimate:.6g}"
+    )
 
 
 def _quotient(upper: float, lower: float) -> float:

@@ -1,43 +1,27 @@
-"""Eigenpairs at one end of a spectrum."""
+"""Eigenpairs at the ends of a spectrum."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.operators import Dual, SymmetricOperator
-from gnfast.spectrum import matrices
+from gnfast.operators import Dual, GaussNewton, SymmetricOperator
+from gnfast.spectrum import matrices, methods, spaces
+from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, Task, largest
+from gnfast.spectrum.progress import reporting
+
+__all__ = ["ConvergenceWarning", "EigenInfo", "End", "eigsh", "largest", "reporting", "tolerance"]
 
 
 class ConvergenceWarning(UserWarning):
     """An eigensolver stopped before its tolerance was met."""
 
     __module__ = "gnfast"
-
-
-class EigenInfo(NamedTuple):
-    """How an eigenvalue computation went.
-
-    Attributes:
-        residuals: |A y - lambda y| of each pair, y of norm one: an eigenvalue lies that near.
-        products: Vectors multiplied by the operator.
-        converged: Whether the tolerance was met.
-        reason: Why it stopped.
-        method: "dense", "lanczos" or "davidson".
-    """
-
-    residuals: Array
-    products: int
-    converged: bool
-    reason: str
-    method: str
 
 
 def eigsh(
@@ -51,125 +35,185 @@ def eigsh(
     *,
     block_size: int | None = None,
     max_products: int | None = None,
+    v0: Any = None,
+    checkpoint: Any = None,
     progress: Any = None,
-) -> tuple[Array, Array] | tuple[Array, Array, EigenInfo]:
-    """A few eigenpairs at one end of the spectrum of a symmetric operator.
+    return_eigenvectors: bool = True,
+) -> Any:
+    """A few eigenpairs at one end of the spectrum of a symmetric operator, or at both.
 
     Args:
         op: An operator of gnfast, any SciPy LinearOperator, or a symmetric array, (N, N), float32 or float64.
         k: Eigenpairs, 1 to N.
-        which: "LA", the largest, or "SA", the smallest.
-        method: "dense" (LAPACK, the matrix is formed), "lanczos" (blocks, full reorthogonalisation, thick restart),
-            "davidson" (the smallest, with the operator's own preconditioner), or "auto".
+        which: "LA", the largest, "SA", the smallest, or "BE", k // 2 from the lower end and the rest from the upper.
+        method: "auto", or
+
+            - "dense": LAPACK, the matrix is formed;
+            - "lanczos": blocks, full reorthogonalisation, thick restart;
+            - "krylov": the same from a random block wider than k, for a quick top (LA, BE);
+            - "nystrom": a one-pass randomized sketch of a positive semi-definite operator, then Krylov steps from it
+              until `tol` is met; max_products < 2 (k + 10) leaves it at the sketch, whose residuals are not known (LA);
+            - "davidson": block Davidson, at the low end with a dual's own preconditioner (LA, SA);
+            - "lobpcg": the same with the shortest basis, which takes the least memory (LA, SA);
+            - "inverse": a Cholesky factorisation of the matrix, formed, and Lanczos with its inverse (SA).
+
+            "auto" takes LAPACK for small matrices, the inverse for the low end of a stored one, Davidson where there
+            is a preconditioner, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces
+            that have it, and its eigenvectors are lifted to parameters.
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
         seed: Of the starting block.
         return_info: Also return an `EigenInfo`.
-        block_size: Vectors a product; None means max(4, k). An eigenvalue that is there more often than the block has
-            vectors may be found that often only.
+        block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 6 with k, or what the
+            method needs. An eigenvalue that is there more often than the block has vectors may be found that often
+            only.
         max_products: Vectors multiplied before giving up; None means 100 + 20 N, at most a million.
-        progress: True shows a line on stderr, a callable is called with (stage, done, total), total 0 if unknown.
+        v0: (N,) or (N, b): vectors to start from, say the eigenvectors of a neighbouring problem; widens the block to
+            b. None starts from random ones. LAPACK has no use for it.
+        checkpoint: A path: the state is written there every few seconds, between two block steps, and a call with the
+            same problem goes on from it; removed at the end of the search. Not for "dense" and "nystrom".
+        progress: True shows a line on stderr with the residual, a callable is called with (stage, done, total), total 0
+            if unknown; stage is a str whose attribute `residual` is the largest residual of the pairs, or None.
+        return_eigenvectors: False leaves the eigenvectors out, and the lifting of a dual's with them.
 
     Returns:
-        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, and the `EigenInfo` if asked for.
+        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, and the `EigenInfo` if asked for: a
+        tuple of those asked for, or the eigenvalues alone.
 
     Raises:
         TypeError: Bad kinds or dtypes.
-        ValueError: Bad arguments, a matrix that is not symmetric, NaN or infinity from a product.
+        ValueError: Bad arguments, a matrix that is not symmetric, NaN or infinity from a product, a checkpoint that is
+            damaged or of another search.
         MemoryError: The matrix has to be formed and exceeds the operator's `memory_limit`.
+        KeyboardInterrupt: Ctrl-C before there is anything to return.
 
     Warns:
-        ConvergenceWarning: The tolerance was not met; the best pairs so far are returned, k at most.
+        ConvergenceWarning: The tolerance was not met, or the search was interrupted (Ctrl-C, or a progress callback
+            that raises KeyboardInterrupt); the best pairs so far are returned, k at most, with their residuals.
 
     References:
         Golub & Underwood, "The block Lanczos method for computing eigenvalues", 1977; Wu & Simon, "Thick-restart
-        Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 2000; Stathopoulos & Saad,
-        "Restarting techniques for the (Jacobi-)Davidson symmetric eigenvalue methods", ETNA 1998.
+        Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 2000; Musco & Musco,
+        "Randomized block Krylov methods for stronger and faster approximate singular value decomposition", NeurIPS
+        2015; Frangella, Tropp & Udell, "Randomized Nystrom preconditioning", SIAM J. Matrix Anal. Appl. 2023;
+        Stathopoulos & Saad, "Restarting techniques for the (Jacobi-)Davidson symmetric eigenvalue methods", ETNA 1998;
+        Knyazev, "Toward the optimal preconditioned eigensolver", SIAM J. Sci. Comput. 2001.
     """
     A = matrices.as_symmetric(op)
     size = A.shape[0]
     k = _checks.integer(k, "k", 1, size)
-    which = _checks.choice(which, "which", ("LA", "SA"))
-    method = _checks.choice(method, "method", ("auto", "dense", "lanczos", "davidson"))
-    seed = _checks.integer(seed, "seed", 0)
-    tol = tolerance(tol, A.dtype, double=1e-10, single=1e-5)
-    block = min(max(4, k), size) if block_size is None else _checks.integer(block_size, "block_size", 1, size)
-    limit = min(10**6, 100 + 20 * size) if max_products is None else _checks.integer(max_products, "max_products")
+    which = _checks.choice(which, "which", ("LA", "SA", "BE"))
+    method = _checks.choice(method, "method", METHODS)
+    _check_method(method, which)
     return_info = _checks.boolean(return_info, "return_info")
-    if method == "auto" and (size <= matrices.DENSE_SIZE or k > size // 4):
-        method = "dense"
-    preconditioner = A.preconditioner() if which == "SA" and method != "dense" and isinstance(A, Dual) else None
-    if method == "auto":
-        method = "lanczos" if preconditioner is None else "davidson"
+    return_eigenvectors = _checks.boolean(return_eigenvectors, "return_eigenvectors")
+    task = Task(
+        A,
+        k,
+        which,
+        tolerance(tol, A.dtype, double=1e-10, single=1e-5),
+        None if block_size is None else _checks.integer(block_size, "block_size", 1, size),
+        min(10**6, 100 + 20 * size) if max_products is None else _checks.integer(max_products, "max_products"),
+        _start(v0, A, block_size),
+        _checks.integer(seed, "seed", 0),
+        None,
+        checkpoint,
+    )
+    if checkpoint is not None and method in ("dense", "nystrom"):
+        raise ValueError(f"method {method!r} keeps no checkpoint; use method='lanczos' or leave checkpoint out")
     with reporting(progress) as report:
-        if method == "dense":
-            values, vectors, info = _dense(A, k, which, report)
-        elif method == "lanczos":
-            rows = np.zeros((k, size), A.dtype)
-            basis = max(2 * k + 4 * block, 60)
-            raw = _core.lanczos(A.core, rows, which == "LA", block, basis, limit, tol, 0.0, seed, report)
-            values, vectors, info = _ascending(raw, rows, which, method)
-        elif preconditioner is None:
-            raise ValueError(
-                "method is 'davidson', which needs which='SA' and a dual of gnfast whose preconditioner is not "
-                "singular; use method='lanczos'"
-            )
-        else:
-            norm = largest(A, 1, 0.1, seed, report)
-            rows, block = np.zeros((k, size), A.dtype), max(block, k)
-            raw = _core.davidson(
-                A.core, preconditioner.core, rows, block, 10 * block, limit, tol, norm.value, seed, report
-            )
-            raw["products"] += norm.products
-            values, vectors, info = _ascending(raw, rows, which, method)
+        task.report = report
+        values, vectors, info = _in_best_space(task, return_eigenvectors) if method == "auto" else _solve(task, method)
+    if len(values) == 0:
+        if info.reason == "interrupted":
+            raise KeyboardInterrupt
+        raise ValueError(
+            "the operator is zero up to rounding, so that a sketch of it finds nothing; use method='lanczos'"
+        )
     if not info.converged:
+        how = "was interrupted" if info.reason == "interrupted" else "stopped"
         warnings.warn(
-            f"{method} stopped after {info.products} products with residuals up to {info.residuals.max():.1e}: "
-            f"{info.reason}; the best pairs so far are returned",
+            f"{info.method} {how} after {info.products} products with residuals from {info.residuals.min():.1e} to "
+            f"{info.residuals.max():.1e}: {info.reason}; the best pairs so far are returned",
             ConvergenceWarning,
             stacklevel=_checks.level_of_caller(),
         )
-    return (values, vectors, info) if return_info else (values, vectors)
+    found = (values, *([vectors] if return_eigenvectors else []), *([info] if return_info else []))
+    return found if len(found) > 1 else values
 
 
-def _dense(A: SymmetricOperator, k: int, which: str, report: _core.Progress) -> tuple[Array, Array, EigenInfo]:
-    K = A.new_square()
-    products = A.form(K, report)
-    first = A.shape[0] - k if which == "LA" else 0
-    values, vectors = matrices.eigenpairs(K, first, first + k - 1)
-    vectors = np.asfortranarray(vectors)
-    residuals = np.linalg.norm(A.matmat(vectors) - vectors * values, axis=0)
-    return values, vectors, EigenInfo(residuals, products + k, True, "the whole spectrum was computed", "dense")
+def _check_method(method: str, which: str) -> None:
+    allowed = {"krylov": ("LA", "BE"), "nystrom": ("LA",), "inverse": ("SA",)}
+    allowed |= dict.fromkeys(("davidson", "lobpcg"), ("LA", "SA"))
+    if which not in allowed.get(method, (which,)):
+        ends = " or ".join(f"which={end!r}" for end in allowed[method])
+        raise ValueError(f"method is {method!r}, which needs {ends}, not {which!r}; use method='lanczos'")
 
 
-def _ascending(raw: dict[str, Any], rows: Array, which: str, method: str) -> tuple[Array, Array, EigenInfo]:
-    """The core's pairs, which start at the end that was asked for."""
-    order = slice(None, None, -1) if which == "LA" else slice(None)
-    values = np.array(raw["values"], rows.dtype)[order]
-    residuals = np.array(raw["residuals"])[order]
-    info = EigenInfo(residuals, raw["products"], raw["converged"], raw["reason"], method)
-    return values, rows[: len(values)][order].T, info
+def _start(v0: Any, A: SymmetricOperator, block_size: int | None) -> Array | None:
+    if v0 is None:
+        return None
+    found = _arrays.as_array(v0, "v0")
+    rows = found[:, None] if found.ndim == 1 else found
+    if rows.ndim != 2 or rows.shape[0] != A.shape[0] or not 1 <= rows.shape[1] <= A.shape[0]:
+        raise ValueError(f"v0 has shape {found.shape} but must be ({A.shape[0]},) or ({A.shape[0]}, b), b at most N")
+    if block_size is not None and rows.shape[1] > block_size:
+        raise ValueError(
+            f"v0 has {rows.shape[1]} vectors but block_size is {block_size}; raise it or pass fewer vectors"
+        )
+    return _checks.array(rows.T, "v0", ("b", "N"), A.dtype, "the operator")
 
 
-# --------------------------------------------------------------------------------------------------- single ends
-class End(NamedTuple):
-    """One end of a spectrum: the eigenvalue, how near to it one is known to lie, vectors multiplied, how it went."""
+def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
+    """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
+    G = task.A
+    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton) and task.which == "LA" and task.start is None else G
+    if not isinstance(dual, Dual) or dual is G:
+        return _solve_auto(task)
+    found = _solve_auto(replace(task, A=dual, block=task.block and min(task.block, dual.shape[0])))
+    pairs = spaces.lifted(dual, found, with_vectors)
+    if pairs is None and found.info.converged:
+        return _solve(
+            task, "lanczos"
+        )  # eigenvalue zero is among them: what belongs to it has to be sought in parameters
+    return Pairs(found.values[:0], found.vectors[:0], found.info) if pairs is None else pairs
 
-    value: float
-    residual: float
-    products: int = 0
-    converged: bool = True
-    reason: str = ""
 
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> End:
-        return cls(raw["values"][0], raw["residuals"][0], raw["products"], raw["converged"], raw["reason"])
+def _solve_auto(task: Task) -> Pairs:
+    method = _method_for(task)
+    if method == "inverse":
+        return methods.inverse(task) or methods.lanczos(task)
+    return _solve(task, method)
 
 
-def largest(A: SymmetricOperator, block: int, tol: float, seed: int, report: _core.Progress) -> End:
-    """The largest eigenvalue by block Lanczos."""
-    row = np.zeros((1, A.shape[0]), A.dtype)
-    return End.of(_core.lanczos(A.core, row, True, min(block, A.shape[0]), 60, 20_000, tol, 0.0, seed, report))
+def _method_for(task: Task) -> str:
+    size, stored = task.size, isinstance(task.A, matrices.Stored)
+    plain = task.path is None and task.start is None and task.A.fits_in_memory
+    if plain and (size <= matrices.DENSE_SIZE or (task.k > size // 4 and size <= matrices.STORED_SIZE)):
+        return "dense"
+    if task.which != "SA":
+        return "lanczos"
+    if task.preconditioner is not None:
+        return "davidson"
+    return "inverse" if stored and size <= matrices.STORED_SIZE else "lanczos"
+
+
+def _solve(task: Task, method: str) -> Pairs:
+    if method == "dense":
+        return methods.dense(task)
+    if method == "nystrom":
+        return methods.nystrom(task)
+    if method in ("davidson", "lobpcg"):
+        return methods.davidson(task, method)
+    if method == "inverse":
+        found = methods.inverse(task)
+        if found is None:
+            raise ValueError(
+                "method is 'inverse' but the matrix has negative eigenvalues, so that there is no Cholesky "
+                "factorisation; use method='lanczos'"
+            )
+        return found
+    return methods.lanczos(task, method)
 
 
 # ------------------------------------------------------------------------------------------------------- arguments
@@ -180,24 +224,3 @@ def tolerance(tol: float | None, dtype: np.dtype[Any], double: float, single: fl
     if number <= 0:
         raise ValueError(f"tol is {tol} but must be positive")
     return number
-
-
-@contextlib.contextmanager
-def reporting(progress: Any) -> Iterator[_core.Progress]:
-    """The callback that the argument `progress` asks for."""
-    if progress is None or progress is False:
-        yield None
-    elif progress is True:
-        try:
-            yield _print_line
-        finally:
-            print(file=sys.stderr)
-    elif callable(progress):
-        yield progress
-    else:
-        raise TypeError(f"progress is of type {type(progress).__name__} but must be True, None or a callable")
-
-
-def _print_line(stage: str, done: float, total: float) -> None:
-    share = f"{done / total:4.0%}" if total else f"{int(done)} products"
-    print(f"\r{stage}: {share}   ", end="", file=sys.stderr, flush=True)

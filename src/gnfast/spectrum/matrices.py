@@ -70,8 +70,10 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     if not isinstance(op, LinearOperator):
         matrix = _arrays.as_array(op, "op")
         _check_square(matrix.shape)
-        matrix = _checks.array(matrix, "op", ("N", "N"), owner="gnfast")
-        _check_symmetric(matrix)
+        matrix = matrix.T if matrix.flags.f_contiguous else matrix  # nobody can tell them apart, once it is symmetric
+        plain = _arrays.is_float(matrix.dtype) and matrix.flags.c_contiguous and matrix.flags.aligned
+        if not (plain and _check_symmetric(matrix)):
+            _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast"))
         return Stored(matrix)
     _check_square(op.shape)
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
@@ -85,11 +87,12 @@ def _check_square(shape: tuple[int, ...]) -> None:
         raise ValueError(f"op has shape {shape} but must be a square and symmetric matrix or operator")
 
 
-def _check_symmetric(matrix: Array) -> None:
-    rows = [slice(i, i + BLOCK) for i in range(0, len(matrix), BLOCK)]
-    scale = max(np.abs(matrix[r]).max() for r in rows)
-    if max(np.abs(matrix[r] - matrix[:, r].T).max() for r in rows) > 100 * np.finfo(matrix.dtype).eps * scale:
+def _check_symmetric(matrix: Array) -> bool:
+    """False where an entry is not finite, else True, or an error: one pass over the matrix."""
+    scale, difference, finite = _core.asymmetry(matrix)
+    if finite and difference > 100 * np.finfo(matrix.dtype).eps * scale:
         raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
+    return finite
 
 
 # -------------------------------------------------------------------------------------------------------- rounding

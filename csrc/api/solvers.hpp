@@ -1,0 +1,23 @@
+// The eigensolvers without templates.
+#pragma once
+
+#include "algo/solvers/options.hpp"
+#include "api/engine.hpp"
+
+namespace gnfast::api {
+
+// vectors (count, size) gets the eigenvectors.
+solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors);
+// preconditioner: an approximate inverse, or nullptr.
+solvers::Result davidson(Operator& op, Operator* preconditioner, const solvers::Options& options, Array vectors);
+// vectors (block, size): see algo/solvers/nystrom.hpp.
+solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vectors);
+
+// The largest |a_ij| and |a_ij - a_ji| of a square matrix, and whether all entries are finite.
+struct Asymmetry {
+    double scale, difference;
+    bool finite;
+};
+Asymmetry asymmetry(DType dtype, Array a);
+
+}  // namespace gnfast::api

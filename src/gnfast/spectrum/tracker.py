@@ -1,0 +1,120 @@
+"""The ends of a spectrum through training, each search started from the one before."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from gnfast import _checks
+from gnfast._arrays import Array
+from gnfast.operators import GaussNewton
+from gnfast.spectrum import matrices
+from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
+from gnfast.spectrum.methods import EigenInfo, Pairs
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """One update of a `Tracker`.
+
+    Attributes:
+        values: The eigenvalues that are followed, ascending: `low` from the lower end, then `top` from the upper.
+        intervals: (top + low, 2), an eigenvalue lies in each.
+        products: Vectors multiplied for this update; `passes`: products of a block.
+        warm: Whether it started from the update before.
+        converged: Whether the tolerance was met at both ends.
+    """
+
+    values: Array
+    intervals: Array
+    products: int
+    passes: int
+    warm: bool
+    converged: bool
+
+
+class Tracker:
+    """Follows the top and the bottom of a spectrum through training.
+
+    A step of training changes the matrix little, so that the eigenvectors of the last one are nearly those of the
+    next: each search starts from them. A `GaussNewton` is followed on its dual, whose vectors belong to samples and
+    keep their meaning while the samples stay the same; where the size changes the search starts anew.
+
+    Args:
+        top: Eigenvalues at the upper end, at least 0.
+        low: Eigenvalues at the lower end (the smallest of the dual: the smallest non-zero ones of G), at least 0.
+        tol: Relative accuracy; None means 1e-6 for float64 and 1e-4 for float32.
+        seed: Of the first starting block.
+
+    Attributes:
+        history: A `Tracked` for each update.
+        products: Vectors multiplied so far.
+    """
+
+    def __init__(self, top: int = 1, low: int = 0, tol: float | None = None, seed: int = 0) -> None:
+        self.top = _checks.integer(top, "top", 0)
+        self.low = _checks.integer(low, "low", 0)
+        if self.top + self.low == 0:
+            raise ValueError("top and low are both 0; ask for at least one eigenvalue")
+        self.tol = tol
+        self.seed = _checks.integer(seed, "seed", 0)
+        self.history: list[Tracked] = []
+        self._vectors: dict[str, Array] = {}
+
+    @property
+    def products(self) -> int:
+        return sum(step.products for step in self.history)
+
+    def update(self, op: Any) -> Array:
+        """The eigenvalues at this point of training, ascending.
+
+        Args:
+            op: A `GaussNewton`, or what `eigsh` takes.
+
+        Returns:
+            (low + top,), first those of the lower end.
+
+        Warns:
+            ConvergenceWarning: The tolerance was not met; `history[-1].converged` says so too.
+        """
+        A = matrices.as_symmetric(op.dual() if isinstance(op, GaussNewton) else op)
+        if self.top + self.low > A.shape[0]:
+            raise ValueError(f"top + low is {self.top + self.low} but the matrix has {A.shape[0]} eigenvalues only")
+        tol = self.tol if self.tol is not None else (1e-4 if A.dtype == np.float32 else 1e-6)
+        ends = [("SA", self.low), ("LA", self.top)]
+        found = [self._end(A, which, count, tol) for which, count in ends if count]
+        warm = all(is_warm for _, _, is_warm in found)
+        step = Tracked(
+            np.concatenate([values for values, _, _ in found]),
+            np.concatenate([info.intervals for _, info, _ in found]),
+            sum(info.products for _, info, _ in found),
+            sum(info.passes for _, info, _ in found),
+            warm,
+            all(info.converged for _, info, _ in found),
+        )
+        self.history.append(step)
+        if not step.converged:
+            reasons = "; ".join(info.reason for _, info, _ in found if not info.converged)
+            warnings.warn(
+                f"update {len(self.history)} of the tracker did not reach its tolerance: {reasons}",
+                ConvergenceWarning,
+                stacklevel=_checks.level_of_caller(),
+            )
+        return step.values
+
+    def _end(self, A: Any, which: str, count: int, tol: float) -> tuple[Array, EigenInfo, bool]:
+        before = self._vectors.get(which)
+        warm = before is not None and before.shape[0] == A.shape[0] and before.dtype == A.dtype
+        method = "lanczos" if which == "LA" else "auto"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            start = before if warm else None
+            values, vectors, info = cast(Pairs, eigsh(A, count, which, method, tol, self.seed, True, v0=start))
+        self._vectors[which] = vectors
+        return values, info, warm
+
+    def __repr__(self) -> str:
+        return f"Tracker(top={self.top}, low={self.low}, {len(self.history)} updates, {self.products} products)"

@@ -1,0 +1,156 @@
+// The eigensolvers by themselves, on a diagonal matrix: no Python, and BLAS by plain loops.
+#include <algorithm>
+#include <cmath>
+
+#include "algo/solvers/davidson.hpp"
+#include "algo/solvers/lanczos.hpp"
+#include "algo/solvers/nystrom.hpp"
+#include "check.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "naive_blas.hpp"
+
+namespace {
+
+using namespace gnfast;
+using cpu::CpuBackend;
+
+constexpr index size = 83, count = 3;
+
+// 1, 1/2, 1/3, ...
+double eigenvalue(index i) { return 1.0 / double(i + 1); }
+
+solvers::Apply<double> diagonal(index& products) {
+    return [&products](View<const double> in, View<double> out) {
+        products += in.rows;
+        for (index row = 0; row < in.rows; ++row)
+            for (index i = 0; i < in.cols; ++i) out.row(row)[i] = eigenvalue(i) * in.row(row)[i];
+    };
+}
+
+solvers::Options options(bool largest, bool both = false) {
+    solvers::Options wanted;
+    wanted.count = count;
+    wanted.largest = largest;
+    wanted.both = both;
+    wanted.block = 2;
+    wanted.max_basis = 24;
+    wanted.max_products = 4000;
+    wanted.tol = 1e-10;
+    wanted.seed = 5;
+    return wanted;
+}
+
+using Solve = solvers::Result (*)(CpuBackend&, const solvers::Apply<double>&, const solvers::Options&, View<double>);
+
+solvers::Result by_lanczos(CpuBackend& backend, const solvers::Apply<double>& apply, const solvers::Options& wanted, View<double> out) {
+    return solvers::lanczos<CpuBackend, double>(backend, apply, size, wanted, out);
+}
+solvers::Result by_davidson(CpuBackend& backend, const solvers::Apply<double>& apply, const solvers::Options& wanted, View<double> out) {
+    return solvers::davidson<CpuBackend, double>(backend, apply, solvers::Apply<double>(), size, wanted, out);
+}
+
+TEST("solvers: values, vectors and products, at each end and at both") {
+    test::use_naive_blas();
+    CpuBackend backend;
+    for (const Solve solve : {&by_lanczos, &by_davidson})
+        for (const int end : {0, 1, 2}) {
+            if (end == 2 && solve == &by_davidson) continue;
+            index products = 0;
+            std::vector<double> rows(count * size);
+            const View<double> out(rows.data(), count, size);
+            const solvers::Result found = solve(backend, diagonal(products), options(end == 0, end == 2), out);
+            CHECK(found.converged);
+            CHECK(found.products == products && found.passes <= products);
+            // The upper end; the lower; both by turns, the upper first.
+            const index at[3][3] = {{0, 1, 2}, {size - 1, size - 2, size - 3}, {0, size - 1, 1}};
+            for (index i = 0; i < count; ++i) {
+                CHECK_NEAR(found.values[std::size_t(i)], eigenvalue(at[end][i]), 1e-8);
+                CHECK_NEAR(std::abs(out.row(i)[at[end][i]]), 1.0, 1e-3);
+            }
+        }
+}
+
+TEST("solvers: an interrupt keeps what is known, or leaves, as was asked for") {
+    test::use_naive_blas();
+    CpuBackend backend;
+    for (const Solve solve : {&by_lanczos, &by_davidson}) {
+        index products = 0, reports = 0;
+        std::vector<double> rows(count * size);
+        const View<double> out(rows.data(), count, size);
+        solvers::Options wanted = options(true);
+        wanted.monitor = [&](const char*, double, double, double residual) {
+            CHECK(reports == 0 || residual >= 0);
+            if (++reports == 4) throw interrupted();
+        };
+        wanted.keep_results = true;
+        const solvers::Result found = solve(backend, diagonal(products), wanted, out);
+        CHECK(!found.converged && found.reason == solvers::reason_interrupted);
+        CHECK(found.passes == 4 && found.values.size() == std::size_t(count));
+        wanted.keep_results = false;
+        reports = 0;
+        bool left = false;
+        try {
+            solve(backend, diagonal(products), wanted, out);
+        } catch (const interrupted&) {
+            left = true;
+        }
+        CHECK(left);
+    }
+}
+
+TEST("solvers: a state put away is gone on from to the last bit, and one of another search is refused") {
+    test::use_naive_blas();
+    CpuBackend backend;
+    for (const Solve solve : {&by_lanczos, &by_davidson}) {
+        index products = 0;
+        std::vector<double> rows(count * size), again(count * size);
+        const solvers::Result whole = solve(backend, diagonal(products), options(false), View<double>(rows.data(), count, size));
+        std::vector<std::vector<double>> kept;
+        solvers::Snapshot parts;
+        solvers::Options first = options(false);
+        first.max_products = 37;
+        first.save = [&](const solvers::Snapshot& state, bool last) {
+            if (!last) return;
+            kept.reserve(state.size());
+            for (const solvers::Part& part : state) {
+                const auto* data = static_cast<const double*>(part.data);
+                kept.emplace_back(data, data + part.rows * part.cols);
+                parts.push_back({part.name, kept.back().data(), part.rows, part.cols, true});
+            }
+        };
+        CHECK(!solve(backend, diagonal(products), first, View<double>(again.data(), count, size)).converged);
+        CHECK(!parts.empty());
+        solvers::Options second = options(false);
+        second.restore = parts;
+        const solvers::Result found = solve(backend, diagonal(products), second, View<double>(again.data(), count, size));
+        CHECK(found.values == whole.values && found.products == whole.products);
+        CHECK(rows == again);
+        for (std::size_t p = 0; p < parts.size(); ++p) {
+            second.restore = parts;
+            second.restore[p].name = "another";
+            bool refused = false;
+            try {
+                solve(backend, diagonal(products), second, View<double>(again.data(), count, size));
+            } catch (const std::invalid_argument&) {
+                refused = true;
+            }
+            CHECK(refused);
+        }
+    }
+}
+
+TEST("solvers: a sketch of low rank is exact, and finds no more than there is") {
+    test::use_naive_blas();
+    CpuBackend backend;
+    const solvers::Apply<double> apply = [](View<const double> in, View<double> out) {
+        for (index row = 0; row < in.rows; ++row)
+            for (index i = 0; i < in.cols; ++i) out.row(row)[i] = i < 4 ? eigenvalue(i) * in.row(row)[i] : 0.0;
+    };
+    std::vector<double> rows(9 * size);
+    const solvers::Result found =
+        solvers::nystrom<CpuBackend, double>(backend, apply, size, options(true), View<double>(rows.data(), 9, size));
+    CHECK(found.products == 9 && found.passes == 1 && found.values.size() >= 4);
+    for (index i = 0; i < index(found.values.size()); ++i) CHECK_NEAR(found.values[std::size_t(i)], i < 4 ? eigenvalue(i) : 0.0, 1e-12);
+}
+
+}  // namespace
