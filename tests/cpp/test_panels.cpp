@@ -3,8 +3,10 @@
 
 #include "check.hpp"
 #include "cpu/factored.hpp"
+#include "cpu/packed.hpp"
 #include "cpu/panel_loops.hpp"
 #include "matrices.hpp"
+#include "naive_blas.hpp"
 
 namespace {
 
@@ -133,6 +135,45 @@ void check_product() {
 TEST("panels: the product of a layer on several threads") {
     check_product<float>();
     check_product<double>();
+}
+
+// out_j = sum_l P_l V_j B_l^T: one slice and several of the inner length, panels that are not full, more rows than a block.
+template <class T>
+void check_kronecker_sum() {
+    struct Size {
+        index layers, k, rows, length, vectors;
+    };
+    for (const int threads : {1, 2, 3})
+        for (const Size& c : {Size{1, 1, 1, 1, 1}, Size{2, 3, 70, 300, 5}, Size{3, 7, 33, 33, 20}, Size{1, 2, 130, 520, 1}}) {
+            set_num_threads(threads);
+            const Matrix<T> p = random<T>(c.layers * c.k, c.k, 1, 0), v = random<T>(c.vectors, c.k * c.length, 2, 0);
+            std::vector<Matrix<T>> b;
+            std::vector<Packed<T>> packed;
+            for (index l = 0; l < c.layers; ++l) {
+                b.push_back(random<T>(c.rows, c.length, unsigned(3 + l)));
+                packed.emplace_back(b.back().read());
+            }
+            Matrix<T> out(c.vectors, c.k * c.rows, 0);
+            kronecker_sum(p.read(), std::span<const Packed<T>>(packed), v.read(), out.view());
+            for (index j = 0; j < c.vectors; ++j)
+                for (index i = 0; i < c.k; ++i)
+                    for (index q = 0; q < c.rows; ++q) {
+                        double expected = 0;
+                        for (index l = 0; l < c.layers; ++l)
+                            for (index a = 0; a < c.k; ++a)
+                                for (index e = 0; e < c.length; ++e)
+                                    expected += double(p(l * c.k + i, a)) * double(v(j, a * c.length + e)) *
+                                                double(b[static_cast<std::size_t>(l)](q, e));
+                        CHECK_NEAR(out(j, i * c.rows + q), expected, rounding<T>(c.layers * c.k * c.length));
+                    }
+        }
+    set_num_threads(1);
+}
+
+TEST("panels: sums of Kronecker products") {
+    test::use_naive_blas();
+    check_kronecker_sum<float>();
+    check_kronecker_sum<double>();
 }
 
 }  // namespace
