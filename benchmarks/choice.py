@@ -6,7 +6,7 @@ python benchmarks/choice.py --quick    tiny sizes, to see that it runs
 ReLU networks of equal widths m with k outputs, n samples, blocks of s vectors. The factored product needs fewer matrix
 products, but a contraction with k backward rows a sample: it loses where k is large or the block small. A contraction
 costs `c` times as much as its flops would in a matrix product; csrc/algo/blocking.hpp models c as 1.7 + 11 / min(s, 8).
-The choice also counts the making of the backward rows, spread over a hundred products; this table does not.
+The choice also counts the making of the backward rows, spread over 200 products; this table does not.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ def gram_rows_bytes(net: Network, n: int, rank: int) -> int:
 
 
 def linear_dual_bytes(net: Network, rank: int) -> int:
-    """Bytes of the linear dual's factors P_l (k, k) and R_l (rank, rank), and of a solver's 60 vectors."""
+    """Bytes of the linear dual's factors P_l (k, k) and R_l (rank, rank), packed too, and of a solver's 60 vectors."""
     k = net.out_features
-    return (net.depth * (k**2 + rank**2) + 60 * k * rank) * net.dtype.itemsize
+    return (net.depth * (k**2 + 2 * rank**2) + 60 * k * rank) * net.dtype.itemsize
 
 
 @dataclass(frozen=True)
