@@ -27,7 +27,6 @@ class Packed {
                         [&](index first, index count) { panels::pack_matrix(b, first, first + count, data_.data()); });
     }
 
-    index rows() const { return rows_; }
     // Rows of b that may be dealt out to threads together.
     static index grain() { return std::max<index>(32, panels::width<T>()); }
     // Numbers of scratch that a thread needs.
