@@ -326,11 +326,12 @@ class _TransposedJacobian(BlockOperator):
 class Dual(SymmetricOperator):
     """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
 
-    def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
+    _dual: _core.Dual  # where the core holds the dual
+
+    def __init__(self, owner: GaussNewton, core: _core.Operator, block: int, copies: int, interleaved: bool) -> None:
         super().__init__(core, owner.dtype)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
-        self._dual = core
         self._block, self._copies, self._interleaved = block, copies, interleaved
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -346,8 +347,14 @@ class Dual(SymmetricOperator):
         rows = self._rows_of(Y, "Y", self.shape[0])
         _check_finite(rows, "Y")
         out = np.empty((len(rows), self.owner.shape[0]), self.dtype)
-        self._dual.lift(rows, out, self.owner.shape[0])
+        self._lift(rows, out)
         return out.T
+
+    def _lift(self, rows: Array, out: Array) -> None:
+        self._dual.lift(rows, out, self.owner.shape[0])
+
+    def _mean_over_outputs(self, out: Array) -> None:
+        self._dual.mean_over_outputs(out)
 
     def preconditioner(self) -> Preconditioner | None:
         """The inverse of the wide limit of this dual, I_k (x) its mean over outputs, or None where that is singular.
@@ -356,7 +363,7 @@ class Dual(SymmetricOperator):
         spectrum easy whatever the data.
         """
         factor = np.empty((self._block, self._block), self.dtype)
-        self._dual.mean_over_outputs(factor)
+        self._mean_over_outputs(factor)
         return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
 
 
@@ -379,6 +386,7 @@ class Gram(Dual):
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
         core = _core.Gram(owner.core, rank < owner.net.out_features)
         super().__init__(owner, core, n, rank, interleaved=True)
+        self._dual = core
         self._dense: Array | None = None
 
     @property
@@ -446,6 +454,7 @@ class LinearDual(Dual):
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
         core = _core.LinearDual(net._core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
+        self._dual = core
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r), copies."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound
+from gnfast.bounds.conv import conv, conv_forms
 from gnfast.bounds.deep import deep
 from gnfast.bounds.linear import linear, linear_forms
 from gnfast.bounds.relu import relu
@@ -15,7 +16,7 @@ from gnfast.bounds.residual import residual
 from gnfast.losses import check_loss
 from gnfast.networks import Network
 
-__all__ = ["Bound", "all", "deep", "linear", "relu", "residual"]
+__all__ = ["Bound", "all", "conv", "deep", "linear", "relu", "residual"]
 
 SINGLE_LAYER_WIDTH = 1024  # the singular values of a square layer of this width take about a second
 

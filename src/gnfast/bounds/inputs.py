@@ -15,6 +15,12 @@ def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:
     return np.asarray(_checks.inputs(X, net.in_features, net.dtype), np.float64)
 
 
+def as_images(net: Network, X: npt.ArrayLike) -> FloatArray:
+    """X (n, c, l) or (n, c, h, w) in float64."""
+    signal = np.ndim(X) == 3
+    return np.asarray(_checks.array(X, "X", ("n", "c", "l") if signal else ("n", "c", "h", "w"), net.dtype), np.float64)
+
+
 def in_float64(net: Network) -> Network:
     """The same network computing in float64: the rounding of a float32 pass would hide small eigenvalues."""
     if net.dtype == np.float64:

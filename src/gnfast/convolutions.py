@@ -1,0 +1,428 @@
+"""Linear convolutional networks as one convolution: its patches, and its Jacobian's Gram matrices layer by layer.
+
+Convolutions composed are one convolution, with a kernel w_eff as large as what one output sees of the input, and G
+depends on the data through the second moment of the patches of that size alone. So G is also that of the same layers on
+a few made-up patches of the same second moment, each with a single output position, which is what is computed here:
+free of the number of samples and of the positions of an image. A patch that has a last coordinate (x, 1) where a layer
+has a bias takes biases along.
+
+Strides and dilations cost nothing: a kernel after a stride is that kernel with holes. Layers after `Flatten` are
+convolutions with kernels as large as the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gnfast.layers import Conv1d, Conv2d, Flatten, Pool, Scale
+from gnfast.networks import Activation, Dense
+
+FloatArray = npt.NDArray[np.float64]
+Pair = tuple[int, int]
+
+BLOCK_NUMBERS = 1 << 23  # of work space at a time: 64 MB
+ALWAYS_FITS = 1 << 22  # a Gram of 32 MB is never too large to be worked with
+
+
+@dataclass(frozen=True)
+class Step:
+    """y[i, u] = b_i + sum_{j,t} K[i, j, t] x[j, stride u + dilation t] over two axes of positions, u and t pairs.
+
+    Args:
+        kernel: (out, in / groups, kh, kw), skips included.
+        bias: (out,) or None.
+        offset: Where the kernel's parameters begin among the flat ones, the bias's follow; None for a fixed layer.
+    """
+
+    kernel: FloatArray
+    bias: FloatArray | None = None
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    offset: int | None = None
+
+    @property
+    def taps(self) -> Pair:
+        return self.kernel.shape[2:]  # type: ignore[return-value]
+
+    @property
+    def span(self) -> Pair:
+        """Positions from the first tap to the last."""
+        return _pair(d * (k - 1) + 1 for d, k in zip(self.dilation, self.taps, strict=True))
+
+    def seen(self, size: Pair) -> Pair:
+        """Positions of the input that so many of the output see."""
+        return _pair((m - 1) * q + span for m, q, span in zip(size, self.stride, self.span, strict=True))
+
+    def at(self, taps: Pair, size: Pair) -> tuple[slice, slice]:
+        """Where one tap lies in the input, for all positions of an output of this size."""
+        first = [d * t for d, t in zip(self.dilation, taps, strict=True)]
+        rows, columns = (slice(f, f + (m - 1) * q + 1, q) for f, m, q in zip(first, size, self.stride, strict=True))
+        return rows, columns
+
+
+class Padded(NamedTuple):
+    """A step with what it pads its input with on both sides, and which of the layers it is."""
+
+    step: Step
+    padding: Pair
+    mode: str  # "zeros" or "circular"
+    layer: int
+
+
+class Patches(NamedTuple):
+    """The patches that the outputs see, as positions in an image (c, h, w) flattened: (positions, c s_eff).
+
+    `zeros` is what the image is padded with in front, on both sides of both axes.
+    """
+
+    index: npt.NDArray[np.intp]
+    zeros: Pair
+    shape: tuple[int, int, int]  # of the padded image
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A linear convolutional network on images of one shape.
+
+    Attributes:
+        steps: The layers, none of which pads: that is in `patches`.
+        patches: What each output position sees.
+        sizes: Positions before each step and after the last, for one output position.
+    """
+
+    steps: tuple[Step, ...]
+    patches: Patches
+    sizes: tuple[Pair, ...]
+
+    @property
+    def channels(self) -> int:
+        """Of the output."""
+        return len(self.steps[-1].kernel)
+
+    @property
+    def affine(self) -> bool:
+        return any(step.bias is not None for step in self.steps)
+
+    @property
+    def columns(self) -> int:
+        """c_in s_eff, and one more where a layer has a bias."""
+        return self.patches.index.shape[1] + self.affine
+
+    @property
+    def trained(self) -> list[int]:
+        """The steps that have parameters."""
+        return [l for l, step in enumerate(self.steps) if step.offset is not None]
+
+    @property
+    def terms(self) -> int:
+        """Of the longest sum behind an entry of a Gram, for estimates of rounding."""
+        return max(step.kernel[0].size * len(step.kernel) for step in self.steps)
+
+    def ranks(self, r: int) -> list[int]:
+        """What rank every U_l may have at most at r patches, by the sizes alone."""
+        found = []
+        for l in self.trained:
+            step, A = self.steps[l], math.prod(self.sizes[l + 1])
+            left = min(len(step.kernel) // step.groups, self.channels * A)
+            found.append(step.groups * left * min(step.kernel[0].size, A * r) + (0 if step.bias is None else left))
+        return found
+
+    def gram_flops(self, r: int) -> float:
+        """Of all U_l U_l^T at r patches."""
+        steps = [(self.steps[l], math.prod(self.sizes[l + 1])) for l in self.trained]
+        return sum(
+            step.groups * min(_costs(self.channels, len(step.kernel) // step.groups, A, r, step.kernel[0].size))
+            for step, A in steps
+        )
+
+    # ------------------------------------------------------------------------------------------------------ data
+    def second_moment(self, X: npt.NDArray[Any], scale: float) -> FloatArray:
+        """sum over samples and positions of patch patch^T, times `scale`: (columns, columns).
+
+        Either that of whole images first, 2 n d^2 flops, of which patches are entries, or patch by patch, 2 n D^2
+        flops a position.
+        """
+        images = self._flat(X)
+        index = self.patches.index
+        if self.affine:
+            images = np.hstack([images, np.ones((len(images), 1))])
+            index = np.hstack([index, np.full((len(index), 1), images.shape[1] - 1)])
+        (n, d), (positions, D) = images.shape, index.shape
+        out = np.zeros((D, D))
+        if d * d <= min(positions * D * D, max(ALWAYS_FITS, 4 * D * D, n * d)):
+            whole = images.T @ images
+            for pixels in index:
+                out += whole[np.ix_(pixels, pixels)]
+        else:
+            step = max(1, BLOCK_NUMBERS // (n * D))
+            for start in range(0, positions, step):
+                rows = images[:, index[start : start + step]].reshape(-1, D)
+                out += rows.T @ rows
+        return out * scale
+
+    def _flat(self, X: npt.NDArray[Any]) -> FloatArray:
+        """Images (n, c h w), padded."""
+        images = np.asarray(X, np.float64)
+        images = images.reshape(*images.shape[:2], -1, images.shape[-1]) if images.ndim == 3 else images
+        rows, columns = self.patches.zeros
+        if rows or columns:
+            images = np.pad(images, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+        return images.reshape(len(images), -1)
+
+    # ------------------------------------------------------------------------------------------------- forward, back
+    def inputs(self, Z: FloatArray) -> list[FloatArray]:
+        """The input (m, r, h, w) of every step at patches Z (r, columns)."""
+        found, ones = [], Z[:, -1]
+        value = Z[:, : Z.shape[1] - self.affine].T.reshape(-1, *self.sizes[0], len(Z)).transpose(0, 3, 1, 2)
+        for step, size in zip(self.steps, self.sizes[1:], strict=True):
+            found.append(value)
+            value = _convolve(step, value, size)
+            if step.bias is not None:
+                value += step.bias[:, None, None, None] * ones[:, None, None]
+        return found
+
+    def outputs(self) -> list[FloatArray]:
+        """The derivative (k, m, h, w) of the output in what every step gives."""
+        rows = [np.eye(self.channels)[:, :, None, None]]
+        for step, size in zip(self.steps[:0:-1], self.sizes[-2:0:-1], strict=True):
+            rows.append(_spread(step, rows[-1], size))
+        return rows[::-1]
+
+    # ---------------------------------------------------------------------------------------------------- Jacobian
+    def grams(self, Z: FloatArray) -> Iterator[FloatArray]:
+        """U_l U_l^T (k r, k r) at patches Z (r, columns) for every step that has parameters, rows ordered (output, patch).
+
+        U_l (k r, p_l) is the derivative of the k outputs at each patch in the step's parameters.
+        """
+        inputs, outputs = self.inputs(Z), self.outputs()
+        for l in self.trained:
+            step, k, r = self.steps[l], self.channels, len(Z)
+            total = np.zeros((k * r, k * r))
+            for group in range(step.groups):
+                ones = None if step.bias is None else Z[:, -1]
+                _add_gram(total, _share(step, outputs[l], 0, group), _unfold(step, inputs[l], group, outputs[l]), ones)
+            yield total
+
+    def lift(self, V: FloatArray, Z: FloatArray, out: npt.NDArray[Any]) -> None:
+        """Row j of out (s, p) <- U^T V_j for V_j (k, r) in row j of V: the parameters of fixed places stay zero."""
+        inputs, outputs = self.inputs(Z), self.outputs()
+        out[:] = 0
+        k, r = self.channels, len(Z)
+        for l in self.trained:
+            step = self.steps[l]
+            at = step.offset or 0
+            for group in range(step.groups):
+                left, Y = _share(step, outputs[l], 0, group), _unfold(step, inputs[l], group, outputs[l])
+                m, positions = left.shape[1:]
+                count = m * Y.shape[2]
+                for v, row in zip(V.reshape(-1, k, r), out, strict=True):
+                    moved = np.tensordot(left, v, (0, 0))  # (m, positions, r)
+                    row[at : at + count] = (moved.reshape(m, -1) @ Y.reshape(positions * r, -1)).ravel()
+                    if step.bias is not None:
+                        biases = (step.offset or 0) + step.kernel.size + group * m
+                        row[biases : biases + m] = moved.sum(1) @ Z[:, -1]
+                at += count
+
+
+def _convolve(step: Step, value: FloatArray, size: Pair) -> FloatArray:
+    """The convolution of values (m, r, h, w) without padding: one product a tap, (out, in) times (in, r positions)."""
+    g, r = step.groups, value.shape[1]
+    kernel = step.kernel.reshape(g, -1, *step.kernel.shape[1:])
+    out = np.zeros((g, kernel.shape[1], r * math.prod(size)))
+    for taps in np.ndindex(*step.taps):
+        part = value[:, :, *step.at(taps, size)].reshape(g, -1, r * math.prod(size))
+        out += kernel[:, :, :, *taps] @ part
+    return out.reshape(-1, r, *size)
+
+
+def _spread(step: Step, rows: FloatArray, size: Pair) -> FloatArray:
+    """The transpose of `_convolve` applied to rows (k, m, h, w), to an input of this size."""
+    g, k, positions = step.groups, len(rows), rows.shape[2:]
+    kernel = step.kernel.reshape(g, -1, *step.kernel.shape[1:])
+    grouped = rows.reshape(k, g, -1, math.prod(positions))
+    out = np.zeros((k, g * kernel.shape[2], *size))
+    for taps in np.ndindex(*step.taps):
+        part = kernel[:, :, :, *taps].transpose(0, 2, 1) @ grouped
+        out[:, :, *step.at(taps, positions)] += part.reshape(k, -1, *positions)
+    return out
+
+
+def _share(step: Step, values: FloatArray, axis_of_rows: int, group: int) -> FloatArray:
+    """What one group has of rows (k, m, h, w): (k, m / groups, positions)."""
+    k, m = values.shape[:2]
+    share = m // step.groups
+    return values[:, group * share : (group + 1) * share].reshape(k, share, -1)
+
+
+def _unfold(step: Step, values: FloatArray, group: int, rows: FloatArray) -> FloatArray:
+    """What a group's kernel meets at every output position: (positions, r, m / groups * taps)."""
+    size = rows.shape[2], rows.shape[3]
+    share = step.kernel.shape[1]
+    part = values[group * share : (group + 1) * share]
+    met = np.stack([part[:, :, *step.at(taps, size)] for taps in np.ndindex(*step.taps)], 1)  # (m, taps, r, h, w)
+    return np.ascontiguousarray(met.transpose(3, 4, 2, 0, 1)).reshape(math.prod(size), values.shape[1], -1)
+
+
+def _add_gram(total: FloatArray, left: FloatArray, Y: FloatArray, ones: FloatArray | None) -> None:
+    """total (k r, k r) += U U^T, U[(o, z), (i, q)] = sum_a left[o, i, a] Y[a, z, q], left (k, m, A), Y (A, r, q).
+
+    Either from P (k A, k A) and the Gram of all rows of Y (A r, A r), free of the widths,
+    total[(o, z), (o', z')] += sum_{a,a'} P[(o, a), (o', a')] K[(a, z), (a', z')], or by columns of U: the cheaper one.
+    """
+    k, m, A = left.shape
+    r, q = Y.shape[1:]
+    if m > k * A:  # only inner products over i count, and a triangular factor has the same
+        left = np.linalg.qr(left.transpose(1, 0, 2).reshape(m, k * A), mode="r").reshape(k * A, k, A).transpose(1, 0, 2)
+        m = k * A
+    pairs, columns = _costs(k, m, A, r, q)
+    if pairs <= columns:
+        rows = left.transpose(0, 2, 1).reshape(k * A, m)
+        P = (rows @ rows.T).reshape(k, A, k, A).transpose(0, 2, 1, 3).reshape(k * k, A * A)
+        flat = Y.reshape(A * r, q)
+        K = (flat @ flat.T).reshape(A, r, A, r)
+        if ones is not None:
+            K += np.outer(ones, ones)[None, :, None, :]
+        K = K.transpose(0, 2, 1, 3).reshape(A * A, r * r)
+        square = total.reshape(k, r, k, r)
+        for o in range(k):  # a block row of outputs at a time: work space of k r^2
+            square[o] += (P[o * k : (o + 1) * k] @ K).reshape(k, r, r).transpose(1, 0, 2)
+        return
+    step = max(1, BLOCK_NUMBERS // (k * r * q))
+    for start in range(0, m, step):
+        part = left[:, start : start + step]
+        U = np.tensordot(part, Y, (2, 0)).transpose(0, 2, 1, 3).reshape(k * r, -1)
+        total += U @ U.T
+    if ones is not None:
+        sums = left.sum(2)
+        total += np.kron(sums @ sums.T, np.outer(ones, ones))
+
+
+def _costs(k: int, m: int, A: int, r: int, q: int) -> tuple[float, float]:
+    """Flops of the two ways of `_add_gram`; the first takes no more memory than the result, unless that is small."""
+    m = min(m, k * A)
+    pairs: float = (A * r) ** 2 * q + 2 * (k * A * r) ** 2
+    if (A * r) ** 2 > max(ALWAYS_FITS, (2 * k * r) ** 2):
+        pairs = math.inf
+    return pairs, 2 * k * r * m * q * A + (k * r) ** 2 * m * q
+
+
+def compose(steps: Sequence[Padded], shape: tuple[int, int, int]) -> Chain | str:
+    """One convolution of several on images (c, h, w) in which they fit, or why they are none.
+
+    A padding with zeros is that of the data as long as nothing but factors comes before it. A circular padding needs one
+    whole period: what comes before must not have made the image smaller but by its strides.
+    """
+    size, start, stride = np.array(shape[1:]), np.zeros(2, int), np.ones(2, int)
+    zeros, whole, plain = np.zeros(2, int), np.ones(2, bool), True
+    for step, padding, mode, layer in steps:
+        pad = np.array(padding)
+        if pad.any() and mode == "zeros":
+            if not plain:
+                return f"layers[{layer}] pads with zeros what is no longer the data, so that all together are no convolution"
+            zeros += pad
+            size = size + 2 * pad
+            pad = np.zeros(2, int)
+        if (pad[~whole] > 0).any():
+            return f"layers[{layer}] has circular padding, but what it pads is not a whole period of the image"
+        start -= pad * stride
+        after = (size + 2 * pad - np.array(step.span)) // np.array(step.stride) + 1
+        whole &= after * np.array(step.stride) == size
+        stride *= np.array(step.stride)
+        plain &= step.span == (1, 1) and step.stride == (1, 1) and step.bias is None
+        size = after
+    sizes: list[Pair] = [(1, 1)]
+    for padded in reversed(steps):
+        sizes.append(padded.step.seen(sizes[-1]))
+    seen = sizes[-1]
+    image = (shape[0], shape[1] + 2 * int(zeros[0]), shape[2] + 2 * int(zeros[1]))
+    rows, columns = (
+        (start[a] + stride[a] * np.arange(size[a])[:, None] + np.arange(seen[a])) % image[1 + a] for a in (0, 1)
+    )
+    pixels = rows[:, None, :, None] * image[2] + columns[None, :, None, :]  # (ph, pw, sh, sw)
+    index = np.arange(image[0])[:, None] * (image[1] * image[2]) + pixels.reshape(-1, 1, math.prod(seen))
+    patches = Patches(index.reshape(len(index), -1), _pair(zeros.tolist()), image)
+    return Chain(tuple(padded.step for padded in steps), patches, tuple(sizes[::-1]))
+
+
+def _pair(values: Any) -> Pair:
+    first, second = values
+    return int(first), int(second)
+
+
+def chain(layers: Sequence[Any], shape: Sequence[int]) -> Chain | str:
+    """The layers of a network on samples of a shape, (c, l) or (c, h, w), as one convolution, or why they are none."""
+    if len(shape) not in (2, 3):
+        return f"a sample has the shape {tuple(shape)}, which is no image (c, h, w) and no signal (c, l)"
+    image = (shape[0], shape[-2] if len(shape) == 3 else 1, shape[-1])
+    found: list[Padded] = []
+    offset, flat = 0, False
+    size: tuple[int, int, int] = image
+    for index, layer in enumerate(layers):
+        flat |= isinstance(layer, Flatten)
+        entry = _step(layer, size, flat, offset, len(shape) - 1)
+        if isinstance(entry, str):
+            return f"layers[{index}] {entry}"
+        if entry is None:
+            continue
+        step, padding, mode = entry
+        if any(m + 2 * p < span for m, p, span in zip(size[1:], padding, step.span, strict=True)):
+            met = " x ".join(str(m + 2 * p) for m, p in zip(size[1:], padding, strict=True))
+            return (
+                f"the kernels together are larger than the image: layers[{index}] spans {step.span[0]} x {step.span[1]} "
+                f"positions and meets {met}"
+            )
+        found.append(Padded(step, padding, mode, index))
+        offset += sum(array.size for array in layer.parameters()) if step.offset is not None else 0
+        rows, columns = (
+            (m + 2 * p - span) // q + 1 for m, p, span, q in zip(size[1:], padding, step.span, step.stride, strict=True)
+        )
+        size = (len(step.kernel), rows, columns)
+    if not any(padded.step.offset is not None for padded in found):
+        return "no layer has parameters"
+    return compose(found, image)
+
+
+def _step(
+    layer: Any, size: tuple[int, int, int], flat: bool, offset: int, axes: int
+) -> tuple[Step, Pair, str] | str | None:
+    """The layer as a convolution of an input (c, h, w), with its padding; None if it changes nothing, or why it is none."""
+    c, *positions = size
+    fixed = np.ones((c, 1, 1, 1))
+    if isinstance(layer, Conv1d | Conv2d):
+        kernel = np.asarray(layer.weight, np.float64).reshape(*layer.weight.shape[:2], -1, layer.weight.shape[-1])
+        stride, dilation = _two(layer.stride, axes), _two(layer.dilation, axes)
+        step = Step(kernel, _float64(layer.bias), stride, dilation, layer.groups, offset)
+        return step, _two(layer.padding, axes, alone=0), layer.padding_mode
+    if isinstance(layer, Dense):
+        if not flat:
+            return "is dense on images; put a gn.Flatten before it"
+        kernel = np.asarray(layer.weight, np.float64) + layer.skip * np.eye(*layer.weight.shape)
+        return Step(kernel.reshape(-1, *size), _float64(layer.bias), offset=offset), (0, 0), "zeros"
+    if isinstance(layer, Scale):
+        return Step(fixed * layer.factor, groups=c), (0, 0), "zeros"
+    if isinstance(layer, Pool) and layer.kind != "max":
+        whole = layer.kind == "global_average"
+        window = _pair(positions) if whole else _two(layer.kernel_size, axes)
+        stride = (1, 1) if whole else _two(layer.stride or layer.kernel_size, axes)
+        kernel = np.broadcast_to(fixed / math.prod(window), (c, 1, *window))
+        return Step(kernel, stride=stride, groups=c), _two(layer.padding, axes, alone=0), "zeros"
+    if isinstance(layer, Flatten) or (isinstance(layer, Activation) and layer.name == "identity"):
+        return None
+    return f"is {layer!r}, which is no convolution and no constant factor"
+
+
+def _two(value: Any, axes: int, alone: int = 1) -> Pair:
+    """One number for all axes, or one each; a signal is an image of height 1, whose first axis gets `alone`."""
+    given = np.broadcast_to(np.asarray(value), axes).tolist()
+    return _pair([alone, *given][-2:])
+
+
+def _float64(bias: npt.NDArray[Any] | None) -> FloatArray | None:
+    return None if bias is None else np.asarray(bias, np.float64)
