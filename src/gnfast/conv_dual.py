@@ -8,7 +8,7 @@ import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.convolutions import Chain, chain
+from gnfast.patches import Chain, chain
 from gnfast.factors import factor_of_moment
 from gnfast.operators import Dual, Preconditioner
 from gnfast.plan import check_memory
@@ -42,7 +42,7 @@ class ConvDual(Dual):
         ValueError: The network is not of this kind or the loss is not "mse".
         MemoryError: The matrix exceeds the `memory_limit`.
 
-    Reference: Zhao, Singh & Lucchi (NeurIPS 2024), for the convolution of the whole; `gnfast.convolutions` for how.
+    Reference: Zhao, Singh & Lucchi (NeurIPS 2024), for the convolution of the whole; `gnfast.patches` for how.
     """
 
     space = "linear map"

@@ -12,17 +12,18 @@ import numpy.typing as npt
 from gnfast import _checks
 from gnfast.bounds import fourier
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
-from gnfast.bounds.inputs import as_images
+from gnfast.bounds.inputs import as_data
 from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
-from gnfast.convolutions import Chain, chain
 from gnfast.networks import Network
+from gnfast.patches import Chain, chain
 
 STATEMENTS = {
     "joint": "kappa(G) <= sum_l lambda_max(S U_l U_l^T S) / sum_l lambda_min(S U_l U_l^T S)",
     "jacobian": "kappa(G) <= kappa(Sigma) kappa(U U^T), U = [U_1 ... U_L] the derivative of w_eff in the kernels",
-    "convex": "kappa(G) <= kappa(Sigma) sum_l s_max^2(U_l) / sum_l s_min^2(U_l), U_l the derivative of w_eff in layer l",
-    "sylvester": "kappa(G) <= kappa(Sigma) kappa(U)^2, U the Sylvester matrix of the polynomials of two kernels: it loses "
-    "its rank where they have a common root",
+    "convex": "kappa(G) <= kappa(Sigma) sum_l s_max^2(U_l) / sum_l s_min^2(U_l), U_l the derivative of w_eff in the "
+    "kernel of layer l",
+    "sylvester": "kappa(G) <= kappa(Sigma) kappa(U)^2, U the Sylvester matrix of the polynomials of two kernels: it "
+    "loses its rank where they have a common root",
     "fourier": fourier.STATEMENT,
 }
 FORMS = tuple(STATEMENTS)
@@ -65,12 +66,14 @@ def conv(net: Network, X: npt.ArrayLike, form: str = "jacobian") -> Bound:
     return conv_forms(net, X, (_checks.choice(form, "form", FORMS),))[0]
 
 
-def conv_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str]) -> list[Bound]:
-    """Several forms from one computation of the patches and of the U_l."""
-    data = as_images(net, X)
+def conv_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], largest: float = np.inf) -> list[Bound]:
+    """Several forms from one computation of the patches and of the U_l, none where w_eff has more entries than that."""
+    data = as_data(net, X)
     linear = chain(net.layers, data.shape[1:])
     if isinstance(linear, str):
         return [silent(f"conv.{form}", STATEMENTS[form], linear) for form in forms]
+    if linear.channels * linear.columns > largest:
+        return []
     problem = Problem(linear, data)
     if not problem.rank:
         return [silent(f"conv.{form}", STATEMENTS[form], "X is zero, and so is G") for form in forms]

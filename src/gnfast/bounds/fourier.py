@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.spectra import EPS, rounding
-from gnfast.convolutions import Chain, Step
+from gnfast.patches import Chain, Step
 
 STATEMENT = (
-    "kappa(G) <= max_f lambda_max(sum_l P_lf (x) S_f Q_lf S_f) / min_f lambda_min(sum over kernels as large as the image), "
-    "P_lf, Q_lf Grams of the partial products of the kernels' transforms at frequency f, S_f^2 the spectrum of the data"
+    "kappa(G) <= max_f lambda_max(sum_l P_lf (x) S_f Q_lf S_f) / min_f lambda_min(sum over kernels as large as the "
+    "image), P_lf, Q_lf Grams of the partial products of the kernels' transforms at frequency f, S_f^2 the data's power"
 )
 ComplexArray = npt.NDArray[np.complexfloating]
 
@@ -83,7 +83,7 @@ def _transfer(step: Step, image: Sequence[int]) -> ComplexArray:
 
 
 def _terms(transfers: Sequence[ComplexArray], root: ComplexArray) -> list[ComplexArray]:
-    """P_l (x) (S Q_l S)^T of every layer at one frequency, for root (c, r) with root root^H the data's second moment."""
+    """P_l (x) (S Q_l S)^T of every layer at one frequency; root (c, r), root root^H the data's second moment."""
     rights, lefts = [root], [np.eye(len(transfers[-1]))]
     for transfer in transfers[:-1]:
         rights.append(transfer @ rights[-1])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound, Parts, quotient, silent
-from gnfast.bounds.chains import effective
 from gnfast.bounds.inputs import activations, as_data, in_float64, with_ones
+from gnfast.bounds.paths import effective
 from gnfast.bounds.spectra import gram_ends, singular_ends
-from gnfast.networks import Dense, Network
+from gnfast.layers import Activation
+from gnfast.networks import Network
 
 STATEMENT = (
     "kappa(G) <= (s_max^2(X) s_max^2(W) + s_max^2(Gam)) / (a^2 s_min^2(X) s_min^2(W) + s_min^2(Gam)), "
@@ -75,10 +76,12 @@ def _other(net: Network) -> str:
     """Why the network is not one hidden layer with a (leaky) ReLU; empty if it is."""
     if net.is_linear:
         return "the network is linear; use bounds.linear"
+    if not net.is_chain:
+        return "this bound is for dense, relu, dense and the network has other layers; use bounds.deep"
     if odd := [activation.name for activation in activations(net) if activation.name not in ("relu", "leaky_relu")]:
         return f"activation {odd[0]} is not a ReLU or leaky ReLU; use bounds.deep"
-    kinds = ["dense" if isinstance(layer, Dense) else layer.name for layer in net.layers]
-    kinds = [kind for kind in kinds if kind != "identity"]
+    kinds = [layer.name if isinstance(layer, Activation) else layer.kind for layer in net.layers]
+    kinds = [kind for kind in kinds if kind not in ("identity", "flatten")]
     if len(kinds) != 3 or kinds[::2] != ["dense", "dense"]:
         return f"the layers are {', '.join(kinds)} and this bound is for dense, relu, dense; use bounds.deep"
     return ""

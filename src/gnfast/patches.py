@@ -13,15 +13,14 @@ convolutions with kernels as large as the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gnfast.layers import Conv1d, Conv2d, Flatten, Pool, Scale
-from gnfast.networks import Activation, Dense
+from gnfast.layers import Layer, Spec
 
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[int, int]
@@ -67,23 +66,24 @@ class Step:
         return rows, columns
 
 
-class Padded(NamedTuple):
-    """A step with what it pads its input with on both sides, and which of the layers it is."""
+class Placed(NamedTuple):
+    """A step with what it pads its input with before the first position, along both axes, and where it stands."""
 
     step: Step
-    padding: Pair
-    mode: str  # "zeros" or "circular"
+    before: Pair
+    positions: Pair  # that it gives
+    circular: bool
     layer: int
 
 
 class Patches(NamedTuple):
     """The patches that the outputs see, as positions in an image (c, h, w) flattened: (positions, c s_eff).
 
-    `zeros` is what the image is padded with in front, on both sides of both axes.
+    `zeros` is what the image is padded with, before and after, along both axes.
     """
 
     index: npt.NDArray[np.intp]
-    zeros: Pair
+    zeros: tuple[Pair, Pair]
     shape: tuple[int, int, int]  # of the padded image
 
 
@@ -118,7 +118,7 @@ class Chain:
     @property
     def trained(self) -> list[int]:
         """The steps that have parameters."""
-        return [l for l, step in enumerate(self.steps) if step.offset is not None]
+        return [index for index, step in enumerate(self.steps) if step.offset is not None]
 
     @property
     def terms(self) -> int:
@@ -128,15 +128,15 @@ class Chain:
     def ranks(self, r: int) -> list[int]:
         """What rank every U_l may have at most at r patches, by the sizes alone."""
         found = []
-        for l in self.trained:
-            step, A = self.steps[l], math.prod(self.sizes[l + 1])
+        for index in self.trained:
+            step, A = self.steps[index], math.prod(self.sizes[index + 1])
             left = min(len(step.kernel) // step.groups, self.channels * A)
             found.append(step.groups * left * min(step.kernel[0].size, A * r) + (0 if step.bias is None else left))
         return found
 
     def gram_flops(self, r: int) -> float:
         """Of all U_l U_l^T at r patches."""
-        steps = [(self.steps[l], math.prod(self.sizes[l + 1])) for l in self.trained]
+        steps = [(self.steps[index], math.prod(self.sizes[index + 1])) for index in self.trained]
         return sum(
             step.groups * min(_costs(self.channels, len(step.kernel) // step.groups, A, r, step.kernel[0].size))
             for step, A in steps
@@ -171,9 +171,8 @@ class Chain:
         """Images (n, c h w), padded."""
         images = np.asarray(X, np.float64)
         images = images.reshape(*images.shape[:2], -1, images.shape[-1]) if images.ndim == 3 else images
-        rows, columns = self.patches.zeros
-        if rows or columns:
-            images = np.pad(images, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+        if np.any(self.patches.zeros):
+            images = np.pad(images, ((0, 0), (0, 0), *self.patches.zeros))
         return images.reshape(len(images), -1)
 
     # ------------------------------------------------------------------------------------------------- forward, back
@@ -197,17 +196,22 @@ class Chain:
 
     # ---------------------------------------------------------------------------------------------------- Jacobian
     def grams(self, Z: FloatArray) -> Iterator[FloatArray]:
-        """U_l U_l^T (k r, k r) at patches Z (r, columns) for every step that has parameters, rows ordered (output, patch).
+        """U_l U_l^T (k r, k r) at patches Z (r, columns) for every step that has parameters.
 
-        U_l (k r, p_l) is the derivative of the k outputs at each patch in the step's parameters.
+        U_l (k r, p_l) is the derivative of the k outputs at each patch in the step's parameters, rows ordered (output,
+        patch).
         """
         inputs, outputs = self.inputs(Z), self.outputs()
-        for l in self.trained:
-            step, k, r = self.steps[l], self.channels, len(Z)
+        for index in self.trained:
+            step, k, r = self.steps[index], self.channels, len(Z)
             total = np.zeros((k * r, k * r))
+            ones = None if step.bias is None else Z[:, -1]
             for group in range(step.groups):
-                ones = None if step.bias is None else Z[:, -1]
-                _add_gram(total, _share(step, outputs[l], 0, group), _unfold(step, inputs[l], group, outputs[l]), ones)
+                left, Y = (
+                    _share(step, outputs[index], group),
+                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
+                )
+                _add_gram(total, left, Y, ones)
             yield total
 
     def lift(self, V: FloatArray, Z: FloatArray, out: npt.NDArray[Any]) -> None:
@@ -215,11 +219,14 @@ class Chain:
         inputs, outputs = self.inputs(Z), self.outputs()
         out[:] = 0
         k, r = self.channels, len(Z)
-        for l in self.trained:
-            step = self.steps[l]
+        for index in self.trained:
+            step = self.steps[index]
             at = step.offset or 0
             for group in range(step.groups):
-                left, Y = _share(step, outputs[l], 0, group), _unfold(step, inputs[l], group, outputs[l])
+                left, Y = (
+                    _share(step, outputs[index], group),
+                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
+                )
                 m, positions = left.shape[1:]
                 count = m * Y.shape[2]
                 for v, row in zip(V.reshape(-1, k, r), out, strict=True):
@@ -254,16 +261,15 @@ def _spread(step: Step, rows: FloatArray, size: Pair) -> FloatArray:
     return out
 
 
-def _share(step: Step, values: FloatArray, axis_of_rows: int, group: int) -> FloatArray:
+def _share(step: Step, values: FloatArray, group: int) -> FloatArray:
     """What one group has of rows (k, m, h, w): (k, m / groups, positions)."""
     k, m = values.shape[:2]
     share = m // step.groups
     return values[:, group * share : (group + 1) * share].reshape(k, share, -1)
 
 
-def _unfold(step: Step, values: FloatArray, group: int, rows: FloatArray) -> FloatArray:
+def _unfold(step: Step, values: FloatArray, group: int, size: Pair) -> FloatArray:
     """What a group's kernel meets at every output position: (positions, r, m / groups * taps)."""
-    size = rows.shape[2], rows.shape[3]
     share = step.kernel.shape[1]
     part = values[group * share : (group + 1) * share]
     met = np.stack([part[:, :, *step.at(taps, size)] for taps in np.ndindex(*step.taps)], 1)  # (m, taps, r, h, w)
@@ -313,116 +319,101 @@ def _costs(k: int, m: int, A: int, r: int, q: int) -> tuple[float, float]:
     return pairs, 2 * k * r * m * q * A + (k * r) ** 2 * m * q
 
 
-def compose(steps: Sequence[Padded], shape: tuple[int, int, int]) -> Chain | str:
-    """One convolution of several on images (c, h, w) in which they fit, or why they are none.
-
-    A padding with zeros is that of the data as long as nothing but factors comes before it. A circular padding needs one
-    whole period: what comes before must not have made the image smaller but by its strides.
-    """
-    size, start, stride = np.array(shape[1:]), np.zeros(2, int), np.ones(2, int)
-    zeros, whole, plain = np.zeros(2, int), np.ones(2, bool), True
-    for step, padding, mode, layer in steps:
-        pad = np.array(padding)
-        if pad.any() and mode == "zeros":
-            if not plain:
-                return f"layers[{layer}] pads with zeros what is no longer the data, so that all together are no convolution"
-            zeros += pad
-            size = size + 2 * pad
-            pad = np.zeros(2, int)
-        if (pad[~whole] > 0).any():
-            return f"layers[{layer}] has circular padding, but what it pads is not a whole period of the image"
-        start -= pad * stride
-        after = (size + 2 * pad - np.array(step.span)) // np.array(step.stride) + 1
-        whole &= after * np.array(step.stride) == size
-        stride *= np.array(step.stride)
-        plain &= step.span == (1, 1) and step.stride == (1, 1) and step.bias is None
-        size = after
-    sizes: list[Pair] = [(1, 1)]
-    for padded in reversed(steps):
-        sizes.append(padded.step.seen(sizes[-1]))
-    seen = sizes[-1]
-    image = (shape[0], shape[1] + 2 * int(zeros[0]), shape[2] + 2 * int(zeros[1]))
-    rows, columns = (
-        (start[a] + stride[a] * np.arange(size[a])[:, None] + np.arange(seen[a])) % image[1 + a] for a in (0, 1)
-    )
-    pixels = rows[:, None, :, None] * image[2] + columns[None, :, None, :]  # (ph, pw, sh, sw)
-    index = np.arange(image[0])[:, None] * (image[1] * image[2]) + pixels.reshape(-1, 1, math.prod(seen))
-    patches = Patches(index.reshape(len(index), -1), _pair(zeros.tolist()), image)
-    return Chain(tuple(padded.step for padded in steps), patches, tuple(sizes[::-1]))
-
-
-def _pair(values: Any) -> Pair:
-    first, second = values
-    return int(first), int(second)
-
-
-def chain(layers: Sequence[Any], shape: Sequence[int]) -> Chain | str:
+def chain(layers: Sequence[Layer], shape: Sequence[int]) -> Chain | str:
     """The layers of a network on samples of a shape, (c, l) or (c, h, w), as one convolution, or why they are none."""
     if len(shape) not in (2, 3):
-        return f"a sample has the shape {tuple(shape)}, which is no image (c, h, w) and no signal (c, l)"
-    image = (shape[0], shape[-2] if len(shape) == 3 else 1, shape[-1])
-    found: list[Padded] = []
-    offset, flat = 0, False
-    size: tuple[int, int, int] = image
+        return f"a sample has the shape {tuple(shape)}, which is no image (c, h, w) and no series (c, l)"
+    image: tuple[int, int, int] = (shape[0], shape[1] if len(shape) == 3 else 1, shape[-1])
+    found: list[Placed] = []
+    offset, size, sample = 0, image, tuple(shape)
     for index, layer in enumerate(layers):
-        flat |= isinstance(layer, Flatten)
-        entry = _step(layer, size, flat, offset, len(shape) - 1)
-        if isinstance(entry, str):
-            return f"layers[{index}] {entry}"
-        if entry is None:
-            continue
-        step, padding, mode = entry
-        if any(m + 2 * p < span for m, p, span in zip(size[1:], padding, step.span, strict=True)):
-            met = " x ".join(str(m + 2 * p) for m, p in zip(size[1:], padding, strict=True))
-            return (
-                f"the kernels together are larger than the image: layers[{index}] spans {step.span[0]} x {step.span[1]} "
-                f"positions and meets {met}"
-            )
-        found.append(Padded(step, padding, mode, index))
-        offset += sum(array.size for array in layer.parameters()) if step.offset is not None else 0
-        rows, columns = (
-            (m + 2 * p - span) // q + 1 for m, p, span, q in zip(size[1:], padding, step.span, step.stride, strict=True)
-        )
-        size = (len(step.kernel), rows, columns)
-    if not any(padded.step.offset is not None for padded in found):
+        try:
+            after, specs = layer.output_shape(sample), layer.spec(sample)
+        except ValueError as error:
+            return f"layers[{index}], {type(layer).__name__}, {error}"
+        for spec in specs:
+            placed = _placed(spec, size, offset, index)
+            if placed is None:
+                return f"layers[{index}] is {layer!r}, which is no convolution and no constant factor"
+            found.append(placed)
+            size = (len(placed.step.kernel), *placed.positions)
+        offset += sum(array.size for array in layer.parameters())
+        sample = after
+    if all(placed.step.offset is None for placed in found):
         return "no layer has parameters"
     return compose(found, image)
 
 
-def _step(
-    layer: Any, size: tuple[int, int, int], flat: bool, offset: int, axes: int
-) -> tuple[Step, Pair, str] | str | None:
-    """The layer as a convolution of an input (c, h, w), with its padding; None if it changes nothing, or why it is none."""
-    c, *positions = size
-    fixed = np.ones((c, 1, 1, 1))
-    if isinstance(layer, Conv1d | Conv2d):
-        kernel = np.asarray(layer.weight, np.float64).reshape(*layer.weight.shape[:2], -1, layer.weight.shape[-1])
-        stride, dilation = _two(layer.stride, axes), _two(layer.dilation, axes)
-        step = Step(kernel, _float64(layer.bias), stride, dilation, layer.groups, offset)
-        return step, _two(layer.padding, axes, alone=0), layer.padding_mode
-    if isinstance(layer, Dense):
-        if not flat:
-            return "is dense on images; put a gn.Flatten before it"
-        kernel = np.asarray(layer.weight, np.float64) + layer.skip * np.eye(*layer.weight.shape)
-        return Step(kernel.reshape(-1, *size), _float64(layer.bias), offset=offset), (0, 0), "zeros"
-    if isinstance(layer, Scale):
-        return Step(fixed * layer.factor, groups=c), (0, 0), "zeros"
-    if isinstance(layer, Pool) and layer.kind != "max":
-        whole = layer.kind == "global_average"
-        window = _pair(positions) if whole else _two(layer.kernel_size, axes)
-        stride = (1, 1) if whole else _two(layer.stride or layer.kernel_size, axes)
-        kernel = np.broadcast_to(fixed / math.prod(window), (c, 1, *window))
-        return Step(kernel, stride=stride, groups=c), _two(layer.padding, axes, alone=0), "zeros"
-    if isinstance(layer, Flatten) or (isinstance(layer, Activation) and layer.name == "identity"):
-        return None
-    return f"is {layer!r}, which is no convolution and no constant factor"
+def _placed(spec: Spec, size: tuple[int, int, int], offset: int, index: int) -> Placed | None:
+    """What the core is told of a layer on images (c, h, w), as a convolution; None if it is none.
 
-
-def _two(value: Any, axes: int, alone: int = 1) -> Pair:
-    """One number for all axes, or one each; a signal is an image of height 1, whose first axis gets `alone`."""
-    given = np.broadcast_to(np.asarray(value), axes).tolist()
-    return _pair([alone, *given][-2:])
+    A dense layer is one with a kernel as large as the image.
+    """
+    fixed = np.ones((size[0], 1, 1, 1))
+    match spec:
+        case ("dense", weight, bias, skip):
+            kernel = np.asarray(weight, np.float64) + skip * np.eye(*weight.shape)
+            return Placed(Step(kernel.reshape(-1, *size), _float64(bias), offset=offset), (0, 0), (1, 1), False, index)
+        case ("convolution", weight, bias, (_, rows, columns, circular), groups):
+            taps = rows[1], columns[1]
+            kernel = np.asarray(weight, np.float64).reshape(len(weight), -1, *taps)
+            step = Step(kernel, _float64(bias), (rows[2], columns[2]), (rows[3], columns[3]), groups, offset)
+            return Placed(step, (rows[4], columns[4]), (rows[5], columns[5]), circular, index)
+        case ("pool", False, (_, rows, columns, _)):
+            kernel = np.tile(fixed / (rows[1] * columns[1]), (1, 1, rows[1], columns[1]))
+            step = Step(kernel, stride=(rows[2], columns[2]), groups=size[0])
+            return Placed(step, (rows[4], columns[4]), (rows[5], columns[5]), False, index)
+        case ("scale", factor):
+            return Placed(Step(fixed * factor, groups=size[0]), (0, 0), (size[1], size[2]), False, index)
+    return None
 
 
 def _float64(bias: npt.NDArray[Any] | None) -> FloatArray | None:
     return None if bias is None else np.asarray(bias, np.float64)
+
+
+def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> Chain | str:
+    """One convolution of several on images (c, h, w) in which they fit, or why they are none.
+
+    A padding with zeros is that of the data as long as nothing but factors comes before it. A circular padding needs
+    one whole period: what comes before must not have made the image smaller but by its strides.
+    """
+    size, start, stride = np.array(shape[1:]), np.zeros(2, int), np.ones(2, int)
+    zeros, whole, plain = np.zeros((2, 2), int), np.ones(2, bool), True
+    for step, first, positions, circular, layer in steps:
+        before, count, by = np.array(first), np.array(positions), np.array(step.stride)
+        after = np.maximum((count - 1) * by + step.span - size - before, 0)
+        padded = (before > 0) | (after > 0)
+        if padded.any() and not circular:
+            if not plain:
+                return (
+                    f"layers[{layer}] pads with zeros what is no longer the data, so that all layers together are no "
+                    "convolution"
+                )
+            zeros += np.stack([before, after], 1)
+            size = size + before + after
+            before = np.zeros(2, int)
+        elif (padded & ~whole).any():
+            return f"layers[{layer}] has circular padding, but what it pads is not a whole period of the image"
+        start -= before * stride
+        whole &= count * by == size
+        stride *= by
+        plain &= step.span == (1, 1) and step.stride == (1, 1) and step.bias is None
+        size = count
+    sizes: list[Pair] = [(1, 1)]
+    for placed in reversed(steps):
+        sizes.append(placed.step.seen(sizes[-1]))
+    seen = sizes[-1]
+    image = (shape[0], shape[1] + int(zeros[0].sum()), shape[2] + int(zeros[1].sum()))
+    rows, columns = (
+        (start[a] + stride[a] * np.arange(size[a])[:, None] + np.arange(seen[a])) % image[1 + a] for a in (0, 1)
+    )
+    pixels = (rows[:, None, :, None] * image[2] + columns[None, :, None, :]).reshape(-1, 1, math.prod(seen))
+    index = np.arange(image[0])[:, None] * (image[1] * image[2]) + pixels
+    patches = Patches(index.reshape(len(index), -1), (_pair(zeros[0]), _pair(zeros[1])), image)
+    return Chain(tuple(placed.step for placed in steps), patches, tuple(sizes[::-1]))
+
+
+def _pair(values: Iterable[int]) -> Pair:
+    first, second = values
+    return int(first), int(second)
