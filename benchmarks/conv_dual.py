@@ -49,7 +49,8 @@ def by_gnfast(problem: Problem, repeats: int = 3) -> Row:
     start, seconds = harness.peak_memory(), []
 
     def condition() -> gn.Condition:
-        return gn.cond(gn.GaussNewton(gn.Network([gn.Conv2d(kernel) for kernel in kernels]), X).linear_dual())
+        net = gn.Network([*(gn.Conv2d(kernel) for kernel in kernels), gn.Flatten()])
+        return gn.cond(gn.GaussNewton(net, X).linear_dual())
 
     for _ in range(repeats + 1):
         found, spent = harness.stopwatch(condition)

@@ -127,7 +127,7 @@ def test_second_moment_both_ways():
     linear = chain(layers_of("biases").layers, (2, 7))
     X = images("biases", n=5)
     expected = linear.second_moment(X, 0.2)
-    index = linear.patches.index
+    index = linear.patches.pixels
     rows = np.concatenate([np.hstack([X.reshape(5, -1)[:, at], np.ones((5, 1))]) for at in index])
     np.testing.assert_allclose(expected, rows.T @ rows / 5, rtol=1e-12)
     monkey = pytest.MonkeyPatch()

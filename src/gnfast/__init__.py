@@ -7,6 +7,7 @@ from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
     Density,
     Diagonal,
@@ -46,6 +47,7 @@ __all__ = [
     "Condition",
     "Conv1d",
     "Conv2d",
+    "ConvDual",
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",

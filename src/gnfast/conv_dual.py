@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.patches import Chain, chain
 from gnfast.factors import factor_of_moment
-from gnfast.operators import Dual, Preconditioner
-from gnfast.plan import check_memory
+from gnfast.operators import Dual
+from gnfast.plan import check_memory, conv_dual_bytes
 
 if TYPE_CHECKING:
     from gnfast.operators import GaussNewton
-
-
-def conv_dual_bytes(linear: Chain, itemsize: int) -> float:
-    """Bytes of the stored dual, of what it is formed in, and of the moment of the patches."""
-    size = linear.channels * linear.columns
-    return size**2 * (itemsize + 3 * 8.0) + 2 * 8.0 * linear.columns**2
-
-
-def conv_dual_flops(linear: Chain, n: int) -> float:
-    """Of forming it."""
-    positions, D = linear.patches.index.shape
-    moment = min(2.0 * n * positions * D**2, 2.0 * n * np.prod(linear.patches.shape) ** 2.0 + positions * D**2)
-    return moment + linear.gram_flops(linear.columns)
 
 
 class ConvDual(Dual):
@@ -48,9 +34,12 @@ class ConvDual(Dual):
     space = "linear map"
 
     def __init__(self, owner: GaussNewton) -> None:
-        linear = chain(owner.net.layers, owner.X.shape[1:])
+        linear = owner.convolution
         if isinstance(linear, str):
-            raise ValueError(f"the dual of a linear convolutional network does not exist here: {linear}; use gram()")
+            raise ValueError(
+                f"the linear dual needs dense layers, or layers that together are one convolution, but {linear}; "
+                "use gram() or dual()"
+            )
         if owner.loss != "mse":
             raise ValueError(
                 f"the linear dual needs loss='mse', whose Hessian is the same for all samples, not {owner.loss!r}"

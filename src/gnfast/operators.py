@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -14,7 +15,11 @@ from gnfast._arrays import Array
 from gnfast.factors import range_factor
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
+from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
+
+if TYPE_CHECKING:
+    from gnfast.conv_dual import ConvDual
 
 
 class BlockOperator(LinearOperator):  # type: ignore[misc]
@@ -226,7 +231,7 @@ class GaussNewton(SymmetricOperator):
         super().__init__(core, net.dtype)
         self.core: _core.GaussNewton = core
         self._grams: dict[int, Gram] = {}
-        self._linear_dual: LinearDual | None = None
+        self._linear_dual: LinearDual | ConvDual | None = None
 
     @property
     def scale(self) -> float:
@@ -250,17 +255,26 @@ class GaussNewton(SymmetricOperator):
             self._grams[rank] = Gram(self, rank)
         return self._grams[rank]
 
-    def linear_dual(self) -> LinearDual:
-        """The dual sum_l P_l (x) S Q_l S (k r, k r) of a linear network, r the rank of the data; mean squares only.
+    def linear_dual(self) -> LinearDual | ConvDual:
+        """The dual of a linear network in the space of its linear map; mean squares only.
+
+        Of dense layers sum_l P_l (x) S Q_l S (k r, k r), r the rank of the data; of convolutions that together are one
+        (dense layers after a `Flatten` included) that of its kernel, (c_out r, c_out r), r the rank of the patches.
 
         Raises:
-            ValueError: The network is not linear or the loss is not "mse".
+            ValueError: The network is not linear, no convolution as a whole, or the loss is not "mse".
         """
+        from gnfast.conv_dual import ConvDual
+
         if self._linear_dual is None:
-            self._linear_dual = LinearDual(self)
+            self._linear_dual = LinearDual(self) if self.net.is_chain else ConvDual(self)
         return self._linear_dual
 
-    def dual(self) -> GaussNewton | Gram | LinearDual:
+    @cached_property
+    def convolution(self) -> Chain | str:  # or why the layers are none
+        return chain(self.net.layers, self.X.shape[1:])
+
+    def dual(self) -> GaussNewton | Gram | LinearDual | ConvDual:
         """The cheapest of the three operators with G's non-zero spectrum: see `plan()`."""
         return {"parameters": lambda: self, "samples": lambda: self.gram(reduced=True), "linear map": self.linear_dual}[
             self.plan().space

@@ -48,7 +48,7 @@ class Step:
 
     @property
     def taps(self) -> Pair:
-        return self.kernel.shape[2:]  # type: ignore[return-value]
+        return _pair(self.kernel.shape[2:])
 
     @property
     def span(self) -> Pair:
@@ -82,7 +82,7 @@ class Patches(NamedTuple):
     `zeros` is what the image is padded with, before and after, along both axes.
     """
 
-    index: npt.NDArray[np.intp]
+    pixels: npt.NDArray[np.intp]
     zeros: tuple[Pair, Pair]
     shape: tuple[int, int, int]  # of the padded image
 
@@ -104,7 +104,7 @@ class Chain:
     @property
     def channels(self) -> int:
         """Of the output."""
-        return len(self.steps[-1].kernel)
+        return int(self.steps[-1].kernel.shape[0])
 
     @property
     def affine(self) -> bool:
@@ -113,7 +113,7 @@ class Chain:
     @property
     def columns(self) -> int:
         """c_in s_eff, and one more where a layer has a bias."""
-        return self.patches.index.shape[1] + self.affine
+        return int(self.patches.pixels.shape[1]) + self.affine
 
     @property
     def trained(self) -> list[int]:
@@ -123,7 +123,7 @@ class Chain:
     @property
     def terms(self) -> int:
         """Of the longest sum behind an entry of a Gram, for estimates of rounding."""
-        return max(step.kernel[0].size * len(step.kernel) for step in self.steps)
+        return max(int(step.kernel.size) for step in self.steps)
 
     def ranks(self, r: int) -> list[int]:
         """What rank every U_l may have at most at r patches, by the sizes alone."""
@@ -150,22 +150,33 @@ class Chain:
         flops a position.
         """
         images = self._flat(X)
-        index = self.patches.index
+        index = self.patches.pixels
         if self.affine:
             images = np.hstack([images, np.ones((len(images), 1))])
             index = np.hstack([index, np.full((len(index), 1), images.shape[1] - 1)])
-        (n, d), (positions, D) = images.shape, index.shape
+        n, (positions, D) = len(images), index.shape
         out = np.zeros((D, D))
-        if d * d <= min(positions * D * D, max(ALWAYS_FITS, 4 * D * D, n * d)):
-            whole = images.T @ images
+        whole, by_patches = self._moment_costs(n)
+        if whole <= by_patches:
+            moment = images.T @ images
             for pixels in index:
-                out += whole[np.ix_(pixels, pixels)]
+                out += moment[np.ix_(pixels, pixels)]
         else:
             step = max(1, BLOCK_NUMBERS // (n * D))
             for start in range(0, positions, step):
                 rows = images[:, index[start : start + step]].reshape(-1, D)
                 out += rows.T @ rows
         return out * scale
+
+    def moment_flops(self, n: int) -> float:
+        """Of the second moment of n samples."""
+        return min(self._moment_costs(n))
+
+    def _moment_costs(self, n: int) -> tuple[float, float]:
+        """Flops from whole images, where their moment is no larger than they are or small, and patch by patch."""
+        d, D, positions = math.prod(self.patches.shape) + self.affine, self.columns, len(self.patches.pixels)
+        whole = n * d**2 + positions * D**2 if d**2 <= max(ALWAYS_FITS, n * d) else math.inf
+        return whole, float(n * positions * D**2)
 
     def _flat(self, X: npt.NDArray[Any]) -> FloatArray:
         """Images (n, c h w), padded."""
@@ -285,17 +296,17 @@ def _add_gram(total: FloatArray, left: FloatArray, Y: FloatArray, ones: FloatArr
     k, m, A = left.shape
     r, q = Y.shape[1:]
     if m > k * A:  # only inner products over i count, and a triangular factor has the same
-        left = np.linalg.qr(left.transpose(1, 0, 2).reshape(m, k * A), mode="r").reshape(k * A, k, A).transpose(1, 0, 2)
+        left = np.linalg.qr(left.transpose(1, 0, 2).reshape(m, k * A))[1].reshape(k * A, k, A).transpose(1, 0, 2)
         m = k * A
     pairs, columns = _costs(k, m, A, r, q)
     if pairs <= columns:
         rows = left.transpose(0, 2, 1).reshape(k * A, m)
         P = (rows @ rows.T).reshape(k, A, k, A).transpose(0, 2, 1, 3).reshape(k * k, A * A)
         flat = Y.reshape(A * r, q)
-        K = (flat @ flat.T).reshape(A, r, A, r)
+        gram = (flat @ flat.T).reshape(A, r, A, r)
         if ones is not None:
-            K += np.outer(ones, ones)[None, :, None, :]
-        K = K.transpose(0, 2, 1, 3).reshape(A * A, r * r)
+            gram += np.outer(ones, ones)[None, :, None, :]
+        K = gram.transpose(0, 2, 1, 3).reshape(A * A, r * r)
         square = total.reshape(k, r, k, r)
         for o in range(k):  # a block row of outputs at a time: work space of k r^2
             square[o] += (P[o * k : (o + 1) * k] @ K).reshape(k, r, r).transpose(1, 0, 2)

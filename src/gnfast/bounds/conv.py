@@ -99,7 +99,7 @@ class Problem:
     @property
     def terms(self) -> int:
         """Of the sum behind an entry of Sigma."""
-        return len(self.data) * len(self.chain.patches.index)
+        return len(self.data) * len(self.chain.patches.pixels)
 
     @property
     def cut(self) -> float:

@@ -54,7 +54,7 @@ def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
 def _other(chain: Chain) -> str:
     """Why the network does not fall apart into frequencies; empty if it does."""
     image = chain.patches.shape[1:]
-    if len(chain.patches.index) != math.prod(image) or any(step.stride != (1, 1) for step in chain.steps):
+    if len(chain.patches.pixels) != math.prod(image) or any(step.stride != (1, 1) for step in chain.steps):
         return "only circular convolutions with outputs at all positions of the image have frequencies of their own"
     if chain.affine or any(step.offset is None or step.groups > 1 for step in chain.steps):
         return "this form is for convolutions without biases, groups and fixed layers; use another form"
@@ -84,7 +84,8 @@ def _transfer(step: Step, image: Sequence[int]) -> ComplexArray:
 
 def _terms(transfers: Sequence[ComplexArray], root: ComplexArray) -> list[ComplexArray]:
     """P_l (x) (S Q_l S)^T of every layer at one frequency; root (c, r), root root^H the data's second moment."""
-    rights, lefts = [root], [np.eye(len(transfers[-1]))]
+    rights: list[ComplexArray] = [root]
+    lefts: list[ComplexArray] = [np.eye(len(transfers[-1]), dtype=complex)]
     for transfer in transfers[:-1]:
         rights.append(transfer @ rights[-1])
     for transfer in transfers[:0:-1]:
