@@ -81,7 +81,8 @@ def test_dtype_reduction_and_memory():
     sums = dual_of("2d", reduction="sum")
     np.testing.assert_allclose(sums.to_dense(), 6 * double.to_dense(), rtol=1e-9, atol=1e-9 * sums.to_dense().max())
     with pytest.raises(MemoryError, match="the linear dual, stored"):
-        dual_of("2d", memory_limit=20_000)
+        net = gn.Network([gn.Conv2d(draw(2, 1, 12, 12)), gn.Flatten()])
+        gn.GaussNewton(net, draw(2, 1, 13, 13), memory_limit=1e6).linear_dual()
 
 
 def test_dual_takes_it_where_it_is_cheapest():
@@ -122,20 +123,16 @@ def test_data_of_any_rank():
         gn.GaussNewton(gn.Network([gn.Conv1d(draw(2, 1, 3)), gn.Flatten()]), np.zeros((3, 1, 5))).linear_dual()
 
 
-def test_second_moment_both_ways():
+def test_second_moment_both_ways(monkeypatch):
     """From that of whole images, and patch by patch, in blocks of positions."""
     linear = chain(layers_of("biases").layers, (2, 7))
     X = images("biases", n=5)
-    expected = linear.second_moment(X, 0.2)
-    index = linear.patches.pixels
-    rows = np.concatenate([np.hstack([X.reshape(5, -1)[:, at], np.ones((5, 1))]) for at in index])
-    np.testing.assert_allclose(expected, rows.T @ rows / 5, rtol=1e-12)
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as m:
-        m.setattr(patches, "ALWAYS_FITS", 0)
-        m.setattr(patches, "BLOCK_NUMBERS", 2 * 5 * index.shape[1])
-        m.setattr(patches, "WHOLE_IMAGES", False, raising=False)
-        np.testing.assert_allclose(linear.second_moment(X, 0.2), expected, rtol=1e-12)
+    windows = [X[:, :, t : t + 4].reshape(5, -1) for t in range(4)]
+    rows = np.concatenate([np.hstack([window, np.ones((5, 1))]) for window in windows])
+    monkeypatch.setattr(patches, "BLOCK_NUMBERS", 2 * 5 * linear.columns)
+    for costs in ((0.0, 1.0), (1.0, 0.0)):
+        monkeypatch.setattr(patches.Chain, "_moment_costs", lambda chain, n, costs=costs: costs)
+        np.testing.assert_allclose(linear.second_moment(X, 0.2), rows.T @ rows / 5, rtol=1e-12)
 
 
 def test_random_networks():
