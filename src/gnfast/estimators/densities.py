@@ -115,7 +115,8 @@ def density(
     counted in `nullity` and `mass_at_zero`.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         method: "lanczos": stochastic Lanczos quadrature, smoothed by normal densities; resolves both ends and many
             decades. "kpm": the kernel polynomial method, 2 * steps Chebyshev moments with Jackson damping; less memory,
             and one resolution all over the spectrum's interval.

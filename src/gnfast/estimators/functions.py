@@ -36,7 +36,8 @@ def logdet(
     + (p - N) log damping, since G has p - N further eigenvalues zero.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         damping: At least 0; positive where the operator is singular, as a GaussNewton with p > N is.
         method: "exact" (Cholesky of the stored matrix), "lanczos" (stochastic Lanczos quadrature), or "auto": exact
             for up to 800 unknowns.
@@ -101,7 +102,8 @@ def effective_dimension(
     Of a GaussNewton it is taken in its dual, which has the same non-zero eigenvalues.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         damping: Positive.
         method: "exact" (all eigenvalues of the stored matrix), "lanczos", or "auto": exact for up to 800 unknowns.
         probes, steps, seed, block_size, progress: As in `logdet`.

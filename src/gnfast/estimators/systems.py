@@ -84,7 +84,8 @@ def solve(
     dependent, as equal or converged right-hand sides make them, are dropped.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         b: (N,) or (N, s), of the operator's dtype.
         damping: At least 0; positive where the operator is singular.
         tol: Relative residual of each right-hand side; None means 1e-8 for float64 and 1e-4 for float32.

@@ -43,7 +43,8 @@ def eigsh(
     """A few eigenpairs at one end of the spectrum of a symmetric operator, or at both.
 
     Args:
-        op: An operator of gnfast, any SciPy LinearOperator, or a symmetric array, (N, N), float32 or float64.
+        op: An operator of gnfast, any SciPy LinearOperator, or a symmetric array, (N, N), float32 or float64; of a
+            function `gnfast.operator` makes one.
         k: Eigenpairs, 1 to N.
         which: "LA", the largest, "SA", the smallest, or "BE", k // 2 from the lower end and the rest from the upper.
         method: "auto", or

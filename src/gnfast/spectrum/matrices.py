@@ -6,6 +6,7 @@ A stored matrix is the lower triangle, with the diagonal, of an array (N, N) in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,18 +38,18 @@ class Stored(SymmetricOperator):
 
 
 class Foreign(SymmetricOperator):
-    """A symmetric LinearOperator of somebody else's."""
+    """A symmetric operator of somebody else's, known by its products with blocks of vectors, (N, s) to (N, s)."""
 
-    def __init__(self, op: LinearOperator, dtype: np.dtype[Any]) -> None:
+    def __init__(self, function: Callable[[Array], Any], size: int, dtype: np.dtype[Any]) -> None:
         def product(block: Array) -> Array:
-            out = _arrays.as_array(op.matmat(block.T), "the product with op")
+            out = _arrays.as_array(function(block.T), "the product with op")
             if out.dtype.kind == "c":
                 raise TypeError("op gave a complex product but must be real symmetric")
             if out.shape != block.T.shape:
                 raise ValueError(f"op gave a product of shape {out.shape} for a block of shape {block.T.shape}")
             return np.ascontiguousarray(out.T, dtype)
 
-        super().__init__(_core.callback(product, op.shape[0], dtype.name), dtype)
+        super().__init__(_core.callback(product, size, dtype.name), dtype)
         self._check_symmetry()
 
     def _check_symmetry(self) -> None:
@@ -61,6 +62,32 @@ class Foreign(SymmetricOperator):
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
 
 
+def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64") -> SymmetricOperator:
+    """A function that multiplies by a symmetric matrix, as an operator that all solvers and estimators take.
+
+    Args:
+        function: Takes a block of vectors (N, s) of `dtype`, one a column and contiguous each, which it may keep or
+            overwrite, and returns the products, (N, s), as an array or what NumPy reads as one. What it raises comes
+            out of the solver that called it, as it is.
+        size: N, which a function does not tell.
+        dtype: "float32" or "float64", of the vectors; products in another precision are converted.
+
+    Returns:
+        A `scipy.sparse.linalg.LinearOperator` (N, N).
+
+    Raises:
+        TypeError: Bad kinds, or complex products.
+        ValueError: A bad size, products of another shape, or a matrix that is not symmetric: one block of two random
+            vectors is multiplied to see.
+    """
+    if isinstance(function, LinearOperator) or not callable(function):
+        raise TypeError(
+            f"function is of type {type(function).__name__} but must be a function of a block of vectors (N, s); "
+            "operators and arrays are taken as they are"
+        )
+    return Foreign(function, _checks.integer(size, "size"), _checks.float_dtype(dtype))
+
+
 def as_symmetric(op: Any) -> SymmetricOperator:
     """An operator of gnfast as it is, any other LinearOperator, array or sparse matrix once it is known to fit."""
     if isinstance(op, SymmetricOperator):
@@ -68,6 +95,11 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     if scipy.sparse.issparse(op):
         op = aslinearoperator(op)
     if not isinstance(op, LinearOperator):
+        if callable(op) and not hasattr(op, "__array__"):
+            raise TypeError(
+                f"op is a {type(op).__name__}, which is called but has no size; pass gnfast.operator(op, size), size "
+                "the number of rows of the blocks that it multiplies"
+            )
         matrix = _arrays.as_array(op, "op")
         _check_square(matrix.shape)
         matrix = matrix.T if matrix.flags.f_contiguous else matrix  # nobody can tell them apart, once it is symmetric
@@ -79,7 +111,7 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")
-    return Foreign(op, dtype if _arrays.is_float(dtype) else np.dtype(np.float64))
+    return Foreign(op.matmat, op.shape[0], dtype if _arrays.is_float(dtype) else np.dtype(np.float64))
 
 
 def _check_square(shape: tuple[int, ...]) -> None:
