@@ -74,7 +74,11 @@ def test_what_is_refused():
         (lambda: gn.operator(gn.operator(lambda V: V, 3), 3), TypeError, "function is of type Foreign"),
         (lambda: gn.operator(lambda V: V, 0), ValueError, "size is 0 but must be at least 1"),
         (lambda: gn.operator(lambda V: V, 3, "int8"), ValueError, "dtype is 'int8'"),
-        (lambda: gn.operator(lambda V: V[:2], 3), ValueError, r"product of shape \(2, 2\) for a block of shape \(3, 2\)"),
+        (
+            lambda: gn.operator(lambda V: V[:2], 3),
+            ValueError,
+            r"of shape \(2, 2\) for a block of shape \(3, 2\)",
+        ),
         (lambda: gn.operator(lambda V: 1j * V, 3), TypeError, "complex product"),
         (lambda: gn.operator(lambda V: np.triu(np.ones((3, 3))) @ V, 3), ValueError, "not symmetric"),
     ):

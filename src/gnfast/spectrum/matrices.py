@@ -62,6 +62,39 @@ class Foreign(SymmetricOperator):
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
 
 
+class Wide(SymmetricOperator):
+    """An operator in float32 whose vectors are float64: its products round, what is done with the vectors does not."""
+
+    def __init__(self, op: SymmetricOperator) -> None:
+        super().__init__(_core.widened(op.core), np.dtype(np.float64))
+        self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
+
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        # In float32 in the second half of the memory; row i, made wide, ends before the narrow row i + 1 begins.
+        size = self.shape[0]
+        narrow = out.reshape(-1).view(np.float32)[size**2 :].reshape(size, size)
+        products = self.op.form(narrow, progress)
+        for i in range(size):
+            out[i, : i + 1] = narrow[i, : i + 1].copy()
+        return products
+
+
+def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
+    """What solvers work on: A itself, or in float64 where that is asked for and its products are in float32."""
+    wanted = A.dtype if precision is None else _checks.float_dtype(precision, "precision")
+    if wanted == A.dtype:
+        return A
+    if wanted == np.float32:
+        raise ValueError("precision is 'float32' but op has float64; leave it out, or pass an operator in float32")
+    return Wide(A)
+
+
+def product_dtype(A: SymmetricOperator) -> np.dtype[Any]:
+    """What the products are computed in, which limits what can be said about the eigenvalues."""
+    found: np.dtype[Any] = A.op.dtype if isinstance(A, Wide) else A.dtype
+    return found
+
+
 def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64") -> SymmetricOperator:
     """A function that multiplies by a symmetric matrix, as an operator that all solvers and estimators take.
 
@@ -143,11 +176,11 @@ def rounding(largest: float, dtype: np.dtype[Any]) -> float:
 
 
 # ------------------------------------------------------------------------------- stored matrices, which are overwritten
-def semidefinite_eigenvalues(K: Array) -> Array:
-    """All eigenvalues of a positive semi-definite matrix, ascending."""
+def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
+    """All eigenvalues of a positive semi-definite matrix, ascending; `dtype` is what its entries were computed in."""
     check_finite(K)
     values: Array = scipy.linalg.eigvalsh(K.T, lower=False, overwrite_a=True, check_finite=False)
-    if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), values.dtype):
+    if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
             f"the matrix must be positive semi-definite but has the eigenvalue {values[0]:.6g}; look at gnfast.eigsh"
         )
