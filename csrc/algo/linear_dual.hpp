@@ -29,15 +29,13 @@ class LinearDual {
         backend().copy(range, range_view());
         for_inputs([&](index l, View<const T> y) {
             const View<T> small(r_all_.data() + l * r_ * r_, r_, r_);
-            symmetric_product(y, small);
+            backend().syrk(y, small);
             if (dense[std::size_t(l)]->bias) {
                 const View<const T> ones = ones_column();
                 backend().gemm(Op::none, Op::transpose, T(1), ones, ones, T(1), small);
             }
         });
-        for_outputs([&](index l, View<const T> a) {
-            backend().gemm(Op::none, Op::transpose, T(1), a, a, T(0), View<T>(p_.data() + l * k_ * k_, k_, k_));
-        });
+        for_outputs([&](index l, View<const T> a) { backend().syrk(a, View<T>(p_.data() + l * k_ * k_, k_, k_)); });
     }
 
     index size() const { return k_ * r_; }
@@ -127,24 +125,6 @@ class LinearDual {
     }
 
    private:
-    // out = y y^T by block rows of the lower triangle, each copied onto the upper one: r^2 m (1 + 1 / blocks) flops in
-    // place of 2 r^2 m.
-    void symmetric_product(View<const T> y, View<T> out) {
-        const index blocks = r_ >= symmetric_from ? symmetric_blocks : 1, height = (r_ + blocks - 1) / blocks;
-        for (index at = 0, done = 0; at < r_; at += height, ++done) {
-            const index count = std::min(height, r_ - at);
-            backend().gemm(Op::none, Op::transpose, T(1), y.row_range(at, count), y.row_range(0, at + count), T(0),
-                           out.block(at, count, 0, at + count));
-            if (done > 0)
-                backend().transpose(Batch<const T>(View<const T>(out).block(at, count, 0, height), done, height),
-                                    Batch<T>(out.block(0, height, at, count), done, height * out.stride));
-        }
-    }
-
-    // With 4 block rows 5/8 of the flops are left; more of them read all rows of y again and again. Below some hundred rows
-    // the products would get too thin.
-    static constexpr index symmetric_blocks = 4, symmetric_from = 256;
-
     B& backend() const { return network_.backend(); }
     View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }
     View<const T> ones_column() const { return View<const T>(range_view()).block(0, r_, network_.inputs(), 1); }

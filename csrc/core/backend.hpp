@@ -42,6 +42,7 @@ concept BackendFor = requires(B& backend, View<T> out, View<const T> in, Batch<T
     // BLAS and LAPACK.
     backend.gemm(Op::none, Op::transpose, x, in, in, x, out);           // out = x op(in) op(in) + x out
     backend.gemm_batch(Op::none, Op::transpose, x, ins, ins, x, outs);  // the same for each member
+    backend.syrk(in, out);                                              // out = in in^T, both triangles
     backend.symm_lower(in, in, out);                                    // out = v K, K given by its lower triangle
     { backend.cholesky(out) } -> std::same_as<index>;                   // lower, in place; 0 or the failing pivot from 1
     backend.cholesky_solve(in, out);                                    // each row x of out <- (L L^T)^-1 x

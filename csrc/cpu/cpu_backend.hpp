@@ -89,6 +89,11 @@ class CpuBackend {
     }
 
     template <class T>
+    void syrk(View<const T> a, View<T> out) {
+        symmetric::product(a, out);
+    }
+
+    template <class T>
     void symm_lower(View<const T> lower, View<const T> v, View<T> out) {
         symmetric::multiply(lower, v, out);
     }
