@@ -220,7 +220,7 @@ def _by_quadrature(
         A = stored_where_cheaper(A, probes * min(steps, size), report)
         found = measure(A, probes, steps, seed, draws.block_size, report, draws.precision)
         while True:
-            mean, spread, drift = (size * part for part in found.mean(f))
+            mean, spread, drift = (size * part for part in found.parts(f))
             value, error, count = mean + beyond, math.hypot(spread, drift), len(found.nodes)
             allowed = tol * abs(value)
             if not tol or error <= allowed:

@@ -47,7 +47,12 @@ class Measure:
         gap = np.minimum(gaps[:, 1:], gaps[:, :-1]) / 2
         return np.asarray(np.minimum(self.residuals, self.residuals**2 / gap))
 
-    def mean(self, f: Callable[[Array], Array]) -> tuple[float, float, float]:
+    def mean(self, f: Callable[[Array], Array]) -> tuple[float, float]:
+        """(1/N) tr f(A) and its error."""
+        value, spread, drift = self.parts(f)
+        return value, math.hypot(spread, drift)
+
+    def parts(self, f: Callable[[Array], Array]) -> tuple[float, float, float]:
         """(1/N) tr f(A) and both parts of its error: over probes, and what the second half of the steps changed."""
         samples = np.sum(self.weights * f(self.nodes), axis=1)
         coarse = np.sum(self.coarse_weights * f(self.coarse_nodes), axis=1)
