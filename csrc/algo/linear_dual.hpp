@@ -97,6 +97,33 @@ class LinearDual {
         });
     }
 
+    // Row j of out (s, k r) = sum_l A_l dW_l Y_l^T for the direction dW in row j of v (s, p): the adjoint of lift.
+    void restrict_to_dual(View<const T> v, View<T> out) {
+        const auto dense = network_.dense();
+        std::vector<Buffer> left(dense.size());
+        for_outputs([&](index l, View<const T> a) {
+            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
+            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
+        });
+        for_inputs([&](index l, View<const T> y) {
+            const layers::Dense<T>& layer = *dense[std::size_t(l)];
+            const View<const T> a(left[std::size_t(l)].data(), k_, layer.fan_out());
+            Buffer buffer = backend().template allocate<T>(k_ * layer.fan_in() + k_);
+            for (index j = 0; j < v.rows; ++j) {
+                const View<T> vj(out.row(j), k_, r_), moved(buffer.data(), k_, layer.fan_in());
+                const T* at = v.row(j) + layer.offset;
+                backend().gemm(Op::none, Op::none, T(1), a, View<const T>(at, layer.fan_out(), layer.fan_in()), T(0), moved);
+                backend().gemm(Op::none, Op::transpose, T(1), View<const T>(moved), y, l == 0 ? T(0) : T(1), vj);
+                if (layer.bias) {
+                    const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
+                    const View<const T> bias(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1);
+                    backend().gemm(Op::none, Op::none, T(1), a, bias, T(0), column);
+                    backend().gemm(Op::none, Op::transpose, T(1), View<const T>(column), ones_column(), T(1), vj);
+                }
+            }
+        });
+    }
+
    private:
     B& backend() const { return network_.backend(); }
     View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }

@@ -33,6 +33,7 @@ from gnfast.spectrum import (
     Tracker,
     cond,
     eigsh,
+    operator,
     rank,
     rank_profile,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "load",
     "logdet",
     "mlp",
+    "operator",
     "rank",
     "rank_profile",
     "set_num_threads",
