@@ -45,6 +45,8 @@ def test_spectrum_and_lift(name, way):
     np.testing.assert_allclose(dual @ V, M @ V, atol=1e-11 * np.abs(M).max())
     lifted = dual.lift(V)
     np.testing.assert_allclose(G @ lifted, dual.lift(dual @ V), atol=1e-9 * np.abs(G).max() * np.abs(lifted).max())
+    back = dual.restrict(np.ascontiguousarray(lifted.T))
+    np.testing.assert_allclose(back.T, M @ V, rtol=1e-9, atol=1e-11 * np.abs(M).max())
     np.testing.assert_allclose(lifted.T @ lifted, V.T @ M @ V, rtol=1e-8, atol=1e-10 * np.abs(M).max())
 
 

@@ -45,6 +45,7 @@ concept BackendFor =
         // BLAS and LAPACK.
         backend.gemm(Op::none, Op::transpose, x, in, in, x, out);           // out = x op(in) op(in) + x out
         backend.gemm_batch(Op::none, Op::transpose, x, ins, ins, x, outs);  // the same for each member
+        backend.syrk(in, out);                                              // out = in in^T, both triangles
         // For each (j, i) the same, or, where out has inner_step 0, out_j = x sum_i op(in_ji) op(in_ji) + x out_j.
         backend.gemm_grid(Op::none, Op::transpose, x, grid_in, grid_in, x, grid);
         backend.symm_lower(in, in, out);                   // out = v K, K given by its lower triangle

@@ -66,6 +66,9 @@ class ConvDual(Dual):
     def _lift(self, rows: Array, out: Array) -> None:
         self._chain.lift(rows, self._patches, out)
 
+    def _restrict(self, rows: Array, out: Array) -> None:
+        self._chain.restrict(rows, self._patches, out)
+
     def _mean_over_outputs(self, out: Array) -> None:
         k, r = self._copies, self._block
         blocks = self._dense.reshape(k, r, k, r)

@@ -149,7 +149,7 @@ class SymmetricOperator(BlockOperator):
         """
         dense = self.new_square()
         self.form(dense)
-        mirror_lower(dense)
+        _arrays.mirror_lower(dense)
         return dense
 
     @property
@@ -367,8 +367,20 @@ class Dual(SymmetricOperator):
         self._lift(rows, out)
         return out.T
 
+    def restrict(self, rows: Array) -> Array:
+        """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`.
+
+        An eigenvector of norm one with eigenvalue lambda becomes one of the dual, of norm sqrt(lambda).
+        """
+        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        self._restrict(rows, out)
+        return out
+
     def _lift(self, rows: Array, out: Array) -> None:
         self._dual.lift(rows, out, self.owner.shape[0])
+
+    def _restrict(self, rows: Array, out: Array) -> None:
+        self._dual.restrict(rows, out, self.owner.shape[0])
 
     def _mean_over_outputs(self, out: Array) -> None:
         self._dual.mean_over_outputs(out)
@@ -421,12 +433,6 @@ class Gram(Dual):
     def diagonal(self) -> Array:
         """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
         return self._dual.diagonal()
-
-    def restrict(self, rows: Array) -> Array:
-        """R^T J v (s, N) for each row v of `rows` (s, p): the adjoint of `lift`."""
-        out = np.empty((len(rows), self.shape[0]), self.dtype)
-        self._dual.restrict_to_samples(rows, out)
-        return out
 
     @property
     def stored(self) -> bool:
@@ -483,16 +489,6 @@ class LinearDual(Dual):
     def __repr__(self) -> str:
         N = self.shape[0]
         return f"LinearDual({N} x {N}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
-
-
-def mirror_lower(K: Array) -> None:
-    """Copy the lower triangle onto the upper one, by blocks."""
-    block = 512
-    for i in range(0, len(K), block):
-        rows = slice(i, i + block)
-        corner = K[rows, rows]
-        corner[:] = np.tril(corner) + np.tril(corner, -1).T
-        K[rows, i + block :] = K[i + block :, rows].T
 
 
 def _check_finite(values: Array, name: str) -> None:

@@ -225,6 +225,27 @@ class Chain:
                 _add_gram(total, left, Y, ones)
             yield total
 
+    def restrict(self, V: npt.NDArray[Any], Z: FloatArray, out: npt.NDArray[Any]) -> None:
+        """Row j of out (s, k r) <- U V_j for V_j (p,) in row j of V: the adjoint of `lift`."""
+        inputs, outputs = self.inputs(Z), self.outputs()
+        moved = np.zeros((len(V), self.channels, len(Z)))
+        for index in self.trained:
+            step = self.steps[index]
+            at = step.offset or 0
+            for group in range(step.groups):
+                left, Y = (
+                    _share(step, outputs[index], group),
+                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
+                )
+                m, q = left.shape[1], Y.shape[2]
+                met = np.tensordot(V[:, at : at + m * q].reshape(-1, m, q), Y, (2, 2))  # (s, m, positions, r)
+                if step.bias is not None:
+                    biases = (step.offset or 0) + step.kernel.size + group * m
+                    met += V[:, biases : biases + m, None, None] * Z[:, -1]
+                moved += np.tensordot(met, left, ((1, 2), (1, 2))).transpose(0, 2, 1)
+                at += m * q
+        out[:] = moved.reshape(len(V), -1)
+
     def lift(self, V: FloatArray, Z: FloatArray, out: npt.NDArray[Any]) -> None:
         """Row j of out (s, p) <- U^T V_j for V_j (k, r) in row j of V: the parameters of fixed places stay zero."""
         inputs, outputs = self.inputs(Z), self.outputs()
