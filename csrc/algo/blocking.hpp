@@ -6,7 +6,6 @@
 
 #include "algo/network.hpp"
 #include "core/errors.hpp"
-#include "core/loss.hpp"
 
 namespace gnfast {
 
@@ -64,10 +63,9 @@ inline bool factored_pays(const ProductPlan& plan, index s) {
     return cost < plan.flops_usual;
 }
 
-// limit: bytes, 0 for none.
+// r: the rank of the loss's Hessian, backward rows per sample; limit: bytes, 0 for none.
 template <class B, class T>
-ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
-    const index r = loss::factor_rank(loss, network.outputs(), true);
+ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method wish, double limit) {
     ProductPlan plan;
     count_flops(network, n, r, plan);
     plan.bytes_forward = ForwardPass<B, T>::bytes(network, n);

@@ -9,6 +9,7 @@
 
 #include "algo/blocking.hpp"
 #include "algo/network.hpp"
+#include "algo/output_hessian.hpp"
 
 namespace gnfast {
 
@@ -17,14 +18,13 @@ class GaussNewton {
    public:
     using Buffer = typename B::template buffer<T>;
 
-    // scale: 1/n for the mean over samples, 1 for the sum. Weights and x are borrowed.
-    GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, T scale, Method method, double memory_limit)
+    // scale: 1/n for the mean over samples, 1 for the sum. Weights, x and what is given for the loss (see OutputHessian) are borrowed.
+    GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, View<const T> given, T scale, Method method, double memory_limit)
         : network_(network),
-          loss_(loss),
+          hessian_(network.backend(), loss, given, x.rows, network.outputs(), scale),
           method_(method),
-          scale_(scale),
           limit_(memory_limit),
-          plan_(blocking::plan_product(network, x.rows, loss, method, memory_limit)),
+          plan_(blocking::plan_product(network, x.rows, hessian_.rank(true), method, memory_limit)),
           x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
@@ -32,9 +32,7 @@ class GaussNewton {
     const ForwardPass<B, T>& pass() {
         std::call_once(once_, [&] {
             pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
-            if (loss_ == Loss::mse) return;  // H = I
-            kept_loss_ = network_.backend().template allocate<T>(samples() * outputs());
-            network_.backend().loss_prepare(loss_, pass_->outputs(), View<T>(kept_loss_.data(), samples(), outputs()));
+            hessian_.prepare(pass_->outputs());
         });
         return *pass_;
     }
@@ -47,18 +45,15 @@ class GaussNewton {
     double memory_limit() const { return limit_; }
     index samples() const { return x_.rows; }
     index outputs() const { return network_.outputs(); }
-    Loss loss() const { return loss_; }
 
     // Rows sqrt(scale) R^T J before each dense layer. The reduced ones are kept: products and the Gram share them.
     std::shared_ptr<const BackwardRows<B, T>> rows(bool reduced) {
-        const bool same = loss::factor_rank(loss_, outputs(), reduced) == loss::factor_rank(loss_, outputs(), true);
+        const index r = hessian_.rank(reduced);
+        const bool same = r == hessian_.rank(true);
         const std::lock_guard guard(lock_);
         if (same && rows_) return rows_;
-        B& backend = network_.backend();
-        const index r = loss::factor_rank(loss_, outputs(), reduced);
-        Buffer start = backend.template allocate<T>(samples() * r * outputs());
-        backend.loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(start.data(), samples() * r, outputs()));
-        auto made = std::make_shared<const BackwardRows<B, T>>(pass(), std::move(start), r);
+        const ForwardPass<B, T>& forward = pass();
+        auto made = std::make_shared<const BackwardRows<B, T>>(forward, hessian_.factor(reduced), r);
         if (same) rows_ = made;
         return made;
     }
@@ -69,7 +64,7 @@ class GaussNewton {
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
             check_finite(View<const T>(u.first.data, s, n * outputs()));
-            network_.backend().loss_hessian(loss_, block_of(kept_loss(), i, n), scale_, u);
+            hessian_.multiply(i, u);
             vjp_block(u, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
         });
     }
@@ -101,13 +96,6 @@ class GaussNewton {
         for (const double square : squares)
             if (!std::isfinite(square)) throw std::invalid_argument(not_finite);
     }
-
-    View<const T> kept_loss() {
-        pass();
-        return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
-    }
-
-    static View<const T> block_of(View<const T> all, index first, index count) { return all.data ? all.row_range(first, count) : all; }
 
     // f(first vector, vectors, first sample, samples); one product at a time uses the work space.
     template <class F>
@@ -227,15 +215,14 @@ class GaussNewton {
     static constexpr index padding = 64 / sizeof(T);  // one cache line
 
     const Network<B, T>& network_;
-    Loss loss_;
+    OutputHessian<B, T> hessian_;
     Method method_;
-    T scale_;
     double limit_;
     ProductPlan plan_;
     View<const T> x_;
     std::once_flag once_;
     std::unique_ptr<ForwardPass<B, T>> pass_;
-    Buffer kept_loss_, projections_;
+    Buffer projections_;
     typename B::template factored<T> packed_;
     Buffer tangents_[2];
     std::shared_ptr<const BackwardRows<B, T>> rows_;

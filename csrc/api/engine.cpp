@@ -61,8 +61,8 @@ class NetworkOf final : public Network {
 template <class T>
 class GaussNewtonOf final : public GaussNewton {
    public:
-    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, double scale, Method method, double limit)
-        : self(net.network, read<T>(x), loss, T(scale), method, limit) {}
+    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, Array given, double scale, Method method, double limit)
+        : self(net.network, read<T>(x), loss, read<T>(given), T(scale), method, limit) {}
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self.network().parameters(); }
     index cols() const override { return rows(); }
@@ -168,10 +168,12 @@ std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>&
     return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(layers); });
 }
 
-std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit) {
+    if (given.data && (given.cols != network.outputs() || given.rows % x.rows != 0 || (loss != Loss::blocks && given.rows != x.rows)))
+        throw std::invalid_argument("what is given for the loss does not fit the samples and outputs");
     return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
-        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, scale, method, memory_limit);
+        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, given, scale, method, memory_limit);
     });
 }
 

@@ -93,8 +93,8 @@ class LinearDual : public Dual {
 };
 
 std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers);
-// The network and x must outlive the operator; scale multiplies the sum over samples.
-std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+// The network, x and given must outlive the operator; scale multiplies the sum over samples. given: see algo/output_hessian.hpp.
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit);
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
 // range (r, inputs [+ 1]): see algo/linear_dual.hpp.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gnfast.losses import hessian_rank
 from gnfast.networks import Network
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     flops = core["flops_factored"] if core["method"] == "factored" else core["flops_usual"]
     item, p, widths = G.dtype.itemsize, G.shape[0], sum(layer.out_features for layer in net.dense)
 
-    per_sample = hessian_rank(G.loss, k)
+    per_sample = G.loss_at.rank
     size, rows = n * per_sample, gram_rows_bytes(net, n, per_sample)
     rank = min(n, net.in_features + any(layer.bias is not None for layer in net.dense))
     spaces = [
@@ -108,12 +107,13 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
         Space("samples", size, size**2 * widths + size**3 / 2, size**2 * item + rows + core["bytes_forward"]),
     ]
-    if net.is_linear and G.loss == "mse":
+    if net.is_linear and G.loss_at.is_scalar:
         chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
         small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
         spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
     else:
-        why = "the network is not linear" if not net.is_linear else f"the loss is {G.loss}"
+        loss = "weights differ between outputs" if G.loss == "mse" else f"the loss is {G.loss}"
+        why = loss if net.is_linear else "the network is not linear"
         spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))
 
     limit = G.memory_limit
