@@ -13,9 +13,7 @@ from gnfast.block_operator import BlockOperator
 from gnfast.factors import range_factor
 from gnfast.losses import loss_at
 from gnfast.networks import Network
-from gnfast.plan import BLOCK, Plan, check_memory, gram_rows_bytes, linear_dual_bytes, make_plan
-
-METHODS = ("auto", "usual", "factored")
+from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
 
 
 class SymmetricOperator(BlockOperator):
@@ -90,7 +88,8 @@ class GaussNewton(SymmetricOperator):
 
     Args:
         net: The network, p parameters.
-        X: Samples (n, d), of the network's dtype; referred to, not copied.
+        X: Samples (n, d), or (n, c, h, w) or (n, c, l) where the layers take such, of the network's dtype; referred to,
+            not copied.
         loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax), "binary_cross_entropy" (with logits), "poisson"
             (log-rates, H = diag(exp F)), or the Hessians H_i themselves, an array (n, k, k) of symmetric positive
             semi-definite blocks of the network's dtype, of any rank.
@@ -100,7 +99,8 @@ class GaussNewton(SymmetricOperator):
         device: "cpu".
         memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit.
         method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
-            the outputs in every pre-activation kept), or "auto", by cost and memory.
+            the outputs in every pre-activation kept: chains of dense layers), "stored" (two with the rows of the
+            Jacobian, which are kept: networks with other layers), or "auto", by cost and memory.
         weights: (n,), not negative, of the network's dtype, one factor of H_i a sample; or (n, k), one a sample and
             output, for the losses whose H_i is diagonal: all but "cross_entropy" and given blocks. None for ones.
 
@@ -133,21 +133,23 @@ class GaussNewton(SymmetricOperator):
             )
         self.device = _arrays.check_device(device)
         self.net = net
-        self.X = _checks.inputs(X, net.in_features, net.dtype)
+        self.X = net.check_samples(X)
+        placed = net.place(self.X.shape[1:])
+        self.outputs = placed.outputs
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
-        self.method = _checks.choice(method, "method", METHODS)
+        self.method = check_method(method, net)
         self.memory_limit = None if memory_limit is None else _checks.real(memory_limit, "memory_limit")
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(
                 f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
             )
-        n, k = len(self.X), net.out_features
+        n, k = len(self.X), self.outputs
         if not isinstance(loss, str):
             check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
         self.loss_at = loss_at(loss, weights, n, k, net.dtype)
-        given = self.loss_at.for_core(self.scale, k, net.dtype)
+        flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype)
         limit = self.memory_limit or 0.0
-        core = _core.GaussNewton(net._core, self.X, self.loss, given, self.scale, self.method, limit)
+        core = _core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
         super().__init__(core, net.dtype)
         self.core: _core.GaussNewton = core
         self._grams: dict[int, Gram] = {}
@@ -180,7 +182,7 @@ class GaussNewton(SymmetricOperator):
                 directions that are known beforehand: q = k - 1 for the softmax, the rank of the blocks where they are
                 given, and k, which changes nothing, for the other losses.
         """
-        k = self.net.out_features
+        k = self.outputs
         rank = self.loss_at.rank if _checks.boolean(reduced, "reduced") else k
         if rank not in self._grams:
             self._grams[rank] = Gram(self, rank)
@@ -235,7 +237,7 @@ class Jacobian(BlockOperator):
 
     def __init__(self, owner: GaussNewton) -> None:
         self._owner = owner
-        super().__init__((len(owner.X) * owner.net.out_features, owner.shape[1]), owner.dtype)
+        super().__init__((len(owner.X) * owner.outputs, owner.shape[1]), owner.dtype)
 
     def _apply(self, rows: Array, out: Array) -> None:
         self._owner.core.jvp(rows, out)
@@ -317,9 +319,9 @@ class Gram(Dual):
 
     def __init__(self, owner: GaussNewton, rank: int) -> None:
         n = len(owner.X)
-        needed = gram_rows_bytes(owner.net, n, rank)
+        needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        core = _core.Gram(owner.core, rank < owner.net.out_features)
+        core = _core.Gram(owner.core, rank < owner.outputs)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
@@ -374,10 +376,9 @@ class LinearDual(Dual):
 
     def __init__(self, owner: GaussNewton) -> None:
         net = owner.net
-        if not net.is_linear:
-            raise ValueError(
-                f"the linear dual needs a linear network but this one is not: {net!r}; use gram() or dual()"
-            )
+        if not (net.is_linear and net.is_chain):
+            what = "a linear network but this one is not" if net.is_chain else "dense layers only but there are others"
+            raise ValueError(f"the linear dual needs {what}: {net!r}; use gram() or dual()")
         if not owner.loss_at.is_scalar:
             got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
             raise ValueError(
@@ -388,7 +389,7 @@ class LinearDual(Dual):
         data_range = range_factor(owner.X, owner.scale, affine, owner.weights)
         needed = linear_dual_bytes(net, len(data_range))
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
-        core = _core.LinearDual(net._core, data_range, affine)
+        core = _core.LinearDual(net.place(owner.X.shape[1:]).core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
 
     def factors(self) -> tuple[Array, Array]:
