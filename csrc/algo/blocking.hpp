@@ -152,19 +152,22 @@ ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method 
     // Without a limit the rows are kept where they leave half of the machine's memory alone.
     const double room = limit > 0 ? limit : network.backend().available_memory() / 2;
     const bool fits = !coupled && least + rows_bytes <= room;
-    if (wish == Method::stored && !coupled && !fits)
+    if (wish == Method::stored && coupled)
+        throw std::invalid_argument("method is 'stored' but an output depends on all samples, so that no row is one sample's; use 'usual'");
+    if (wish == Method::stored && !fits)
         throw memory_limit_error("method=\"stored\" keeps " + megabytes(rows_bytes) + " of rows of the Jacobian beside " +
                                  megabytes(least) + " but there is room for " + megabytes(room) +
                                  "; raise memory_limit or use method=\"usual\"");
     plan.method = wish != Method::automatic ? wish : fits && stored_pays(plan, rows_shared_by) ? Method::stored : Method::usual;
     if (plan.method == Method::stored) plan.bytes_rows = rows_bytes;
 
-    // A quarter of what is left for patches, the rest for tangents: vectors that share the patches first, then samples.
-    const double left = limit > 0 ? limit - plan.bytes_forward - plan.bytes_rows : 4 * workspace_target;
-    const double patches = std::max(seen.patches, std::min(patches_target, left / 4 / sizeof(T)));
-    plan.patches = index(seen.patches > 0 ? patches : 0);
-    const double tangents = std::min(left - double(plan.patches) * sizeof(T), 2 * workspace_target) / per_tangent;
-    const index most = std::max<index>(1, index(tangents));
+    // What is left beside the least there must be: a quarter for more patches at a time, half of the rest for more tangents. The Gram's
+    // rows have the other half. Vectors that share the patches come first, then samples.
+    const double spare = limit > 0 ? limit - least - plan.bytes_rows : 8 * workspace_target;
+    const double patches = std::clamp(patches_target * sizeof(T) - seen.patches * sizeof(T), 0.0, spare / 4);
+    if (seen.patches > 0) plan.patches = index(seen.patches + patches / sizeof(T));
+    const double tangents = std::min((spare - patches) / 2, 2 * workspace_target) / per_tangent;
+    const index most = (coupled ? n : 1) + index(std::max(0.0, tangents));
     plan.vector_block = coupled ? std::max<index>(1, most / n) : std::min(rows_shared_by, most);
     plan.sample_block = coupled ? n : std::clamp<index>(most / plan.vector_block, 1, n);
     plan.sample_block = ceil_div(n, ceil_div(n, plan.sample_block));
