@@ -10,8 +10,8 @@
 #include "algo/blocking.hpp"
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
-#include "core/types.hpp"
 #include "core/norm.hpp"
+#include "core/types.hpp"
 #include "core/windows.hpp"
 
 namespace gnfast::api {
@@ -57,7 +57,7 @@ struct PoolSpec {
 };
 struct NormSpec {
     NormShape shape;
-    void *weight, *bias;             // (channels) or nullptr
+    void *weight, *bias;  // (channels) or nullptr
     double eps;
     void *inverse, *shift, *gain;  // given statistics as algo/layers/norm.hpp has them, or nullptr
 };

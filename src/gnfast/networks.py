@@ -18,7 +18,8 @@ from gnfast.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
 KINDS: dict[str, type[Layer]] = {
-    kind.kind: kind for kind in (Dense, Activation, Conv1d, Conv2d, Pool, Flatten, Scale, Residual, BatchNorm, LayerNorm)
+    kind.kind: kind
+    for kind in (Dense, Activation, Conv1d, Conv2d, Pool, Flatten, Scale, Residual, BatchNorm, LayerNorm)
 }
 SAMPLES = {2: ("n", "d"), 3: ("n", "c", "l"), 4: ("n", "c", "h", "w")}  # what X may be
 
