@@ -49,7 +49,10 @@ PYTHON_HEIGHTS = {
     "_core": 0,
 }
 # files that grew out of a room's own file
-PART_OF = {"plan": "operators", "layers": "networks", "convolutions": "networks"}
+PART_OF = {
+    **dict.fromkeys(("plan", "block_operator"), "operators"),
+    **dict.fromkeys(("layers", "convolutions", "norms"), "networks"),
+}
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}
 HARD_DEPENDENCIES = {"numpy", "scipy"}
