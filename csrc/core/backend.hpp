@@ -48,6 +48,7 @@ concept BackendFor = requires(
     backend.gemm_batch(Op::none, Op::transpose, x, ins, ins, x, outs);  // the same for each member
     // For each (j, i) the same, or, where out has inner_step 0, out_j = x sum_i op(in_ji) op(in_ji) + x out_j.
     backend.gemm_grid(Op::none, Op::transpose, x, grid_in, grid_in, x, grid);
+    backend.syrk(in, out);                             // out = in in^T, both triangles
     backend.symm_lower(in, in, out);                   // out = v K, K given by its lower triangle
     { backend.cholesky(out) } -> std::same_as<index>;  // lower, in place; 0 or the failing pivot from 1
     backend.cholesky_solve(in, out);                   // each row x of out <- (L L^T)^-1 x

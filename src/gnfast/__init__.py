@@ -36,6 +36,7 @@ from gnfast.spectrum import (
     Tracker,
     cond,
     eigsh,
+    operator,
     rank,
     rank_profile,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "load",
     "logdet",
     "mlp",
+    "operator",
     "rank",
     "rank_profile",
     "set_num_threads",
