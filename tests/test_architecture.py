@@ -50,11 +50,8 @@ PYTHON_HEIGHTS = {
 }
 # files that grew out of a room's own file
 PART_OF = {
-    "plan": "operators",
-    "conv_dual": "operators",
-    "patches": "networks",
-    "layers": "networks",
-    "convolutions": "networks",
+    **dict.fromkeys(("plan", "block_operator", "conv_dual"), "operators"),
+    **dict.fromkeys(("layers", "convolutions", "norms", "patches"), "networks"),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}

@@ -125,6 +125,15 @@ def test_data_of_any_rank():
         gn.GaussNewton(gn.Network([gn.Conv1d(draw(2, 1, 3)), gn.Flatten()]), np.zeros((3, 1, 5))).linear_dual()
 
 
+def test_weights_of_samples():
+    net, X, w = layers_of("biases"), images("biases"), np.array([0.5, 2.0, 1.0, 0.1, 3.0, 0.0])
+    dual = gn.GaussNewton(net, X, weights=w).linear_dual()
+    J = layer_oracles.jacobian(net.layers, X).reshape(6, -1, net.num_parameters)
+    same_spectrum(dual.to_dense(), np.einsum("nap,n,naq->pq", J, w, J) / 6)
+    with pytest.raises(ValueError, match=r"with weights \(n, k\)"):
+        gn.GaussNewton(net, X, weights=np.ones(J.shape[:2])).linear_dual()
+
+
 def test_second_moment_both_ways(monkeypatch):
     """From that of whole images, and patch by patch, in blocks of positions."""
     linear = chain(layers_of("biases").layers, (2, 7))

@@ -7,7 +7,6 @@
 
 #include "algo/network.hpp"
 #include "core/errors.hpp"
-#include "core/loss.hpp"
 
 namespace gnfast {
 
@@ -67,10 +66,9 @@ inline bool factored_pays(const ProductPlan& plan, index s) {
     return cost < plan.flops_usual;
 }
 
-// limit: bytes, 0 for none.
+// r: the rank of the loss's Hessian, backward rows per sample; limit: bytes, 0 for none.
 template <class B, class T>
-ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
-    const index r = loss::factor_rank(loss, network.outputs(), true);
+ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method wish, double limit) {
     ProductPlan plan;
     count_flops(network, n, r, plan);
     plan.bytes_forward = ForwardPass<B, T>::bytes(network, n);
@@ -127,10 +125,9 @@ inline bool stored_pays(const ProductPlan& plan, index s) {
 
 // The plan of a network of any layers.
 template <class B, class T>
-ProductPlan plan_general(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
+ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method wish, double limit) {
     const Account& seen = network.account();
     const bool coupled = network.couples_samples();
-    const index r = loss::factor_rank(loss, network.outputs(), true);
     const double each = double(n), all_rows = each * double(r), per_tangent = seen.live * sizeof(T);
     ProductPlan plan;
     plan.flops_usual = 2 * each * (2 * seen.first + 4 * seen.later);
@@ -138,12 +135,19 @@ ProductPlan plan_general(const Network<B, T>& network, index n, Loss loss, Metho
     const double least = plan.bytes_forward + (coupled ? each : 1) * per_tangent + seen.patches * sizeof(T);
     if (limit > 0 && least > limit)
         throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " + megabytes(least) +
-                                 " (forward pass " + megabytes(plan.bytes_forward) + ") but memory_limit is " + megabytes(limit) +
-                                 "; raise memory_limit or pass fewer samples");
+                                 " (forward pass " + megabytes(plan.bytes_forward) +
+                                 (coupled ? ", and tangents of all samples at once, which batch normalisation couples" : "") +
+                                 ") but memory_limit is " + megabytes(limit) + "; raise memory_limit or pass fewer samples");
     const double rows_bytes = all_rows * double(network.parameters()) * sizeof(T);
     if (!coupled) {
         plan.flops_stored = 4 * all_rows * double(network.parameters());
         plan.flops_rows = 2 * all_rows * (seen.first + 2 * seen.later);
+    } else {
+        plan.flops_rows = all_rows * plan.flops_usual / 2;  // each row is a product with the whole transposed Jacobian
+        if (wish == Method::stored)
+            throw std::invalid_argument(
+                "method is \"stored\" but batch normalisation with the batch's own statistics couples the samples, so that each row of "
+                "the Jacobian takes a product over all of them; use method=\"usual\" or \"auto\"");
     }
     // Without a limit the rows are kept where they leave half of the machine's memory alone.
     const double room = limit > 0 ? limit : network.backend().available_memory() / 2;

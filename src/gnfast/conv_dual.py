@@ -40,14 +40,16 @@ class ConvDual(Dual):
                 f"the linear dual needs dense layers, or layers that together are one convolution, but {linear}; "
                 "use gram() or dual()"
             )
-        if owner.loss != "mse":
+        if not owner.loss_at.is_scalar:
+            got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
             raise ValueError(
-                f"the linear dual needs loss='mse', whose Hessian is the same for all samples, not {owner.loss!r}"
+                f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
+                "use gram()"
             )
         needed = conv_dual_bytes(linear, owner.dtype.itemsize)
         check_memory(needed, owner.memory_limit, "the linear dual, stored,", "use gram()")
         self._chain = linear
-        self._patches = factor_of_moment(linear.second_moment(owner.X, owner.scale))
+        self._patches = factor_of_moment(linear.second_moment(owner.X, owner.scale, owner.weights))
         size = linear.channels * len(self._patches)
         total = np.zeros((size, size))
         for term in linear.grams(self._patches):

@@ -143,8 +143,8 @@ class Chain:
         )
 
     # ------------------------------------------------------------------------------------------------------ data
-    def second_moment(self, X: npt.NDArray[Any], scale: float) -> FloatArray:
-        """sum over samples and positions of patch patch^T, times `scale`: (columns, columns).
+    def second_moment(self, X: npt.NDArray[Any], scale: float, weights: npt.NDArray[Any] | None = None) -> FloatArray:
+        """sum over samples and positions of patch patch^T, times `scale` and weights (n,): (columns, columns).
 
         Either that of whole images first, 2 n d^2 flops, of which patches are entries, or patch by patch, 2 n D^2
         flops a position.
@@ -154,6 +154,8 @@ class Chain:
         if self.affine:
             images = np.hstack([images, np.ones((len(images), 1))])
             index = np.hstack([index, np.full((len(index), 1), images.shape[1] - 1)])
+        if weights is not None:
+            images = images * np.sqrt(weights, dtype=np.float64)[:, None]
         n, (positions, D) = len(images), index.shape
         out = np.zeros((D, D))
         whole, by_patches = self._moment_costs(n)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gnfast import _checks
-from gnfast.losses import hessian_rank
 from gnfast.networks import Network
 from gnfast.patches import Chain
 
@@ -67,7 +66,7 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             more=n**2 * (len(net.dense) + 1) * item,
         )
     p, core = G.shape[0], G.core.plan(BLOCK)
-    rows = core["flops_rows"] * rank / hessian_rank(G.loss, G.outputs)
+    rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
     return GramCosts(rank * p * item, rows if stored else 0.0, float(n * rank) ** 2 * p + rows, product, 0.0)
@@ -156,7 +155,7 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     flops = core[f"flops_{core['method']}"]
     item, p = G.dtype.itemsize, G.shape[0]
 
-    per_sample = hessian_rank(G.loss, G.outputs)
+    per_sample = G.loss_at.rank
     size, costs = n * per_sample, gram_costs(G, per_sample)
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
@@ -191,7 +190,8 @@ def _linear_map(G: GaussNewton) -> Space:
     """The space of the linear map, stored for convolutions and by products for dense layers."""
     net, n, k = G.net, len(G.X), G.outputs
     rank = min(n, G.X[0].size + any(layer.bias is not None for layer in net.dense))
-    why = "" if G.loss == "mse" else f"the loss is {G.loss}"
+    why = "weights differ between outputs" if G.loss == "mse" else f"the loss is {G.loss}"
+    why = "" if G.loss_at.is_scalar else why
     if not net.is_linear:
         why = "the network is not linear"
     elif not net.is_chain:

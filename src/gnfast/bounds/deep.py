@@ -11,7 +11,7 @@ from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.inputs import as_data, in_float64, is_dense, with_ones
 from gnfast.bounds.spectra import Ends, gram_ends, rounding
 from gnfast.bounds.tapes import Tape
-from gnfast.losses import check_loss, hessian_rank
+from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
 
 NAME = "deep.schur"
@@ -23,7 +23,13 @@ BACKWARD_GRAM_ROWS = 2000  # a Gram of this size takes 32 MB and its eigenvalues
 BLOCK_NUMBERS = 1 << 23  # in a block of backward rows: 64 MB
 
 
-def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool | None = None) -> Bound:
+def deep(
+    net: Network,
+    X: npt.ArrayLike,
+    loss: str | npt.ArrayLike = "mse",
+    backward_gram: bool | None = None,
+    weights: npt.ArrayLike | None = None,
+) -> Bound:
     """An upper bound on kappa(G) for dense layers and residual blocks of any depth, activation, bias and loss.
 
     G has the non-zero spectrum of a sum over layers of Hadamard products of two Grams, each over n,
@@ -37,9 +43,11 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
         net: Dense layers, activations, factors and residual blocks of these, nested at will. A convolution would need
             as many independent patches as there are samples times positions, which its channels hardly ever give.
         X: Data (n, d), of the network's dtype; the bound is computed in float64.
-        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank) or "binary_cross_entropy".
+        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank), "binary_cross_entropy", "poisson", or
+            the Hessians (n, k, k) themselves, q the largest rank of one.
         backward_gram: Whether the eigenvalues of B_l are used, which takes (n q)^2 numbers of memory; None: while
             n q <= 2000. Without them only the side of lambda(A) is.
+        weights: (n,) or (n, k), as `GaussNewton` takes them.
 
     Returns:
         A Bound; its value is inf, with the reason, where no layer has n independent inputs (nor n q independent
@@ -55,7 +63,8 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
     """
     data = as_data(net, X)
     k = net.output_shape(data.shape[1:])[-1]
-    n, q = len(data), hessian_rank(check_loss(loss, k), k)
+    at = loss_at(loss, weights, len(data), k, net.dtype)
+    n, q = len(data), at.rank
     whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
     if not is_dense(net):
         return silent(NAME, STATEMENT, "the network has other layers than dense ones, activations and residual blocks")
@@ -66,7 +75,7 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
     forward = [gram_ends(A) for A in extended]
     if not whole and not any(ends.smallest > 0 for ends in forward):
         return silent(NAME, STATEMENT, f"no layer has {n} inputs that are independent to float64's precision")
-    blocks, backward = _backward_grams(tape, hessian_factor(loss, tape.outputs), whole)
+    blocks, backward = _backward_grams(tape, hessian_factor(at, tape.outputs), whole)
     upper, lower, sides = np.zeros((n, q, q)), np.zeros((n, q, q)), []
     for index, A in enumerate(extended):
         options = {"inputs": (forward[index], blocks[index])}
@@ -95,8 +104,18 @@ def _tighter(options: dict[str, tuple[Ends, FloatArray]]) -> tuple[str, str]:
     )
 
 
-def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
-    """R (n, k, q) of full column rank with R R^T = H, the loss's Hessian in the outputs (n, k)."""
+def hessian_factor(loss: LossAt, outputs: FloatArray) -> FloatArray:
+    """R (n, k, q) with R R^T = H, the loss's Hessian in the outputs (n, k), q the largest rank of an H_i."""
+    if loss.factors is not None:
+        return loss.factors.transpose(0, 2, 1)
+    R = _unweighted_factor(loss.name, outputs)
+    if loss.weights is None:
+        return R
+    root: FloatArray = np.sqrt(loss.weights.astype(np.float64)).reshape(len(R), -1, 1)
+    return root * R
+
+
+def _unweighted_factor(loss: str, outputs: FloatArray) -> FloatArray:
     n, k = outputs.shape
     if loss == "mse":
         return np.broadcast_to(np.eye(k), (n, k, k))
@@ -104,6 +123,8 @@ def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
         decay = np.exp(-np.abs(outputs) / 2)
         root: FloatArray = decay / (1 + decay**2)  # the square root of sigmoid(F) sigmoid(-F)
         return root[:, :, None] * np.eye(k)
+    if loss == "poisson":
+        return np.exp(outputs / 2)[:, :, None] * np.eye(k)
     # H = D (I - s s^T) D, s^2 the softmax, D = diag(s). The reflection I - v v^T / (1 + s_1), v = s + e_1, takes s
     # to -e_1: its other columns are an orthonormal basis of the complement of s. The likeliest class comes first, so
     # that nothing cancels however near to 1 its probability is.
