@@ -166,7 +166,9 @@ def test_small_problems_are_not_bad_input():
     assert losses.check_loss("binary_cross_entropy", 1) == "binary_cross_entropy"
 
 
-@pytest.mark.parametrize(("loss", "rank"), [("mse", 5), ("cross_entropy", 4), ("binary_cross_entropy", 5)])
+@pytest.mark.parametrize(
+    ("loss", "rank"), [("mse", 5), ("cross_entropy", 4), ("binary_cross_entropy", 5), ("poisson", 5)]
+)
 def test_rank_of_the_loss_hessian_is_the_oracle_s(loss, rank):
     outputs = np.random.default_rng(0).standard_normal((3, 5))
     assert losses.hessian_rank(loss, 5) == rank
@@ -238,7 +240,7 @@ def extra_tensor(metadata, tensors):
 
 
 def unknown_layer(metadata, tensors):
-    metadata["layers"][1]["type"] = "pool"
+    metadata["layers"][1]["type"] = "upsample"
 
 
 def no_type(metadata, tensors):
@@ -260,7 +262,7 @@ def no_list(metadata, tensors):
         (newer, ["layout '99'", "layout '1'", "newer"]),
         (missing_tensor, ["layers.2.weight"]),
         (extra_tensor, ["layers.0.bias"]),
-        (unknown_layer, ["'pool'", "'dense', 'activation'"]),
+        (unknown_layer, ["'upsample'", "'dense', 'activation'"]),
         (no_type, ["damaged", "'type'"]),
         (not_a_number, ["weight", "NaN", "[1, 2]"]),
         (no_list, ["damaged"]),

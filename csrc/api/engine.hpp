@@ -10,7 +10,9 @@
 #include "algo/blocking.hpp"
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
+#include "core/norm.hpp"
 #include "core/types.hpp"
+#include "core/windows.hpp"
 
 namespace gnfast::api {
 
@@ -35,6 +37,7 @@ class Operator {
     virtual double resolution() const { return dtype() == DType::float32 ? 0x1p-23 : 0x1p-52; }
 };
 
+struct LayerSpec;
 struct DenseSpec {
     Array weight;
     void* bias;  // nullptr for none
@@ -44,11 +47,36 @@ struct ActivationSpec {
     std::string name;
     double slope;
 };
-using LayerSpec = std::variant<DenseSpec, ActivationSpec>;
+struct ConvolutionSpec {
+    Array weight;  // (out channels, channels / groups * taps)
+    void* bias;    // nullptr for none
+    Windows windows;
+    index groups;
+};
+struct PoolSpec {
+    bool max;
+    Windows windows;
+};
+struct NormSpec {
+    NormShape shape;
+    void *weight, *bias;  // (channels) or nullptr
+    double eps;
+    void *inverse, *shift, *gain;  // given statistics as algo/layers/norm.hpp has them, or nullptr
+};
+struct ScaleSpec {
+    double factor;
+};
+struct ResidualSpec {
+    std::vector<LayerSpec> body, shortcut;
+    double scale;
+};
+struct LayerSpec : std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, NormSpec, ScaleSpec, ResidualSpec> {
+    using std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, NormSpec, ScaleSpec, ResidualSpec>::variant;
+};
 
 class Network {
    public:
-    // For each layer what a product keeps: a dense layer's input, an activation's derivative.
+    // For each layer of a chain what a product keeps: a dense layer's input, an activation's derivative.
     struct Kept {
         bool dense;
         index rows, cols;
@@ -70,6 +98,7 @@ class GaussNewton : public Operator {
     virtual void vjp(Array u, Array v) = 0;
     virtual const ProductPlan& plan() const = 0;
     virtual Method method_for(index vectors) const = 0;
+    virtual bool couples_samples() const = 0;
     virtual void diagonal(Array out) = 0;  // (1, p)
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
@@ -94,9 +123,10 @@ class LinearDual : public Dual {
     virtual void factors(Array p, Array r) const = 0;  // (L k, k) and (L r, r)
 };
 
-std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers);
-// The network and x must outlive the operator; scale multiplies the sum over samples.
-std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+// inputs: numbers of a sample.
+std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers);
+// The network, x and given must outlive the operator; scale multiplies the sum over samples. given: see algo/output_hessian.hpp.
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit);
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
 // range (r, inputs [+ 1]): see algo/linear_dual.hpp.

@@ -10,6 +10,8 @@ Loss loss_of(const std::string& name) {
     if (name == "mse") return Loss::mse;
     if (name == "cross_entropy") return Loss::cross_entropy;
     if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
+    if (name == "poisson") return Loss::poisson;
+    if (name == "blocks") return Loss::blocks;
     throw py::value_error("loss '" + name + "' is not known to the core");
 }
 
@@ -17,6 +19,7 @@ Method method_of(const std::string& name) {
     if (name == "auto") return Method::automatic;
     if (name == "usual") return Method::usual;
     if (name == "factored") return Method::factored;
+    if (name == "stored") return Method::stored;
     throw py::value_error("method '" + name + "' is not known to the core");
 }
 
@@ -32,11 +35,15 @@ void product(api::DType dtype, const py::array& in, index in_cols, const py::arr
 py::dict plan_of(const api::GaussNewton& self, index vectors) {
     const ProductPlan& plan = self.plan();
     py::dict out;
-    out["method"] = self.method_for(vectors) == Method::factored ? "factored" : "usual";
+    const Method method = self.method_for(vectors);
+    out["method"] = method == Method::factored ? "factored" : method == Method::stored ? "stored" : "usual";
     out["sample_block"] = plan.sample_block;
     out["vector_block"] = plan.vector_block;
     out["flops_usual"] = plan.flops_usual;
     out["flops_factored"] = plan.flops_factored;
+    out["flops_stored"] = plan.flops_stored;
+    out["flops_rows"] = plan.flops_rows;
+    out["coupled"] = self.couples_samples();
     out["bytes_forward"] = plan.bytes_forward;
     out["bytes_rows"] = plan.bytes_rows;
     out["bytes_workspace"] = plan.bytes_workspace;
@@ -78,13 +85,15 @@ void register_operators(py::module_& m) {
         });
 
     py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton")
-        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, double scale, const std::string& method,
-                         double memory_limit) {
+        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, const py::object& given, double scale,
+                         const std::string& method, double memory_limit) {
                  const api::Array in = input(x, network.dtype(), -1, network.inputs());
+                 api::Array terms;
+                 if (!given.is_none()) terms = input(py::cast<py::array>(given), network.dtype(), -1, network.outputs());
                  const py::gil_scoped_release release;
-                 return api::make_gauss_newton(network, in, loss_of(loss), scale, method_of(method), memory_limit);
+                 return api::make_gauss_newton(network, in, loss_of(loss), terms, scale, method_of(method), memory_limit);
              }),
-             py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+             py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 5>())
         .def("plan", &plan_of)
         .def("diagonal",
              [](api::GaussNewton& self, const py::array& out) {

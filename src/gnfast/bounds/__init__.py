@@ -30,7 +30,7 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
     Args:
         net: Dense layers and activations.
         X: Data (n, d), of the network's dtype.
-        loss: "mse", "cross_entropy" or "binary_cross_entropy"; for all but "mse" there is only `deep`.
+        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson"; for all but "mse" there is only `deep`.
 
     Returns:
         Bounds with a finite value. None at all means that no bound applies: each function gives its reason.
@@ -39,6 +39,8 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
         ValueError: An unknown loss, or data that do not fit the network.
         TypeError: Data of another dtype than the network's.
     """
+    if not net.is_chain:
+        return []  # each function refuses such a network with the reason
     loss = check_loss(loss, net.out_features)
     if loss == "mse" and net.is_linear:
         narrow = max(net.widths) <= SINGLE_LAYER_WIDTH
