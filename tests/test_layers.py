@@ -105,7 +105,7 @@ def least_limit(net, X, method):
 def convolve(x, weight, stride, padding, dilation, groups, circular):
     """A convolution of one image by plain loops."""
     o, per, kh, kw = weight.shape
-    _, h, w = x.shape
+    h, w = x.shape[1:]
     oh, ow = (
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, p, d, k, s in zip((h, w), padding, dilation, (kh, kw), stride, strict=True)
