@@ -238,3 +238,52 @@ def customary_condition(eigenvalues: Array) -> tuple[float, int]:
     cut = eigenvalues[-1] * len(eigenvalues) * np.finfo(eigenvalues.dtype).eps
     kept = eigenvalues[eigenvalues > cut]
     return float(kept[-1] / kept[0]), len(kept)
+
+
+def toeplitz(kernel: Array, side: int) -> Array:
+    """The dense matrix (out h' h', in h h) of a valid convolution (out, in, k, k) on square images."""
+    out, into, k, _ = kernel.shape
+    small = side - k + 1
+    matrix = np.zeros((out, small, small, into, side, side))
+    rows, columns = np.meshgrid(np.arange(small), np.arange(small), indexing="ij")
+    for s, t in np.ndindex(k, k):
+        matrix[:, rows, columns, :, rows + s, columns + t] = kernel[:, :, s, t]
+    return matrix.reshape(out * small**2, into * side**2)
+
+
+def toeplitz_spectrum(kernels: Sequence[Array], X: Array) -> Array:
+    """All eigenvalues of G (p, p) or of the Gram matrix, the smaller, of a linear network of valid convolutions.
+
+    The derivative of the outputs in kernel entry (o, i, s, t) is the partial product of the matrices above times what
+    the layer meets at that tap: a matrix product per layer and sample.
+    """
+    n, inputs, sides = len(X), [X], [X.shape[-1]]
+    matrices = []
+    for kernel in kernels:
+        matrices.append(toeplitz(kernel, sides[-1]))
+        sides.append(sides[-1] - kernel.shape[-1] + 1)
+        inputs.append((inputs[-1].reshape(n, -1) @ matrices[-1].T).reshape(n, len(kernel), sides[-1], sides[-1]))
+    lefts = [np.eye(len(matrices[-1]))]
+    for matrix in matrices[:0:-1]:
+        lefts.append(lefts[-1] @ matrix)
+    lefts.reverse()
+
+    def jacobian(samples: slice) -> Array:
+        blocks = []
+        for kernel, values, left, small in zip(kernels, inputs, lefts, sides[1:], strict=False):
+            windows = np.lib.stride_tricks.sliding_window_view(values[samples], kernel.shape[2:], (2, 3))
+            met = windows.transpose(0, 2, 3, 1, 4, 5).reshape(len(windows), small**2, -1)
+            block = left.reshape(-1, small**2) @ met
+            blocks.append(block.reshape(len(met) * len(left), -1))
+        return np.concatenate(blocks, 1)
+
+    rows, p = n * len(matrices[-1]), sum(kernel.size for kernel in kernels)
+    if rows <= p:
+        J = jacobian(slice(None))
+        return np.linalg.eigvalsh(J @ J.T / n)
+    step = max(1, (1 << 27) // (len(matrices[-1]) * p))  # a GiB of the Jacobian at a time
+    G = np.zeros((p, p))
+    for start in range(0, n, step):
+        J = jacobian(slice(start, start + step))
+        G += J.T @ J
+    return np.linalg.eigvalsh(G / n)

@@ -154,7 +154,7 @@ def test_deep_bound_does_not_depend_on_the_block_of_samples(monkeypatch):
 
 def test_softmax_factor_has_full_column_rank():
     outputs = np.random.default_rng(0).standard_normal((5, 4)) * 3
-    R = deep_module.hessian_factor(losses.LossAt("cross_entropy", outputs.shape[1] - 1), outputs)
+    R = deep_module.hessian_factor(losses.loss_at("cross_entropy", None, *outputs.shape, outputs.dtype), outputs)
     assert R.shape == (5, 4, 3)
     np.testing.assert_allclose(R @ R.transpose(0, 2, 1), oracles.hessian("cross_entropy", outputs), atol=1e-15)
 
@@ -165,7 +165,7 @@ def test_softmax_factor_keeps_its_digits_when_saturated(likeliest):
     outputs = np.zeros((1, 3))
     outputs[0, likeliest] = 40.0
     e = 1 / (2 + np.exp(40.0))
-    R = deep_module.hessian_factor(losses.LossAt("cross_entropy", outputs.shape[1] - 1), outputs)[0]
+    R = deep_module.hessian_factor(losses.loss_at("cross_entropy", None, *outputs.shape, outputs.dtype), outputs)[0]
     np.testing.assert_allclose(np.linalg.svd(R, compute_uv=False) ** 2, [3 * e * (1 - 2 * e), e], rtol=1e-13)
 
 

@@ -8,6 +8,7 @@ from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: 
 from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
     Density,
     Diagonal,
@@ -49,6 +50,7 @@ __all__ = [
     "Condition",
     "Conv1d",
     "Conv2d",
+    "ConvDual",
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",

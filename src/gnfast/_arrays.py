@@ -54,3 +54,13 @@ def check_device(device: object) -> str:
     if isinstance(device, str) and device.split(":")[0] in ("cuda", "gpu"):
         raise ValueError(f"device is {device!r} but this build of gnfast has no CUDA; pass device='cpu'")
     raise ValueError(f"device is {device!r}; pass device='cpu', the only device of this build")
+
+
+def mirror_lower(K: Array) -> None:
+    """Copy the lower triangle onto the upper one, by blocks."""
+    block = 512
+    for i in range(0, len(K), block):
+        rows = slice(i, i + block)
+        corner = K[rows, rows]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+        K[rows, i + block :] = K[i + block :, rows].T

@@ -201,8 +201,8 @@ class Pool(Layer):
         ]
 
     def __repr__(self) -> str:
-        notes = [self.mode] + [_short(self.kernel_size)] * (self.kernel_size is not None)
-        notes += [f"stride {_short(self.stride)}"] * (self.stride is not None)
+        notes = [self.mode] + ([] if self.kernel_size is None else [_short(self.kernel_size)])
+        notes += [] if self.stride is None else [f"stride {_short(self.stride)}"]
         notes += [f"padding {_short(self.padding)}"] * (self.padding != 0)
         return f"Pool({', '.join(notes)})"
 

@@ -32,7 +32,13 @@ def range_factor(X: Array, scale: float, affine: bool, weights: Array | None = N
         rank = pivoted_cholesky(full @ full.T)[2]
         if rank == n:
             return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
-    second_moment = full.T @ full
+    factor = factor_of_moment(full.T @ full)
+    return _arrays.as_c_contiguous((math.sqrt(scale) * factor).astype(X.dtype))
+
+
+def factor_of_moment(second_moment: Array) -> Array:
+    """C^T (r, d) with C C^T = the second moment (d, d) of some data, which is overwritten, in float64."""
+    d = len(second_moment)
     with blas_threads(d):
         factor, pivots, rank = pivoted_cholesky(second_moment)
     if rank == 0:
@@ -40,8 +46,8 @@ def range_factor(X: Array, scale: float, affine: bool, weights: Array | None = N
             "X is zero at all samples that count, and so is the Gauss-Newton matrix of a linear network without biases"
         )
     out = np.zeros((rank, d))
-    out[:, pivots] = math.sqrt(scale) * np.triu(factor)[:rank]
-    return _arrays.as_c_contiguous(out.astype(X.dtype))
+    out[:, pivots] = np.triu(factor)[:rank]
+    return out
 
 
 def block_factors(blocks: Array, name: str, weights: Array) -> Array:

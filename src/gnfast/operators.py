@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,7 +14,11 @@ from gnfast.block_operator import BlockOperator
 from gnfast.factors import range_factor
 from gnfast.losses import loss_at
 from gnfast.networks import Network
+from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
+
+if TYPE_CHECKING:
+    from gnfast.conv_dual import ConvDual
 
 
 class SymmetricOperator(BlockOperator):
@@ -61,7 +66,7 @@ class SymmetricOperator(BlockOperator):
         """
         dense = self.new_square()
         self.form(dense)
-        mirror_lower(dense)
+        _arrays.mirror_lower(dense)
         return dense
 
     @property
@@ -153,7 +158,7 @@ class GaussNewton(SymmetricOperator):
         super().__init__(core, net.dtype)
         self.core: _core.GaussNewton = core
         self._grams: dict[int, Gram] = {}
-        self._linear_dual: LinearDual | None = None
+        self._linear_dual: LinearDual | ConvDual | None = None
 
     @property
     def loss(self) -> str:
@@ -188,19 +193,29 @@ class GaussNewton(SymmetricOperator):
             self._grams[rank] = Gram(self, rank)
         return self._grams[rank]
 
-    def linear_dual(self) -> LinearDual:
-        """The dual sum_l P_l (x) S Q_l S (k r, k r) of a linear network, r the rank of the data; mean squares only.
+    def linear_dual(self) -> LinearDual | ConvDual:
+        """The dual of a linear network in the space of its linear map; mean squares only.
+
+        Of dense layers sum_l P_l (x) S Q_l S (k r, k r), r the rank of the data; of convolutions that together are one
+        (dense layers after a `Flatten` included) that of its kernel, (c_out r, c_out r), r the rank of the patches.
 
         Weights of the samples go into S.
 
         Raises:
-            ValueError: The network is not linear, the loss is not "mse", or weights differ between outputs.
+            ValueError: The network is not linear, no convolution as a whole, the loss is not "mse", or weights differ
+                between outputs.
         """
+        from gnfast.conv_dual import ConvDual
+
         if self._linear_dual is None:
-            self._linear_dual = LinearDual(self)
+            self._linear_dual = LinearDual(self) if self.net.is_chain else ConvDual(self)
         return self._linear_dual
 
-    def dual(self) -> GaussNewton | Gram | LinearDual:
+    @cached_property
+    def convolution(self) -> Chain | str:  # or why the layers are none
+        return chain(self.net.layers, self.X.shape[1:])
+
+    def dual(self) -> GaussNewton | Gram | LinearDual | ConvDual:
         """The cheapest of the three operators with G's non-zero spectrum: see `plan()`."""
         return {"parameters": lambda: self, "samples": lambda: self.gram(reduced=True), "linear map": self.linear_dual}[
             self.plan().space
@@ -270,11 +285,12 @@ class _TransposedJacobian(BlockOperator):
 class Dual(SymmetricOperator):
     """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
 
-    def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
+    _dual: _core.Dual  # where the core holds the dual
+
+    def __init__(self, owner: GaussNewton, core: _core.Operator, block: int, copies: int, interleaved: bool) -> None:
         super().__init__(core, owner.dtype)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
-        self._dual = core
         self._block, self._copies, self._interleaved = block, copies, interleaved
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -290,7 +306,7 @@ class Dual(SymmetricOperator):
         rows = self._rows_of(Y, "Y", self.shape[0])
         _check_finite(rows, "Y")
         out = np.empty((len(rows), self.owner.shape[0]), self.dtype)
-        self._dual.lift(rows, out, self.owner.shape[0])
+        self._lift(rows, out)
         return out.T
 
     def restrict(self, rows: Array) -> Array:
@@ -299,8 +315,17 @@ class Dual(SymmetricOperator):
         An eigenvector of norm one with eigenvalue lambda becomes one of the dual, of norm sqrt(lambda).
         """
         out = np.empty((len(rows), self.shape[0]), self.dtype)
-        self._dual.restrict(rows, out, self.owner.shape[0])
+        self._restrict(rows, out)
         return out
+
+    def _lift(self, rows: Array, out: Array) -> None:
+        self._dual.lift(rows, out, self.owner.shape[0])
+
+    def _restrict(self, rows: Array, out: Array) -> None:
+        self._dual.restrict(rows, out, self.owner.shape[0])
+
+    def _mean_over_outputs(self, out: Array) -> None:
+        self._dual.mean_over_outputs(out)
 
     def preconditioner(self) -> Preconditioner | None:
         """The inverse of the wide limit of this dual, I_k (x) its mean over outputs, or None where that is singular.
@@ -309,7 +334,7 @@ class Dual(SymmetricOperator):
         spectrum easy whatever the data.
         """
         factor = np.empty((self._block, self._block), self.dtype)
-        self._dual.mean_over_outputs(factor)
+        self._mean_over_outputs(factor)
         return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
 
 
@@ -332,6 +357,7 @@ class Gram(Dual):
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
         core = _core.Gram(owner.core, rank < owner.outputs)
         super().__init__(owner, core, n, rank, interleaved=True)
+        self._dual = core
         self._dense: Array | None = None
 
     @property
@@ -394,6 +420,7 @@ class LinearDual(Dual):
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
         core = _core.LinearDual(net.place(owner.X.shape[1:]).core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
+        self._dual = core
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r), copies."""
@@ -406,16 +433,6 @@ class LinearDual(Dual):
     def __repr__(self) -> str:
         N = self.shape[0]
         return f"LinearDual({N} x {N}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
-
-
-def mirror_lower(K: Array) -> None:
-    """Copy the lower triangle onto the upper one, by blocks."""
-    block = 512
-    for i in range(0, len(K), block):
-        rows = slice(i, i + block)
-        corner = K[rows, rows]
-        corner[:] = np.tril(corner) + np.tril(corner, -1).T
-        K[rows, i + block :] = K[i + block :, rows].T
 
 
 def _check_finite(values: Array, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnfast import _checks
 from gnfast.networks import Network
+from gnfast.patches import Chain
 
 if TYPE_CHECKING:
     from gnfast.operators import GaussNewton
@@ -86,6 +87,18 @@ def linear_dual_bytes(net: Network, rank: int) -> int:
     return (net.depth * (k**2 + 2 * rank**2) + 60 * k * rank) * net.dtype.itemsize
 
 
+def conv_dual_bytes(linear: Chain, itemsize: int) -> float:
+    """Bytes of the stored dual of convolutions, of what it is formed in, and of the moment of the patches."""
+    size = linear.channels * linear.columns
+    return size**2 * (itemsize + 3 * 8.0) + 2 * 8.0 * linear.columns**2
+
+
+def conv_dual_flops(linear: Chain, n: int) -> float:
+    """Flops of forming it: the moment of the patches, a factor of that, and the Grams of the Jacobian."""
+    D = linear.columns
+    return linear.moment_flops(n) + D**3 / 3 + linear.gram_flops(D)
+
+
 @dataclass(frozen=True)
 class Space:
     """One of the three spaces in which the non-zero spectrum lives."""
@@ -146,14 +159,13 @@ class Plan:
 
 def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
-    net, n, k = G.net, len(G.X), G.outputs
+    n = len(G.X)
     core = G.core.plan(vectors)
     flops = core[f"flops_{core['method']}"]
     item, p = G.dtype.itemsize, G.shape[0]
 
     per_sample = G.loss_at.rank
     size, costs = n * per_sample, gram_costs(G, per_sample)
-    rank = min(n, G.X[0].size + any(layer.bias is not None for layer in net.dense))
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
@@ -164,15 +176,7 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
             size**2 * item + costs.kept + costs.room + core["bytes_forward"],
         ),
     ]
-    if net.is_linear and net.is_chain and G.loss_at.is_scalar:
-        chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
-        small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
-        spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
-    else:
-        loss = "weights differ between outputs" if G.loss == "mse" else f"the loss is {G.loss}"
-        layers = loss if net.is_chain else "for dense layers only"
-        why = layers if net.is_linear else "the network is not linear"
-        spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))
+    spaces.append(_linear_map(G))
 
     limit = G.memory_limit
     if limit is not None:
@@ -194,6 +198,29 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
         vector_block=core["vector_block"],
         memory=core["bytes_forward"] + core["bytes_rows"] + core["bytes_workspace"],
     )
+
+
+def _linear_map(G: GaussNewton) -> Space:
+    """The space of the linear map, stored for convolutions and by products for dense layers."""
+    net, n, k = G.net, len(G.X), G.outputs
+    rank = min(n, G.X[0].size + any(layer.bias is not None for layer in net.dense))
+    why = "weights differ between outputs" if G.loss == "mse" else f"the loss is {G.loss}"
+    why = "" if G.loss_at.is_scalar else why
+    if not net.is_linear:
+        why = "the network is not linear"
+    elif not net.is_chain:
+        linear = G.convolution
+        if isinstance(linear, str):
+            why = why or linear
+        elif not why:
+            size = linear.channels * min(linear.columns, n * len(linear.patches.pixels))
+            flops = conv_dual_flops(linear, n) + size**3 / 2
+            return Space("linear map", size, flops, conv_dual_bytes(linear, G.dtype.itemsize))
+    if why:
+        return Space("linear map", k * rank, float("inf"), 0.0, why)
+    chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
+    small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
+    return Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank))
 
 
 def _why(G: GaussNewton, core: dict[str, Any]) -> str:

@@ -8,16 +8,21 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound
+from gnfast.bounds.conv import FORMS as CONV_FORMS
+from gnfast.bounds.conv import conv, conv_forms
 from gnfast.bounds.deep import deep
+from gnfast.bounds.inputs import is_dense
 from gnfast.bounds.linear import linear, linear_forms
 from gnfast.bounds.relu import relu
 from gnfast.bounds.residual import residual
 from gnfast.losses import check_loss
 from gnfast.networks import Network
 
-__all__ = ["Bound", "all", "deep", "linear", "relu", "residual"]
+__all__ = ["Bound", "all", "conv", "deep", "linear", "relu", "residual"]
 
 SINGLE_LAYER_WIDTH = 1024  # the singular values of a square layer of this width take about a second
+
+CONV_SIZE = 2000  # the eigenvalues of one U_l U_l^T of this size take about a second
 
 
 def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
@@ -25,10 +30,12 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
 
     Networks with skips are among those of `linear`. The forms "layers" and "apriori" are left out beyond a width of
     1,024: they need the singular values of every weight and are never tighter than the others. So is `deep` for linear
-    networks and mean squares, where it costs most and sees least.
+    networks and mean squares, where it costs most and sees least; and those of convolutions where w_eff has more than
+    2,000 entries.
 
     Args:
-        net: Dense layers and activations.
+        net: Any network; there are bounds for dense layers, activations and residual blocks, and for linear networks of
+            convolutions.
         X: Data (n, d), of the network's dtype.
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson"; for all but "mse" there is only `deep`.
 
@@ -39,13 +46,14 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
         ValueError: An unknown loss, or data that do not fit the network.
         TypeError: Data of another dtype than the network's.
     """
-    if not net.is_chain:
-        return []  # each function refuses such a network with the reason
-    loss = check_loss(loss, net.out_features)
-    if loss == "mse" and net.is_linear:
-        narrow = max(net.widths) <= SINGLE_LAYER_WIDTH
+    outputs = net.output_shape(net.check_samples(X).shape[1:])
+    loss = check_loss(loss, outputs[-1])
+    if loss == "mse" and is_dense(net) and net.is_linear:
+        narrow = net.is_chain and max(net.widths) <= SINGLE_LAYER_WIDTH
         forms = ["joint", "matrix", "convex", "equality", "loose", *["layers"] * narrow]
         found = [*linear_forms(net, X, forms), *[residual(net, X, "apriori")] * narrow]
+    elif not is_dense(net):
+        found = conv_forms(net, X, CONV_FORMS, CONV_SIZE) if loss == "mse" else []
     else:
         found = [deep(net, X, loss), *[relu(net, X)] * (loss == "mse")]
     return sorted((bound for bound in found if bound.applies), key=lambda bound: bound.value)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gnfast.bounds.bound import FloatArray
+from gnfast.bounds.paths import after, before, dense_layers, effective
 from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
 from gnfast.layers import Dense
 from gnfast.networks import Network
@@ -61,16 +62,6 @@ def has_bias(dense: Sequence[Dense]) -> bool:
     return any(layer.bias is not None for layer in dense)
 
 
-def effective(layer: Dense) -> FloatArray:
-    """weight + skip * I, rectangular identity, (out, in) in float64."""
-    weight = np.asarray(layer.weight, np.float64)
-    if layer.skip:
-        weight = weight.copy()
-        diagonal = np.arange(min(weight.shape))
-        weight[diagonal, diagonal] += layer.skip
-    return weight
-
-
 def augmented(layer: Dense) -> FloatArray:
     """[[W, b], [0, 1]]: the layer as a linear map of (a, 1)."""
     weight = effective(layer)
@@ -96,39 +87,27 @@ class Chains:
 
 def chains(net: Network, inputs: InputRange) -> Chains:
     """All partial products of a linear network, O(sum_l m_l m_{l-1} (k + r)) flops."""
-    P, Q = _left_grams(net.dense), _right_grams(net.dense, inputs)
-    terms = max(*net.widths, inputs.samples)
+    dense, one = dense_layers(net.layers), inputs.basis[-1]  # `one` is read only where there are biases
+    rights = before(net.layers, inputs.basis[: len(inputs.basis) - inputs.ones], one)
+    P = np.stack([A @ A.T for A in after(net.layers, net.out_features)])
+    Q = np.stack([B.T @ B + _ones(layer, one) for layer, B in zip(dense, rights, strict=True)])
+    terms = max(inputs.samples, *(max(layer.weight.shape) for layer in dense))
     return Chains(P, Q, inputs, [eigen_ends(p, terms) for p in P], [eigen_ends(q, terms) for q in Q], terms)
 
 
-def _left_grams(dense: Sequence[Dense]) -> FloatArray:
-    left = np.eye(dense[-1].weight.shape[0])
-    grams = [left]
-    for layer in dense[:0:-1]:
-        left = left @ effective(layer)
-        grams.append(left @ left.T)
-    return np.stack(grams[::-1])
-
-
-def _right_grams(dense: Sequence[Dense], inputs: InputRange) -> FloatArray:
-    right = inputs.basis[: dense[0].weight.shape[1]]
-    one = inputs.basis[-1]  # of (x, 1); read only where there are biases
-    grams = []
-    for layer in dense:
-        gram = right.T @ right
-        right = effective(layer) @ right
-        if layer.bias is not None:
-            gram += np.outer(one, one)
-            right += np.outer(layer.bias, one)
-        grams.append(gram)
-    return np.stack(grams)
+def _ones(layer: Dense, one: FloatArray) -> FloatArray | float:
+    """What a bias adds to Q: e e^T."""
+    return 0.0 if layer.bias is None else np.outer(one, one)
 
 
 def narrowness(net: Network, inputs: InputRange) -> str:
     """Why no layer's term P_l (x) Q_l can have full rank, judged by the widths alone; empty if one can.
 
-    Layer l's term needs r units in every hidden layer below it and k in every one above it (rank r of the inputs).
+    Layer l's term needs r units in every hidden layer below it and k in every one above it (rank r of the inputs),
+    unless something leads around these.
     """
+    if not net.is_chain:
+        return ""
     hidden, k = net.widths[1:-1], net.out_features
     r = inputs.rank - inputs.ones
     low = next((j for j, m in enumerate(hidden) if m < r), None)

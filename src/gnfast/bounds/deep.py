@@ -1,17 +1,16 @@
-"""Bounds by Schur's product theorem, for dense networks of any depth, activation, skip, bias and loss."""
+"""Bounds by Schur's product theorem, for dense and residual networks of any depth, activation, bias and loss."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
-from gnfast.bounds.chains import effective
-from gnfast.bounds.inputs import as_data, in_float64, with_ones
+from gnfast.bounds.inputs import as_data, in_float64, is_dense, with_ones
 from gnfast.bounds.spectra import Ends, gram_ends, rounding
+from gnfast.bounds.tapes import Tape
 from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
 
@@ -31,7 +30,7 @@ def deep(
     backward_gram: bool | None = None,
     weights: npt.ArrayLike | None = None,
 ) -> Bound:
-    """An upper bound on kappa(G) for a dense network of any depth, activation, skip, bias and loss.
+    """An upper bound on kappa(G) for dense layers and residual blocks of any depth, activation, bias and loss.
 
     G has the non-zero spectrum of a sum over layers of Hadamard products of two Grams, each over n,
     K[(i,a),(j,b)] = (1/n) sum_l A_l[i,j] B_l[(i,a),(j,b)]: A_l (n, n) of the layer's inputs, plus 1 1^T for a bias, B_l
@@ -41,7 +40,8 @@ def deep(
     layers, and the extreme eigenvalue over the samples is the bound.
 
     Args:
-        net: Dense layers and activations.
+        net: Dense layers, activations, factors and residual blocks of these, nested at will. A convolution would need
+            as many independent patches as there are samples times positions, which its channels hardly ever give.
         X: Data (n, d), of the network's dtype; the bound is computed in float64.
         loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank), "binary_cross_entropy", "poisson", or
             the Hessians (n, k, k) themselves, q the largest rank of one.
@@ -61,20 +61,21 @@ def deep(
 
     Reference: Horn & Johnson (1991), Topics in Matrix Analysis, section 5.3, for Schur's theorem.
     """
-    data, k = as_data(net, X), net.out_features
+    data = as_data(net, X)
+    k = net.output_shape(data.shape[1:])[-1]
     at = loss_at(loss, weights, len(data), k, net.dtype)
     n, q = len(data), at.rank
     whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
-    if reason := _narrowness(net, n, q, whole):
+    if not is_dense(net):
+        return silent(NAME, STATEMENT, "the network has other layers than dense ones, activations and residual blocks")
+    if net.is_chain and (reason := _narrowness(net, n, q, whole)):
         return silent(NAME, STATEMENT, reason)
-    net = in_float64(net)
-    inputs, derivatives = net.linearize(data)
-    extended = [with_ones(A, layer) for A, layer in zip(inputs, net.dense, strict=True)]
+    tape = Tape.of(in_float64(net), data)
+    extended = [with_ones(A, layer) for A, layer in zip(tape.inputs, tape.dense, strict=True)]
     forward = [gram_ends(A) for A in extended]
     if not whole and not any(ends.smallest > 0 for ends in forward):
         return silent(NAME, STATEMENT, f"no layer has {n} inputs that are independent to float64's precision")
-    weights = [effective(layer) for layer in net.dense]
-    blocks, backward = _backward_grams(weights, derivatives, hessian_factor(at, net(data)), whole)
+    blocks, backward = _backward_grams(tape, hessian_factor(at, tape.outputs), whole)
     upper, lower, sides = np.zeros((n, q, q)), np.zeros((n, q, q)), []
     for index, A in enumerate(extended):
         options = {"inputs": (forward[index], blocks[index])}
@@ -135,36 +136,19 @@ def _unweighted_factor(loss: str, outputs: FloatArray) -> FloatArray:
     return np.take_along_axis(s[:, :, None] * basis, np.argsort(order, axis=1)[:, :, None], axis=1)
 
 
-def _backward_grams(
-    weights: Sequence[FloatArray], derivatives: Sequence[FloatArray | None], R: FloatArray, whole: bool
-) -> tuple[FloatArray, list[Ends]]:
+def _backward_grams(tape: Tape, R: FloatArray, whole: bool) -> tuple[FloatArray, list[Ends]]:
     """Diagonal blocks B_ii (L, n, q, q) and, if `whole`, the ends of every B_l; else samples come in blocks."""
     n, _, q = R.shape
-    blocks = np.empty((len(weights), n, q, q))
-    ends = [Ends(0.0, 0.0)] * (len(weights) if whole else 0)
-    step = n if whole else max(1, BLOCK_NUMBERS // (q * max(len(W) for W in weights)))
+    blocks = np.empty((len(tape.dense), n, q, q))
+    ends = [Ends(0.0, 0.0)] * (len(tape.dense) if whole else 0)
+    step = n if whole else max(1, BLOCK_NUMBERS // (q * max(layer.out_features for layer in tape.dense)))
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        for index, B in _backward_rows(weights, derivatives, R, rows):
+        for index, B in tape.rows(R, rows):
             blocks[index, rows] = B @ B.transpose(0, 2, 1)
             if whole:
                 ends[index] = gram_ends(B.reshape(n * q, -1))
     return blocks, ends
-
-
-def _backward_rows(
-    weights: Sequence[FloatArray], derivatives: Sequence[FloatArray | None], R: FloatArray, rows: slice
-) -> Iterator[tuple[int, FloatArray]]:
-    """From the last layer to the first its index and its rows B (samples, q, m)."""
-    B = R[rows].transpose(0, 2, 1)
-    for index in reversed(range(len(weights))):
-        slope = derivatives[index]
-        if slope is not None:
-            B = B * slope[rows, None, :]
-        yield index, B
-        if index:
-            samples, q, m = B.shape
-            B = (B.reshape(samples * q, m) @ weights[index]).reshape(samples, q, -1)
 
 
 def _block_ends(blocks: FloatArray) -> Ends:

@@ -6,15 +6,21 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.layers import Activation, Dense
+from gnfast.bounds.paths import flat_layers
+from gnfast.layers import Activation, Dense, Flatten, Scale
 from gnfast.networks import Network
 
 
 def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:
-    """X (n, d) in float64, checked as the network itself would."""
-    if not net.is_chain:
-        raise ValueError(f"this bound is for networks of dense layers and activations, not {net!r}")
-    return np.asarray(net.check_samples(X), np.float64)
+    """X in float64, checked as the network itself would: (n, d), or (n, c, l) or (n, c, h, w) for images."""
+    data = net.check_samples(X)
+    net.output_shape(data.shape[1:])
+    return np.asarray(data, np.float64)
+
+
+def is_dense(net: Network) -> bool:
+    """Whether there are dense layers, activations, factors and residual blocks of these only."""
+    return all(isinstance(layer, Dense | Activation | Scale | Flatten) for layer in flat_layers(net.layers))
 
 
 def in_float64(net: Network) -> Network:
@@ -35,7 +41,10 @@ def activations(net: Network) -> list[Activation]:
 
 
 def nonlinearity(net: Network) -> str:
-    """Why a bound for linear networks does not apply; empty if it does."""
-    if net.is_linear:
-        return ""
-    return f"activation {activations(net)[0].name} is not linear; use bounds.relu or bounds.deep"
+    """Why a bound for linear networks of dense layers does not apply; empty if it does."""
+    for layer in flat_layers(net.layers):
+        if isinstance(layer, Activation) and not layer.is_linear:
+            return f"activation {layer.name} is not linear; use bounds.relu or bounds.deep"
+        if not isinstance(layer, Dense | Activation | Scale | Flatten):
+            return f"{layer!r} is no dense layer" + ("; use bounds.conv" if net.is_linear else "")
+    return ""

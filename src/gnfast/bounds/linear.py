@@ -12,8 +12,9 @@ from gnfast import _checks
 from gnfast.bounds import brackets
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
 from gnfast.bounds.brackets import Apply, inner_values, largest_end, smallest_end
-from gnfast.bounds.chains import Chains, chains, effective, has_bias, input_range, narrowness
+from gnfast.bounds.chains import Chains, chains, has_bias, input_range, narrowness
 from gnfast.bounds.inputs import as_data, nonlinearity
+from gnfast.bounds.paths import dense_layers, effective
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Ends, eigen_ends, scaled_ends, singular_ends
 from gnfast.networks import Network
@@ -72,7 +73,7 @@ def linear_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], family: s
     data = as_data(net, X)
     reason = nonlinearity(net)
     if not reason:
-        inputs = input_range(data, has_bias(net.dense))
+        inputs = input_range(data, has_bias(dense_layers(net.layers)))
         reason = "" if inputs.rank else "X is zero, and so is G"
     if reason:
         return [silent(f"{family}.{form}", STATEMENTS[form], reason) for form in forms]
@@ -168,10 +169,10 @@ def _convex(name: str, net: Network, c: Chains, form: str = "convex") -> Bound:
 
 
 def _equality(name: str, net: Network, c: Chains) -> Bound:
-    reason = ""
-    if net.depth != 2:
+    reason = _blocks(net)
+    if not reason and net.depth != 2:
         reason = f"this form is for two dense layers and the network has {net.depth}; use another form"
-    elif c.inputs.ones and net.dense[0].bias is None:
+    elif not reason and c.inputs.ones and net.dense[0].bias is None:
         reason = "layer 2 has a bias and layer 1 has none, so that kappa(Ghat) has no closed form; use another form"
     if reason:
         return silent(name, STATEMENTS["equality"], reason, _parts(c))
@@ -180,11 +181,12 @@ def _equality(name: str, net: Network, c: Chains) -> Bound:
 
 def _loose(name: str, net: Network, c: Chains) -> Bound:
     k, r = net.out_features, c.inputs.rank - c.inputs.ones
-    narrow = next((j for j, m in enumerate(net.widths[1:-1], 1) if m < max(k, r)), None)
+    hidden = net.widths[1:-1] if net.is_chain else []
+    narrow = next((j for j, m in enumerate(hidden, 1) if m < max(k, r)), None)
     reason = ""
     if narrow is not None:
         short = f"{k} outputs" if k >= r else f"rank {r} of the inputs"
-        reason = f"layer {narrow} has {net.widths[narrow]} units, fewer than the {short}; use another form"
+        reason = f"layer {narrow} has {hidden[narrow - 1]} units, fewer than the {short}; use another form"
     # A layer without any effect, u = 0, adds nothing to either end.
     ratios = [a / b if b > 0 else np.inf for a, b in zip(*_extreme_products(c), strict=True) if a > 0]
     upper, lower = c.inputs.ends
@@ -195,9 +197,16 @@ def _loose(name: str, net: Network, c: Chains) -> Bound:
 
 
 def _layers(name: str, net: Network, c: Chains) -> Bound:
+    if reason := _blocks(net):
+        return silent(name, STATEMENTS["layers"], reason, _parts(c))
     singles = [singular_ends(effective(layer)) for layer in net.dense[1:]]
     first = first_layer(net, c.inputs)
     return from_single_layers(name, STATEMENTS["layers"], net, c.inputs, first, singles, _parts(c))
+
+
+def _blocks(net: Network) -> str:
+    """Why a form that reads one layer after the other does not apply; empty if it does."""
+    return "" if net.is_chain else "the network has residual blocks or factors; use another form"
 
 
 def _extreme_products(c: Chains) -> tuple[FloatArray, FloatArray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound, Parts, quotient, silent
-from gnfast.bounds.chains import effective
 from gnfast.bounds.inputs import activations, as_data, in_float64, with_ones
+from gnfast.bounds.paths import effective
 from gnfast.bounds.spectra import gram_ends, singular_ends
 from gnfast.layers import Activation
 from gnfast.networks import Network
@@ -76,6 +76,8 @@ def _other(net: Network) -> str:
     """Why the network is not one hidden layer with a (leaky) ReLU; empty if it is."""
     if net.is_linear:
         return "the network is linear; use bounds.linear"
+    if not net.is_chain:
+        return "this bound is for dense, relu, dense and the network has other layers; use bounds.deep"
     if odd := [activation.name for activation in activations(net) if activation.name not in ("relu", "leaky_relu")]:
         return f"activation {odd[0]} is not a ReLU or leaky ReLU; use bounds.deep"
     kinds = [layer.name if isinstance(layer, Activation) else layer.kind for layer in net.layers]

@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from gnfast import _checks
 from gnfast.bounds.bound import Bound, Parts, silent
-from gnfast.bounds.chains import effective, has_bias, input_range
+from gnfast.bounds.chains import has_bias, input_range
 from gnfast.bounds.inputs import as_data, nonlinearity
 from gnfast.bounds.linear import FORMS, STATEMENTS, linear_forms
+from gnfast.bounds.paths import effective, has_blocks
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Singular, singular_ends
 from gnfast.layers import Dense
@@ -22,15 +23,27 @@ APRIORI = (
 
 
 def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
-    """An upper bound on kappa(G) for F(x) = (W_L + b_L I) ... (W_1 + b_1 I) x and the squared error.
+    """An upper bound on kappa(G) for linear networks with skips over one layer or several, and the squared error.
 
-    The derivative in W_l is that in W_l + b_l I, so every form of `bounds.linear` holds with these effective weights.
+    Over one layer, F(x) = (W_L + b_L I) ... (W_1 + b_1 I) x: the derivative in W_l is that in W_l + b_l I, so every
+    form of `bounds.linear` holds with these effective weights.
+
+    Over several, F(x) = (I + s_T V_T) ... (I + s_1 V_1) x with bodies V_t = W_q ... W_1, each block with its own
+    layers: the derivative in layer j of block t is A dW B with
+
+        A = (I + s_T V_T) ... (I + s_{t+1} V_{t+1}) s_t W_q ... W_{j+1}
+        B = W_{j-1} ... W_1 (I + s_{t-1} V_{t-1}) ... (I + s_1 V_1)
+
+    so that the forms "joint", "matrix", "convex" and "loose" hold with P = A A^T and Q = B^T B: partial products
+    include the skips of all other blocks and none of the layer's own. Likewise with layers in a shortcut and with
+    nested blocks.
+
     The form "apriori" shows what skips alone do: for a square layer s_max(W + b I) <= s_max(W) + |b| and
     s_min(W + b I) >= |b| - s_max(W), put into the form "layers". It says something where the skip of every square layer
     that has one is larger than s_max(W), the hidden widths are equal (or grow, then shrink), and no layer has a bias.
 
     Args:
-        net: A linear network with a skip in at least one layer.
+        net: A linear network of dense layers with a skip over one or more of them: a `Dense` with skip, or `Residual`.
         X: Data (n, d), of the network's dtype; the bound is computed in float64.
         form: "apriori", or a form of `bounds.linear`.
 
@@ -48,7 +61,8 @@ def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
     _checks.choice(form, "form", (*FORMS, "apriori"))
     statement = APRIORI if form == "apriori" else STATEMENTS[form]
     reason = nonlinearity(net)
-    if not reason and not any(layer.skip for layer in net.dense):
+    skips = has_blocks(net.layers) or any(layer.skip for layer in net.dense)
+    if not reason and not skips:
         reason = "no layer has a skip; use bounds.linear"
     if reason:
         as_data(net, X)
@@ -59,6 +73,8 @@ def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
 def _apriori(net: Network, X: npt.ArrayLike) -> Bound:
     name, dense = "residual.apriori", net.dense
     data = as_data(net, X)
+    if not net.is_chain:
+        return silent(name, APRIORI, "this form is for dense layers with skips over one; use another form")
     known = [_known(layer) for layer in dense]
     if has_bias(dense):
         return silent(name, APRIORI, "a layer has a bias; use another form")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gnfast.bounds.bound import Bound, Parts, product
-from gnfast.bounds.chains import InputRange, augmented, effective, narrowness
+from gnfast.bounds.chains import InputRange, augmented, narrowness
+from gnfast.bounds.paths import effective
 from gnfast.bounds.spectra import Ends, Singular, singular_ends
 from gnfast.networks import Network
 
@@ -44,7 +45,7 @@ def from_single_layers(
         above.append(Ends(above[-1].largest * single.largest, above[-1].smallest * single.over_rows))
     # What layer l sees of (x, 1): without a bias not the one, which may be all there is to see of some direction.
     one_unseen = [inputs.ones and layer.bias is None for layer in net.dense]
-    start = singular_ends(inputs.basis[: net.in_features] if one_unseen[0] else np.eye(1))
+    start = singular_ends(inputs.basis[: net.dense[0].in_features] if one_unseen[0] else np.eye(1))
     below = [Ends(start.largest, start.over_columns)]
     chain = Ends(first.largest, first.over_columns)
     for layer, single, unseen in zip(net.dense[1:], singles, one_unseen[1:], strict=True):

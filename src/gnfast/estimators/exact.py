@@ -9,6 +9,7 @@ import scipy.sparse
 
 from gnfast import _checks
 from gnfast._arrays import Array
+from gnfast.conv_dual import ConvDual
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
@@ -31,6 +32,8 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
         return Known(values, "entries of the matrix")
     if isinstance(A, matrices.Stored):
         return Known(A.lower.diagonal().astype(np.float64), "entries of the matrix")
+    if isinstance(A, ConvDual):
+        return Known(A.to_dense().diagonal().astype(np.float64), "entries of the matrix")
     if isinstance(A, Gram):
         return Known(A.diagonal(), "norms of the Jacobian's rows")
     if isinstance(A, LinearDual):

@@ -1,0 +1,96 @@
+"""Circular convolutions frequency by frequency, where the Jacobian is that of a dense network a frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
+from gnfast.bounds.spectra import EPS, rounding
+from gnfast.patches import Chain, Step
+
+STATEMENT = (
+    "kappa(G) <= max_f lambda_max(sum_l P_lf (x) S_f Q_lf S_f) / min_f lambda_min(sum over kernels as large as the "
+    "image), P_lf, Q_lf Grams of the partial products of the kernels' transforms at frequency f, S_f^2 the data's power"
+)
+ComplexArray = npt.NDArray[np.complexfloating]
+
+
+def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
+    """The transform of w_eff is a product of those of the kernels, a dense linear network at every frequency.
+
+    A kernel as large as the image has all its frequencies to itself, so that its term is block diagonal: with all
+    kernels of that size G is, and the bound is an equality. A smaller kernel only sees a projection of its frequencies:
+    its term is between zero and that of a kernel as large as the image.
+    """
+    if reason := _other(chain):
+        return silent(name, STATEMENT, reason)
+    spectrum, transfers = _spectra(chain, data), [_transfer(step, chain.patches.shape[1:]) for step in chain.steps]
+    power, vectors = np.linalg.eigh(spectrum)
+    cut = EPS * max(len(data), power.shape[-1])
+    top = power.max()
+    if not top > 0:
+        return silent(name, STATEMENT, "X is zero, and so is G")
+    large = [step.taps == chain.patches.shape[1:] for step in chain.steps]
+    highest, lowest = 0.0, math.inf
+    for f in range(len(power)):
+        kept = power[f] > cut * top
+        if not kept.any():
+            continue
+        terms = _terms([transfer[f] for transfer in transfers], vectors[f][:, kept] * np.sqrt(power[f][kept]))
+        size = len(terms[0])
+        above = np.linalg.eigvalsh(np.sum(terms, axis=0))
+        below = np.linalg.eigvalsh(np.sum([term for term, whole in zip(terms, large, strict=True) if whole], axis=0))
+        margin = rounding(size, len(data)) * above[-1]
+        highest, lowest = max(highest, above[-1] + margin), min(lowest, below[0] - margin)
+    lowest = max(lowest, 0.0)
+    parts: Parts = {"large": np.array(large), "lambda_max_upper": float(highest), "lambda_min_lower": float(lowest)}
+    return quotient(name, STATEMENT, float(highest), float(lowest), parts)
+
+
+def _other(chain: Chain) -> str:
+    """Why the network does not fall apart into frequencies; empty if it does."""
+    image = chain.patches.shape[1:]
+    if len(chain.patches.pixels) != math.prod(image) or any(step.stride != (1, 1) for step in chain.steps):
+        return "only circular convolutions with outputs at all positions of the image have frequencies of their own"
+    if chain.affine or any(step.offset is None or step.groups > 1 for step in chain.steps):
+        return "this form is for convolutions without biases, groups and fixed layers; use another form"
+    if any(taps > size for step in chain.steps for taps, size in zip(step.span, image, strict=True)):
+        return "a kernel is larger than the image; use another form"
+    if not any(step.taps == image for step in chain.steps):
+        return "no kernel is as large as the image, so that no frequency is trained by itself; use another form"
+    return ""
+
+
+def _spectra(chain: Chain, data: FloatArray) -> ComplexArray:
+    """The second moment (frequencies, c, c) of the data's transforms."""
+    n, image = len(data), chain.patches.shape
+    transforms = np.fft.fft2(data.reshape(n, *image)).reshape(n, image[0], -1).transpose(2, 1, 0)
+    moments: ComplexArray = transforms @ transforms.conj().transpose(0, 2, 1) / n
+    return moments
+
+
+def _transfer(step: Step, image: Sequence[int]) -> ComplexArray:
+    """(frequencies, out, in): sum over taps t of K[:, :, t] exp(2 pi i f t)."""
+    out, into = step.kernel.shape[:2]
+    spread = np.zeros((out, into, *image))
+    spread[:, :, *(slice(0, span, d) for span, d in zip(step.span, step.dilation, strict=True))] = step.kernel
+    found: ComplexArray = np.fft.fft2(spread).conj().reshape(out, into, -1).transpose(2, 0, 1)
+    return found
+
+
+def _terms(transfers: Sequence[ComplexArray], root: ComplexArray) -> list[ComplexArray]:
+    """P_l (x) (S Q_l S)^T of every layer at one frequency; root (c, r), root root^H the data's second moment."""
+    rights: list[ComplexArray] = [root]
+    lefts: list[ComplexArray] = [np.eye(len(transfers[-1]), dtype=complex)]
+    for transfer in transfers[:-1]:
+        rights.append(transfer @ rights[-1])
+    for transfer in transfers[:0:-1]:
+        lefts.append(lefts[-1] @ transfer)
+    return [
+        np.kron(left @ left.conj().T, (right.conj().T @ right).T)
+        for left, right in zip(lefts[::-1], rights, strict=True)
+    ]

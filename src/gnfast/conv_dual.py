@@ -1,0 +1,84 @@
+"""The structured dual of linear convolutional networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gnfast import _arrays, _core
+from gnfast._arrays import Array
+from gnfast.factors import factor_of_moment
+from gnfast.operators import Dual
+from gnfast.plan import check_memory, conv_dual_bytes
+
+if TYPE_CHECKING:
+    from gnfast.operators import GaussNewton
+
+
+class ConvDual(Dual):
+    """(I (x) C^T) U U^T (I (x) C) of a linear convolutional network (c_out r, c_out r), stored.
+
+    The network is one convolution with a kernel w_eff (c_out, c_in, s_eff); U (c_out c_in s_eff, p) is the derivative
+    of w_eff in the parameters, and C C^T the second moment of the patches of the data that the outputs see, summed over
+    the positions, mean over the samples; C (c_in s_eff, r) has full column rank. With biases w_eff has one more entry
+    per output and a patch is (x, 1). G = U^T (I (x) C C^T) U has the same non-zero spectrum.
+
+    Raises:
+        ValueError: The network is not of this kind or the loss is not "mse".
+        MemoryError: The matrix exceeds the `memory_limit`.
+
+    Reference: Zhao, Singh & Lucchi (NeurIPS 2024), for the convolution of the whole; `gnfast.patches` for how.
+    """
+
+    space = "linear map"
+
+    def __init__(self, owner: GaussNewton) -> None:
+        linear = owner.convolution
+        if isinstance(linear, str):
+            raise ValueError(
+                f"the linear dual needs dense layers, or layers that together are one convolution, but {linear}; "
+                "use gram() or dual()"
+            )
+        if not owner.loss_at.is_scalar:
+            got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
+            raise ValueError(
+                f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
+                "use gram()"
+            )
+        needed = conv_dual_bytes(linear, owner.dtype.itemsize)
+        check_memory(needed, owner.memory_limit, "the linear dual, stored,", "use gram()")
+        self._chain = linear
+        self._patches = factor_of_moment(linear.second_moment(owner.X, owner.scale, owner.weights))
+        size = linear.channels * len(self._patches)
+        total = np.zeros((size, size))
+        for term in linear.grams(self._patches):
+            total += term
+        self._dense = _arrays.read_only(_arrays.as_c_contiguous(total.astype(owner.dtype, copy=False)))
+        super().__init__(owner, _core.stored(self._dense), len(self._patches), linear.channels, interleaved=False)
+
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        np.copyto(out, self._dense)
+        return 0
+
+    def to_dense(self) -> Array:
+        """The matrix as an array (N, N), read-only, which products use."""
+        return self._dense
+
+    def _lift(self, rows: Array, out: Array) -> None:
+        self._chain.lift(rows, self._patches, out)
+
+    def _restrict(self, rows: Array, out: Array) -> None:
+        self._chain.restrict(rows, self._patches, out)
+
+    def _mean_over_outputs(self, out: Array) -> None:
+        k, r = self._copies, self._block
+        blocks = self._dense.reshape(k, r, k, r)
+        out[:] = sum(blocks[a, :, a] for a in range(k)) / k
+
+    def __repr__(self) -> str:
+        N, c_in = self.shape[0], self._chain.patches.shape[0]
+        return (
+            f"ConvDual({N} x {N}, {self._copies} channels of {c_in} x {self._chain.sizes[0]}, "
+            f"rank of the patches {self._block}, {self.dtype})"
+        )
