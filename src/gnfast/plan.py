@@ -51,6 +51,7 @@ class GramCosts:
     forming: float  # flops of the matrix
     product: float  # flops of a product without it, a vector
     more: float  # bytes that such products keep besides
+    room: float  # bytes that forming the matrix takes besides
 
 
 def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
@@ -64,12 +65,20 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             forming=float(n * rank) ** 2 * widths + 2.0 * n * (rank + 1) * weights,
             product=2.0 * n**2 * widths + 4.0 * n * rank * widths,
             more=n**2 * (len(net.dense) + 1) * item,
+            room=0.0,
         )
     p, core = G.shape[0], G.core.plan(BLOCK)
     rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
-    return GramCosts(rank * p * item, rows if stored else 0.0, float(n * rank) ** 2 * p + rows, product, 0.0)
+    return GramCosts(
+        kept=rank * p * item,
+        start=rows if stored else 0.0,
+        forming=float(n * rank) ** 2 * p + rows,
+        product=product,
+        more=0.0,
+        room=rank * p * item + core["bytes_rows"] + core["bytes_workspace"],
+    )
 
 
 def linear_dual_bytes(net: Network, rank: int) -> int:
@@ -160,7 +169,12 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
-        Space("samples", size, costs.forming + size**3 / 2, size**2 * item + costs.kept + core["bytes_forward"]),
+        Space(
+            "samples",
+            size,
+            costs.forming + size**3 / 2,
+            size**2 * item + costs.kept + costs.room + core["bytes_forward"],
+        ),
     ]
     spaces.append(_linear_map(G))
 
