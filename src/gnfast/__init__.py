@@ -1,5 +1,8 @@
 """Gauss-Newton curvature of wide neural networks: products, eigenvalues, condition numbers and their bounds."""
 
+import importlib
+from typing import Any
+
 from gnfast._checks import CopyWarning
 from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
 
@@ -36,6 +39,16 @@ from gnfast.spectrum import (
     rank,
     rank_profile,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Bridges to other libraries are imported when somebody asks for them."""
+    if name == "interop":
+        return importlib.import_module("gnfast.interop")
+    if name == "from_torch":
+        return importlib.import_module("gnfast.interop.torch").from_torch
+    raise AttributeError(f"module 'gnfast' has no attribute {name!r}")
+
 
 __version__ = build_info()["version"]
 

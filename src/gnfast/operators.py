@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -121,6 +121,10 @@ class SymmetricOperator(BlockOperator):
     def _transpose(self) -> Self:
         return self
 
+    def dual(self) -> SymmetricOperator:
+        """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
+        return self
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.
 
@@ -232,7 +236,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self)
+        return Jacobian(self.core, (len(self.X) * self.net.out_features, self.shape[1]), self.dtype)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -285,22 +289,32 @@ class GaussNewton(SymmetricOperator):
         return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
 
 
+class JacobianProducts(Protocol):
+    """Who multiplies with a Jacobian; blocks hold one vector a row."""
+
+    def jvp(self, v: Array, u: Array) -> None:
+        """u (s, n k) <- J v for each row v (s, p)."""
+
+    def vjp(self, u: Array, v: Array) -> None:
+        """v (s, p) <- J^T u for each row u (s, n k)."""
+
+
 class Jacobian(BlockOperator):
     """J (n k, p) of a network's outputs at all samples in its parameters; rows ordered (sample, output).
 
     `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
     """
 
-    def __init__(self, owner: GaussNewton) -> None:
-        self._owner = owner
-        super().__init__((len(owner.X) * owner.net.out_features, owner.shape[1]), owner.dtype)
+    def __init__(self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        super().__init__(shape, dtype)
+        self._products = products
 
     def _apply(self, rows: Array, out: Array) -> None:
-        self._owner.core.jvp(rows, out)
+        self._products.jvp(rows, out)
         _check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
 
     def _adjoint(self) -> BlockOperator:
-        return _TransposedJacobian(self._owner, self)
+        return _TransposedJacobian(self._products, self)
 
     _transpose = _adjoint
 
@@ -309,13 +323,13 @@ class Jacobian(BlockOperator):
 
 
 class _TransposedJacobian(BlockOperator):
-    def __init__(self, owner: GaussNewton, jacobian: Jacobian) -> None:
-        self._owner, self._jacobian = owner, jacobian
-        super().__init__(jacobian.shape[::-1], owner.dtype)
+    def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
+        super().__init__(jacobian.shape[::-1], jacobian.dtype)
+        self._products, self._jacobian = products, jacobian
 
     def _apply(self, rows: Array, out: Array) -> None:
         _check_finite(rows, "V")
-        self._owner.core.vjp(rows, out)
+        self._products.vjp(rows, out)
 
     def _adjoint(self) -> Jacobian:
         return self._jacobian
