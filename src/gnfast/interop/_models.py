@@ -43,7 +43,8 @@ class Model:
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        return DTYPES[self.parameters[0].dtype]
+        found: np.dtype[Any] = DTYPES[self.parameters[0].dtype]
+        return found
 
     def check_unchanged(self) -> None:
         """Kept forward passes are those of the values at first: a training step since then is an error."""
