@@ -48,7 +48,8 @@ PYTHON_HEIGHTS = {
     **dict.fromkeys(("_arrays", "_checks"), 1),
     "_core": 0,
 }
-PART_OF = {"plan": "operators"}  # files that grew out of a room's own file
+# files that grew out of a room's own file
+PART_OF = {"plan": "operators", "layers": "networks", "convolutions": "networks"}
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}
 HARD_DEPENDENCIES = {"numpy", "scipy"}

@@ -10,7 +10,7 @@
 
 namespace gnfast {
 
-enum class Method { automatic, usual, factored };
+enum class Method { automatic, usual, factored, stored };
 
 struct ProductPlan {
     Method method = Method::usual;
@@ -18,12 +18,14 @@ struct ProductPlan {
     index sample_block = 1;
     index vector_block = 1;
     double flops_usual = 0;        // per vector
-    double flops_factored = 0;     // per vector
+    double flops_factored = 0;     // per vector; 0 where it does not apply
+    double flops_stored = 0;       // per vector; 0 where it does not apply
     double flops_contraction = 0;  // the part of these that goes through the backward rows
     double flops_rows = 0;         // making those rows, once
     double bytes_forward = 0;      // the kept forward pass
-    double bytes_rows = 0;         // the kept backward rows, packed too where they are; 0 for the usual product
-    double bytes_workspace = 0;    // one block's tangents
+    double bytes_rows = 0;         // the kept backward rows, packed too where they are, or the stored rows; 0 for the usual product
+    double bytes_workspace = 0;    // one block's tangents, and the patches of some images
+    index patches = 0;             // numbers of these
 };
 
 namespace blocking {
@@ -110,6 +112,59 @@ ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Metho
     plan.sample_block = ceil_div(n, ceil_div(n, plan.sample_block));  // equal blocks, no short last one
     plan.vector_block = std::max<index>(1, std::min(rows, std::max(gemm_rows, plan.sample_block) * rows_shared_by) / plan.sample_block);
     plan.bytes_workspace = per_tangent * double(plan.sample_block) * double(plan.vector_block);
+    return plan;
+}
+
+// Numbers of patches made at a time: they should still be near when they are multiplied.
+constexpr double patches_target = 1 << 19;
+
+// Whether products with the stored rows R^T J are the faster ones for blocks of s vectors. Each number of them is read twice.
+inline bool stored_pays(const ProductPlan& plan, index s) {
+    const double read = plan.flops_stored / 2 * flops_per_number / double(std::min(s, rows_shared_by));
+    return plan.flops_stored + read + plan.flops_rows / products_expected < plan.flops_usual;
+}
+
+// The plan of a network of any layers.
+template <class B, class T>
+ProductPlan plan_general(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
+    const Account& seen = network.account();
+    const bool coupled = network.couples_samples();
+    const index r = loss::factor_rank(loss, network.outputs(), true);
+    const double each = double(n), all_rows = each * double(r), per_tangent = seen.live * sizeof(T);
+    ProductPlan plan;
+    plan.flops_usual = 2 * each * (2 * seen.first + 4 * seen.later);
+    plan.bytes_forward = each * (seen.kept + double(seen.width)) * sizeof(T);
+    const double least = plan.bytes_forward + (coupled ? each : 1) * per_tangent + seen.patches * sizeof(T);
+    if (limit > 0 && least > limit)
+        throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " + megabytes(least) +
+                                 " (forward pass " + megabytes(plan.bytes_forward) + ") but memory_limit is " + megabytes(limit) +
+                                 "; raise memory_limit or pass fewer samples");
+    const double rows_bytes = all_rows * double(network.parameters()) * sizeof(T);
+    if (!coupled) {
+        plan.flops_stored = 4 * all_rows * double(network.parameters());
+        plan.flops_rows = 2 * all_rows * (seen.first + 2 * seen.later);
+    }
+    // Without a limit the rows are kept where they leave half of the machine's memory alone.
+    const double room = limit > 0 ? limit : network.backend().available_memory() / 2;
+    const bool fits = !coupled && least + rows_bytes <= room;
+    if (wish == Method::stored && !coupled && !fits)
+        throw memory_limit_error("method=\"stored\" keeps " + megabytes(rows_bytes) + " of rows of the Jacobian beside " +
+                                 megabytes(least) + " but there is room for " + megabytes(room) +
+                                 "; raise memory_limit or use method=\"usual\"");
+    plan.method = wish != Method::automatic ? wish : fits && stored_pays(plan, rows_shared_by) ? Method::stored : Method::usual;
+    if (plan.method == Method::stored) plan.bytes_rows = rows_bytes;
+
+    // A quarter of what is left for patches, the rest for tangents: vectors that share the patches first, then samples.
+    const double left = limit > 0 ? limit - plan.bytes_forward - plan.bytes_rows : 4 * workspace_target;
+    const double patches = std::max(seen.patches, std::min(patches_target, left / 4 / sizeof(T)));
+    plan.patches = index(seen.patches > 0 ? patches : 0);
+    const double tangents = std::min(left - double(plan.patches) * sizeof(T), 2 * workspace_target) / per_tangent;
+    const index most = std::max<index>(1, index(tangents));
+    plan.vector_block = coupled ? std::max<index>(1, most / n) : std::min(rows_shared_by, most);
+    plan.sample_block = coupled ? n : std::clamp<index>(most / plan.vector_block, 1, n);
+    plan.sample_block = ceil_div(n, ceil_div(n, plan.sample_block));
+    if (plan.sample_block == n) plan.vector_block = std::max(plan.vector_block, std::min(most / n, 4 * rows_shared_by));
+    plan.bytes_workspace = per_tangent * double(plan.sample_block) * double(plan.vector_block) + double(plan.patches) * sizeof(T);
     return plan;
 }
 

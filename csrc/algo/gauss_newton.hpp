@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "algo/blocking.hpp"
+#include "algo/general.hpp"
 #include "algo/network.hpp"
 
 namespace gnfast {
@@ -24,47 +25,70 @@ class GaussNewton {
           method_(method),
           scale_(scale),
           limit_(memory_limit),
-          plan_(blocking::plan_product(network, x.rows, loss, method, memory_limit)),
+          plan_(network.is_chain() ? blocking::plan_product(network, x.rows, loss, method, memory_limit)
+                                   : blocking::plan_general(network, x.rows, loss, method, memory_limit)),
           x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
-    // Made at the first product: the linear dual never asks for it.
+    // The forward pass of a chain, made at the first product: the linear dual never asks for it.
     const ForwardPass<B, T>& pass() {
-        std::call_once(once_, [&] {
-            pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
-            if (loss_ == Loss::mse) return;  // H = I
-            kept_loss_ = network_.backend().template allocate<T>(samples() * outputs());
-            network_.backend().loss_prepare(loss_, pass_->outputs(), View<T>(kept_loss_.data(), samples(), outputs()));
-        });
+        prepare();
         return *pass_;
     }
     const ProductPlan& plan() const { return plan_; }
     // How a block of s vectors is multiplied: few vectors do not always pay for a pass over the backward rows.
     Method method_for(index s) const {
-        const bool free = method_ == Method::automatic && plan_.method == Method::factored;
-        return free && !blocking::factored_pays(plan_, s) ? Method::usual : plan_.method;
+        if (method_ != Method::automatic || plan_.method == Method::usual) return plan_.method;
+        const bool pays = plan_.method == Method::stored ? blocking::stored_pays(plan_, s) : blocking::factored_pays(plan_, s);
+        return pays ? plan_.method : Method::usual;
     }
     double memory_limit() const { return limit_; }
     index samples() const { return x_.rows; }
     index outputs() const { return network_.outputs(); }
     Loss loss() const { return loss_; }
 
-    // Rows sqrt(scale) R^T J before each dense layer. The reduced ones are kept: products and the Gram share them.
+    // The rows sqrt(scale) R_i^T of the loss, (n r, outputs).
+    Buffer factor(bool reduced) {
+        const index r = loss::factor_rank(loss_, outputs(), reduced);
+        Buffer out = network_.backend().template allocate<T>(samples() * r * outputs());
+        network_.backend().loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(out.data(), samples() * r, outputs()));
+        return out;
+    }
+
+    // Rows sqrt(scale) R^T J before each dense layer of a chain. The reduced ones are kept: products and the Gram share them.
     std::shared_ptr<const BackwardRows<B, T>> rows(bool reduced) {
         const bool same = loss::factor_rank(loss_, outputs(), reduced) == loss::factor_rank(loss_, outputs(), true);
         const std::lock_guard guard(lock_);
         if (same && rows_) return rows_;
-        B& backend = network_.backend();
         const index r = loss::factor_rank(loss_, outputs(), reduced);
-        Buffer start = backend.template allocate<T>(samples() * r * outputs());
-        backend.loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(start.data(), samples() * r, outputs()));
-        auto made = std::make_shared<const BackwardRows<B, T>>(pass(), std::move(start), r);
+        auto made = std::make_shared<const BackwardRows<B, T>>(pass(), factor(reduced), r);
         if (same) rows_ = made;
         return made;
     }
 
+    // out (count r, p): the rows factor_i J_i of some samples, factor (n r, outputs), for networks of any layers.
+    void jacobian_rows(View<const T> factor, index r, index first, index count, View<T> out) {
+        prepare();
+        const std::lock_guard guard(lock_workspace_);
+        general_->rows(factor, r, first, count, out);
+    }
+    // All rows sqrt(scale) R^T J (n r, p), reduced, where products are made with them, else nothing.
+    View<const T> stored_rows() {
+        if (plan_.method != Method::stored) return {};
+        const index r = loss::factor_rank(loss_, outputs(), true), p = network_.parameters();
+        const std::lock_guard guard(lock_);
+        if (stored_.size() == 0) {
+            Buffer made = network_.backend().template allocate<T>(samples() * r * p);
+            const Buffer start = factor(true);
+            jacobian_rows(View<const T>(start.data(), samples() * r, outputs()), r, 0, samples(), View<T>(made.data(), samples() * r, p));
+            stored_ = std::move(made);
+        }
+        return {stored_.data(), samples() * r, p};
+    }
+
     // out = G v for each row of v (s, p).
     void apply(View<const T> v, View<T> out) {
+        if (method_for(v.rows) == Method::stored) return apply_stored(v, out);
         if (method_for(v.rows) == Method::factored) return apply_factored(v, out);
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
@@ -87,7 +111,7 @@ class GaussNewton {
     void vjp(View<const T> u, View<T> out) {
         for_blocks(u.rows, [&](index j, index s, index i, index n) {
             const index k = outputs();
-            const Batch<T> block = tangent(0, s, n, k);
+            const Batch<T> block = general_ ? general_->cotangents(s, n) : tangent(0, s, n, k);
             for (index q = 0; q < s; ++q) network_.backend().copy(u.block(j + q, 1, i * k, n * k), View<T>(block[q].data, 1, n * k));
             vjp_block(block, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
         });
@@ -102,8 +126,21 @@ class GaussNewton {
             if (!std::isfinite(square)) throw std::invalid_argument(not_finite);
     }
 
+    void prepare() {
+        std::call_once(once_, [&] {
+            if (network_.is_chain())
+                pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
+            else
+                general_ = std::make_unique<General<B, T>>(network_, x_, plan_.patches, plan_.sample_block, plan_.vector_block);
+            if (loss_ == Loss::mse) return;  // H = I
+            kept_loss_ = network_.backend().template allocate<T>(samples() * outputs());
+            network_.backend().loss_prepare(loss_, general_ ? general_->outputs() : pass_->outputs(),
+                                            View<T>(kept_loss_.data(), samples(), outputs()));
+        });
+    }
+
     View<const T> kept_loss() {
-        pass();
+        prepare();
         return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
     }
 
@@ -112,8 +149,9 @@ class GaussNewton {
     // f(first vector, vectors, first sample, samples); one product at a time uses the work space.
     template <class F>
     void for_blocks(index s, F&& f) {
+        prepare();
         const std::lock_guard guard(lock_workspace_);
-        reserve(std::min(s, plan_.vector_block), std::min(samples(), plan_.sample_block));
+        if (!general_) reserve(std::min(s, plan_.vector_block), std::min(samples(), plan_.sample_block));
         for (index j = 0; j < s; j += plan_.vector_block)
             for (index i = 0; i < samples(); i += plan_.sample_block)
                 f(j, std::min(plan_.vector_block, s - j), i, std::min(plan_.sample_block, samples() - i));
@@ -135,6 +173,7 @@ class GaussNewton {
 
     // T_l = T_{l-1} W_l^T + A_{l-1} dW_l^T, then T_l *= D_l.
     Batch<T> jvp_block(View<const T> v, index i, index n) {
+        if (general_) return general_->jvp(v, i, n);
         B& backend = network_.backend();
         const index s = v.rows;
         std::size_t now = 1;
@@ -157,6 +196,7 @@ class GaussNewton {
 
     // dW_l += g_l^T A_{l-1}, g_{l-1} = (g_l W_l) * D_{l-1}; g lies in one of the two tangents.
     void vjp_block(Batch<T> g, index i, T beta, View<T> out) {
+        if (general_) return general_->vjp(i, g.first.rows, beta, out);
         B& backend = network_.backend();
         const index s = out.rows, n = g.first.rows;
         std::size_t now = g.first.data == tangents_[0].data() ? 0 : 1;
@@ -202,6 +242,17 @@ class GaussNewton {
         });
     }
 
+    // u = v (R^T J)^T, then out = u R^T J: 4 n r p flops a vector, however often the network uses a parameter.
+    void apply_stored(View<const T> v, View<T> out) {
+        const View<const T> rows = stored_rows();
+        B& backend = network_.backend();
+        Buffer memory = backend.template allocate<T>(v.rows * rows.rows);
+        const View<T> u(memory.data(), v.rows, rows.rows);
+        backend.gemm(Op::none, Op::transpose, T(1), v, rows, T(0), u);
+        check_finite(View<const T>(u));
+        backend.gemm(Op::none, Op::none, T(1), View<const T>(u), rows, T(0), out);
+    }
+
     void apply_packed(const BackwardRows<B, T>& backward, View<const T> v, View<T> out) {
         const std::lock_guard guard(lock_workspace_);
         if (!packed_) {
@@ -234,8 +285,9 @@ class GaussNewton {
     ProductPlan plan_;
     View<const T> x_;
     std::once_flag once_;
-    std::unique_ptr<ForwardPass<B, T>> pass_;
-    Buffer kept_loss_, projections_;
+    std::unique_ptr<ForwardPass<B, T>> pass_;  // of a chain,
+    std::unique_ptr<General<B, T>> general_;   // of any other network
+    Buffer kept_loss_, projections_, stored_;
     typename B::template factored<T> packed_;
     Buffer tangents_[2];
     std::shared_ptr<const BackwardRows<B, T>> rows_;

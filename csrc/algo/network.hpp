@@ -3,27 +3,23 @@
 
 #include <stdexcept>
 #include <utility>
-#include <variant>
 #include <vector>
 
-#include "algo/layers/activation.hpp"
-#include "algo/layers/dense.hpp"
+#include "algo/layers/layer.hpp"
 #include "core/backend.hpp"
 
 namespace gnfast {
-
-template <class T>
-using Layer = std::variant<layers::Dense<T>, layers::Activation>;
 
 template <class B, class T>
 class Network {
    public:
     using Buffer = typename B::template buffer<T>;
 
-    explicit Network(B& backend) : backend_(backend) {}
+    // inputs: numbers of a sample.
+    Network(B& backend, index inputs) : backend_(backend) { account_.width = inputs_ = inputs; }
 
-    // Weights stay where they are, unless a skip asks for W + beta I.
-    void add_dense(View<const T> weight, const T* bias, T skip) {
+    // A layer at the next place in the flat parameter vector. Weights stay where they are, unless a skip asks for W + beta I.
+    layers::Dense<T> dense(View<const T> weight, const T* bias, T skip) {
         if (skip != T(0)) {
             Buffer own = backend_.template allocate<T>(weight.rows * weight.cols);
             const View<T> sum(own.data(), weight.rows, weight.cols);
@@ -32,16 +28,31 @@ class Network {
             weight = sum;
             owned_.push_back(std::move(own));
         }
-        layers::Dense<T> layer{weight, bias, parameters_};
+        return placed(layers::Dense<T>{weight, bias, 0});
+    }
+    template <class L>
+    L placed(L layer) {
+        layer.offset = parameters_;
         parameters_ += layer.parameters();
-        layers_.emplace_back(layer);
+        return layer;
     }
 
-    void add_activation(layers::Activation activation) { layers_.emplace_back(activation); }
+    void add(Layer<T> layer) {
+        chain_ = chain_ && (std::holds_alternative<layers::Dense<T>>(layer) || std::holds_alternative<layers::Activation>(layer));
+        std::vector<Layer<T>> one;
+        one.push_back(std::move(layer));
+        gnfast::account(one, account_);
+        layers_.push_back(std::move(one.front()));
+    }
 
     B& backend() const { return backend_; }
     const std::vector<Layer<T>>& layers() const { return layers_; }
     index parameters() const { return parameters_; }
+    // Only dense layers and activations, one after another: what the Gram's tiles, the factored products and the linear dual are for.
+    bool is_chain() const { return chain_; }
+    // Whether an output depends on other samples than its own.
+    bool couples_samples() const { return false; }
+    const Account& account() const { return account_; }
 
     std::vector<const layers::Dense<T>*> dense() const {
         std::vector<const layers::Dense<T>*> found;
@@ -49,10 +60,10 @@ class Network {
             if (const auto* d = std::get_if<layers::Dense<T>>(&layer)) found.push_back(d);
         return found;
     }
-    index inputs() const { return dense().front()->fan_in(); }
-    index outputs() const { return dense().back()->fan_out(); }
+    index inputs() const { return inputs_; }
+    index outputs() const { return account_.width; }
 
-    // The widest thing that a sample's tangent passes through.
+    // The widest thing that a sample's tangent passes through in a chain.
     index max_width() const {
         index width = 0;
         for (const auto* d : dense()) width = std::max(width, d->fan_out());
@@ -61,12 +72,15 @@ class Network {
 
    private:
     B& backend_;
+    index inputs_;
     std::vector<Layer<T>> layers_;
     std::vector<Buffer> owned_;
     index parameters_ = 0;
+    bool chain_ = true;
+    Account account_;
 };
 
-// What a product needs of the forward pass: per dense layer its input, per activation its derivative.
+// What a product needs of the forward pass of a chain: per dense layer its input, per activation its derivative.
 template <class B, class T>
 class ForwardPass {
    public:

@@ -6,6 +6,7 @@
 #include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
 #include "algo/linear_dual.hpp"
+#include "algo/rows_gram.hpp"
 #include "api/dispatch.hpp"
 
 namespace gnfast::api {
@@ -17,37 +18,83 @@ template <class T>
 layers::Activation activation(const ActivationSpec& spec) {
     using Kind = layers::Activation::Kind;
     static const std::map<std::string, Kind> kinds{
-        {"relu", Kind::relu}, {"leaky_relu", Kind::leaky_relu}, {"tanh", Kind::tanh}, {"gelu", Kind::gelu}, {"sigmoid", Kind::sigmoid}};
+        {"relu", Kind::relu},           {"leaky_relu", Kind::leaky_relu}, {"tanh", Kind::tanh}, {"gelu", Kind::gelu},
+        {"gelu_tanh", Kind::gelu_tanh}, {"sigmoid", Kind::sigmoid},       {"silu", Kind::silu}, {"elu", Kind::elu},
+        {"softplus", Kind::softplus}};
     const auto found = kinds.find(spec.name);
     if (found == kinds.end()) throw std::invalid_argument("activation '" + spec.name + "' is not known to the core");
     return {found->second, spec.slope};
 }
 
+// Specs as layers, `width` being what the one before gives.
+template <class T>
+struct Reader {
+    gnfast::Network<B, T>& network;
+
+    std::vector<Layer<T>> read_all(const std::vector<LayerSpec>& specs, index& width) {
+        std::vector<Layer<T>> out;
+        for (const LayerSpec& spec : specs)
+            out.push_back(std::visit([&](const auto& one) -> Layer<T> { return read_one(one, width); }, spec));
+        return out;
+    }
+    static void chain(index& width, index inputs, index outputs) {
+        if (width != inputs) throw std::invalid_argument("layers do not chain");
+        width = outputs;
+    }
+
+    Layer<T> read_one(const DenseSpec& spec, index& width) {
+        chain(width, spec.weight.cols, spec.weight.rows);
+        return network.dense(read<T>(spec.weight), static_cast<const T*>(spec.bias), T(spec.skip));
+    }
+    Layer<T> read_one(const ActivationSpec& spec, index&) { return activation<T>(spec); }
+    Layer<T> read_one(const ConvolutionSpec& spec, index& width) {
+        const auto layer =
+            network.placed(layers::Convolution<T>{read<T>(spec.weight), static_cast<const T*>(spec.bias), spec.windows, spec.groups, 0});
+        if (spec.weight.cols * spec.groups != spec.windows.patch() || spec.weight.rows % spec.groups != 0)
+            throw std::invalid_argument("a convolution's weight does not fit its windows");
+        chain(width, layer.inputs(), layer.outputs());
+        return layer;
+    }
+    Layer<T> read_one(const PoolSpec& spec, index& width) {
+        const layers::Pool<T> layer{spec.max, spec.windows};
+        chain(width, layer.inputs(), layer.outputs());
+        return layer;
+    }
+    Layer<T> read_one(const ScaleSpec& spec, index&) { return layers::Scale{spec.factor}; }
+    Layer<T> read_one(const ResidualSpec& spec, index& width) {
+        layers::Residual<T> block;
+        block.scale = spec.scale;
+        index through = width, beside = width;
+        block.body = read_all(spec.body, through);
+        block.shortcut = read_all(spec.shortcut, beside);
+        if (through != beside) throw std::invalid_argument("a residual block's body and shortcut do not fit");
+        width = through;
+        return block;
+    }
+};
+
 template <class T>
 class NetworkOf final : public Network {
    public:
-    explicit NetworkOf(const std::vector<LayerSpec>& specs) : network(backend()) {
-        index width = -1;
-        for (const LayerSpec& spec : specs) {
-            if (const auto* dense = std::get_if<DenseSpec>(&spec)) {
-                if (width >= 0 && dense->weight.cols != width) throw std::invalid_argument("layers do not chain");
-                width = dense->weight.rows;
-                network.add_dense(read<T>(dense->weight), static_cast<const T*>(dense->bias), T(dense->skip));
-            } else {
-                network.add_activation(activation<T>(std::get<ActivationSpec>(spec)));
-            }
-        }
-        if (width < 0) throw std::invalid_argument("a network needs at least one dense layer");
+    NetworkOf(index inputs, const std::vector<LayerSpec>& specs) : network(backend(), inputs) {
+        index width = inputs;
+        for (Layer<T>& layer : Reader<T>{network}.read_all(specs, width)) network.add(std::move(layer));
+        if (network.parameters() == 0) throw std::invalid_argument("a network needs at least one layer with parameters");
     }
     DType dtype() const override { return dtype_of<T>; }
     index inputs() const override { return network.inputs(); }
     index outputs() const override { return network.outputs(); }
     index parameters() const override { return network.parameters(); }
     void forward(Array x, Array out) const override {
-        const ForwardPass<B, T> pass(network, read<T>(x));
-        backend().copy(pass.outputs(), view<T>(out));
+        if (network.is_chain()) {
+            const ForwardPass<B, T> pass(network, read<T>(x));
+            return backend().copy(pass.outputs(), view<T>(out));
+        }
+        Workspace<B, T> work(backend());
+        backend().copy(GeneralPass<B, T>(work, network.layers(), read<T>(x)).outputs(), view<T>(out));
     }
     void linearize(Array x, const std::function<void(const Kept&)>& f) const override {
+        if (!network.is_chain()) throw std::invalid_argument("only chains of dense layers and activations are linearized");
         const ForwardPass<B, T> pass(network, read<T>(x));
         for (std::size_t l = 0; l < network.layers().size(); ++l) {
             const View<const T> kept = pass.kept(l);
@@ -71,14 +118,21 @@ class GaussNewtonOf final : public GaussNewton {
     void vjp(Array u, Array v) override { self.vjp(read<T>(u), view<T>(v)); }
     const ProductPlan& plan() const override { return self.plan(); }
     Method method_for(index vectors) const override { return self.method_for(vectors); }
+    bool couples_samples() const override { return self.network().couples_samples(); }
     index samples() const override { return self.samples(); }
     index outputs() const override { return self.outputs(); }
-    void diagonal(Array out) override { gauss_newton_diagonal(self, view<T>(out)); }
+    void diagonal(Array out) override {
+        if (self.network().is_chain())
+            gauss_newton_diagonal(self, view<T>(out));
+        else
+            general_diagonal(self, view<T>(out));
+    }
 
     gnfast::GaussNewton<B, T> self;
 };
 
-template <class T>
+// S: the dual of chains or that of all other networks.
+template <class T, class S>
 class GramOf final : public Gram {
    public:
     GramOf(GaussNewtonOf<T>& owner, bool reduced) : self_(owner.self, reduced) {}
@@ -93,7 +147,7 @@ class GramOf final : public Gram {
     void restrict_to_samples(Array v, Array out) override { self_.restrict_to_samples(read<T>(v), view<T>(out)); }
 
    private:
-    gnfast::Gram<B, T> self_;
+    S self_;
 };
 
 template <class T>
@@ -164,8 +218,8 @@ class CholeskyInverseOf final : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers) {
-    return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(layers); });
+std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers) {
+    return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(inputs, layers); });
 }
 
 std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
@@ -177,7 +231,9 @@ std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, 
 
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced) {
     return by_dtype(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
-        return std::make_unique<GramOf<T>>(dynamic_cast<GaussNewtonOf<T>&>(gauss_newton), reduced);
+        auto& owner = dynamic_cast<GaussNewtonOf<T>&>(gauss_newton);
+        if (owner.self.network().is_chain()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced);
+        return std::make_unique<GramOf<T, RowsGram<B, T>>>(owner, reduced);
     });
 }
 

@@ -11,6 +11,7 @@
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
 #include "core/types.hpp"
+#include "core/windows.hpp"
 
 namespace gnfast::api {
 
@@ -33,6 +34,7 @@ class Operator {
     virtual void apply(Array in, Array out) = 0;
 };
 
+struct LayerSpec;
 struct DenseSpec {
     Array weight;
     void* bias;  // nullptr for none
@@ -42,11 +44,30 @@ struct ActivationSpec {
     std::string name;
     double slope;
 };
-using LayerSpec = std::variant<DenseSpec, ActivationSpec>;
+struct ConvolutionSpec {
+    Array weight;  // (out channels, channels / groups * taps)
+    void* bias;    // nullptr for none
+    Windows windows;
+    index groups;
+};
+struct PoolSpec {
+    bool max;
+    Windows windows;
+};
+struct ScaleSpec {
+    double factor;
+};
+struct ResidualSpec {
+    std::vector<LayerSpec> body, shortcut;
+    double scale;
+};
+struct LayerSpec : std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, ScaleSpec, ResidualSpec> {
+    using std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, ScaleSpec, ResidualSpec>::variant;
+};
 
 class Network {
    public:
-    // For each layer what a product keeps: a dense layer's input, an activation's derivative.
+    // For each layer of a chain what a product keeps: a dense layer's input, an activation's derivative.
     struct Kept {
         bool dense;
         index rows, cols;
@@ -68,6 +89,7 @@ class GaussNewton : public Operator {
     virtual void vjp(Array u, Array v) = 0;
     virtual const ProductPlan& plan() const = 0;
     virtual Method method_for(index vectors) const = 0;
+    virtual bool couples_samples() const = 0;
     virtual void diagonal(Array out) = 0;  // (1, p)
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
@@ -92,7 +114,8 @@ class LinearDual : public Dual {
     virtual void factors(Array p, Array r) const = 0;  // (L k, k) and (L r, r)
 };
 
-std::unique_ptr<Network> make_network(DType dtype, const std::vector<LayerSpec>& layers);
+// inputs: numbers of a sample.
+std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers);
 // The network and x must outlive the operator; scale multiplies the sum over samples.
 std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
                                                double memory_limit);

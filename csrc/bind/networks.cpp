@@ -1,35 +1,68 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
 
 namespace gnfast::bind {
 namespace {
 
-std::unique_ptr<api::Network> make_network(const py::list& layers) {
+// A bias (size,) or None.
+void* bias_of(const py::handle& item, api::DType dtype, index size) {
+    if (item.is_none()) return nullptr;
+    const auto vector = py::cast<py::array>(item);
+    if (dtype_of(vector) != dtype || vector.ndim() != 1 || vector.shape(0) != size || !(vector.flags() & py::array::c_style))
+        throw py::value_error("a bias passed to the core does not fit its weight");
+    return const_cast<void*>(vector.data());
+}
+
+// (size, kernel, stride, dilation, before, positions)
+Axis axis_of(const py::handle& item) {
+    const auto v = py::cast<std::array<index, 6>>(item);
+    if (*std::min_element(v.begin(), v.begin() + 4) < 1 || v[4] < 0 || v[5] < 1)
+        throw py::value_error("windows passed to the core have no positions");
+    return {v[0], v[1], v[2], v[3], v[4], v[5]};
+}
+
+// (channels, y, x, circular)
+Windows windows_of(const py::handle& item) {
+    const auto windows = py::cast<py::tuple>(item);
+    return {py::cast<index>(windows[0]), axis_of(windows[1]), axis_of(windows[2]), py::cast<bool>(windows[3])};
+}
+
+// Layers as tuples, the name of the kind first; identities are left out.
+std::vector<api::LayerSpec> specs_of(const py::handle& layers, api::DType dtype) {
     std::vector<api::LayerSpec> specs;
-    std::optional<api::DType> dtype;
-    for (const py::handle& item : layers) {
+    for (const py::handle& item : py::cast<py::list>(layers)) {
         const auto layer = py::cast<py::tuple>(item);
         const auto kind = py::cast<std::string>(layer[0]);
         if (kind == "dense") {
-            const auto weight = py::cast<py::array>(layer[1]);
-            if (!dtype) dtype = dtype_of(weight);
-            void* bias = nullptr;
-            if (!layer[2].is_none()) {
-                const auto vector = py::cast<py::array>(layer[2]);
-                if (dtype_of(vector) != *dtype || vector.ndim() != 1 || vector.shape(0) != weight.shape(0) ||
-                    !(vector.flags() & py::array::c_style))
-                    throw py::value_error("a bias passed to the core does not fit its weight");
-                bias = const_cast<void*>(vector.data());
-            }
-            specs.emplace_back(api::DenseSpec{input(weight, *dtype, -1, -1), bias, py::cast<double>(layer[3])});
+            const api::Array weight = input(py::cast<py::array>(layer[1]), dtype, -1, -1);
+            specs.emplace_back(api::DenseSpec{weight, bias_of(layer[2], dtype, weight.rows), py::cast<double>(layer[3])});
+        } else if (kind == "convolution") {
+            const api::Array weight = input(py::cast<py::array>(layer[1]), dtype, -1, -1);
+            specs.emplace_back(
+                api::ConvolutionSpec{weight, bias_of(layer[2], dtype, weight.rows), windows_of(layer[3]), py::cast<index>(layer[4])});
+        } else if (kind == "pool") {
+            specs.emplace_back(api::PoolSpec{py::cast<bool>(layer[1]), windows_of(layer[2])});
+        } else if (kind == "scale") {
+            specs.emplace_back(api::ScaleSpec{py::cast<double>(layer[1])});
+        } else if (kind == "residual") {
+            specs.emplace_back(api::ResidualSpec{specs_of(layer[1], dtype), specs_of(layer[2], dtype), py::cast<double>(layer[3])});
+        } else if (kind != "activation") {
+            throw py::value_error("a layer of kind '" + kind + "' is not known to the core");
         } else if (py::cast<std::string>(layer[1]) != "identity") {
             specs.emplace_back(api::ActivationSpec{py::cast<std::string>(layer[1]), py::cast<double>(layer[2])});
         }
     }
-    if (!dtype) throw py::value_error("a network needs at least one dense layer");
-    return api::make_network(*dtype, specs);
+    return specs;
+}
+
+std::unique_ptr<api::Network> make_network(const py::list& layers, index inputs, const std::string& dtype) {
+    const api::DType kind = dtype == "float32" ? api::DType::float32 : api::DType::float64;
+    return api::make_network(kind, inputs, specs_of(layers, kind));
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ Method method_of(const std::string& name) {
     if (name == "auto") return Method::automatic;
     if (name == "usual") return Method::usual;
     if (name == "factored") return Method::factored;
+    if (name == "stored") return Method::stored;
     throw py::value_error("method '" + name + "' is not known to the core");
 }
 
@@ -32,11 +33,15 @@ void product(api::DType dtype, const py::array& in, index in_cols, const py::arr
 py::dict plan_of(const api::GaussNewton& self, index vectors) {
     const ProductPlan& plan = self.plan();
     py::dict out;
-    out["method"] = self.method_for(vectors) == Method::factored ? "factored" : "usual";
+    const Method method = self.method_for(vectors);
+    out["method"] = method == Method::factored ? "factored" : method == Method::stored ? "stored" : "usual";
     out["sample_block"] = plan.sample_block;
     out["vector_block"] = plan.vector_block;
     out["flops_usual"] = plan.flops_usual;
     out["flops_factored"] = plan.flops_factored;
+    out["flops_stored"] = plan.flops_stored;
+    out["flops_rows"] = plan.flops_rows;
+    out["coupled"] = self.couples_samples();
     out["bytes_forward"] = plan.bytes_forward;
     out["bytes_rows"] = plan.bytes_rows;
     out["bytes_workspace"] = plan.bytes_workspace;

@@ -60,4 +60,49 @@ struct Gelu {
     }
 };
 
+// GELU by tanh: PyTorch's approximate="tanh".
+struct GeluTanh {
+    template <class T>
+    GNFAST_HD void operator()(T z, T& value, T& derivative) const {
+        const T c = T(0.79788456080286535588), a = T(0.044715);
+        const T t = std::tanh(c * z * (T(1) + a * z * z));
+        const T half = T(0.5) * (T(1) + t), slope = c * (T(1) + T(3) * a * z * z);
+        value = z * half;
+        derivative = half + T(0.5) * z * (T(1) - t * t) * slope;
+    }
+};
+
+// z sigmoid(z)
+struct Silu {
+    template <class T>
+    GNFAST_HD void operator()(T z, T& value, T& derivative) const {
+        T sigmoid, slope;
+        Sigmoid{}(z, sigmoid, slope);
+        value = z * sigmoid;
+        derivative = sigmoid + z * slope;
+    }
+};
+
+// alpha (exp(z) - 1) for z <= 0; at 0 the derivative is alpha, PyTorch's.
+struct Elu {
+    double alpha;
+    template <class T>
+    GNFAST_HD void operator()(T z, T& value, T& derivative) const {
+        const T below = z > T(0) ? T(0) : z;  // the branch that is not taken must not overflow
+        derivative = z > T(0) ? T(1) : T(alpha) * std::exp(below);
+        value = z > T(0) ? z : T(alpha) * std::expm1(below);
+    }
+};
+
+// log(1 + exp(z)); PyTorch's goes over to z at z = 20, which is the same to all digits of float32 but 2e-9 off in float64.
+struct Softplus {
+    template <class T>
+    GNFAST_HD void operator()(T z, T& value, T& derivative) const {
+        const T e = std::exp(-std::abs(z));
+        const bool linear = z > T(20);
+        value = linear ? z : (z > T(0) ? z : T(0)) + std::log1p(e);
+        derivative = linear ? T(1) : z >= T(0) ? T(1) / (T(1) + e) : e / (T(1) + e);
+    }
+};
+
 }  // namespace gnfast::pointwise

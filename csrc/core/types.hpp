@@ -50,6 +50,24 @@ struct Batch {
     View<T> operator[](index i) const { return {first.data + i * step, first.rows, first.cols, first.stride}; }
 };
 
+// Batches of batches: member (j, i) lies j * outer_step + i * inner_step elements behind the first. As an output, inner_step 0
+// asks for the sum over i.
+template <class T>
+struct Grid {
+    View<T> first;
+    index outer = 1, outer_step = 0;
+    index inner = 1, inner_step = 0;
+
+    Grid(View<T> first_, index outer_, index outer_step_, index inner_, index inner_step_)
+        : first(first_), outer(outer_), outer_step(outer_step_), inner(inner_), inner_step(inner_step_) {}
+
+    template <class U>
+        requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
+    Grid(const Grid<U>& other) : Grid(other.first, other.outer, other.outer_step, other.inner, other.inner_step) {}
+
+    View<T> at(index j, index i) const { return {first.data + j * outer_step + i * inner_step, first.rows, first.cols, first.stride}; }
+};
+
 constexpr index ceil_div(index a, index b) { return (a + b - 1) / b; }
 
 }  // namespace gnfast

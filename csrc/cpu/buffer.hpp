@@ -12,6 +12,8 @@ namespace gnfast::cpu {
 // few large blocks in all: see memory.cpp.
 void* take_memory(std::size_t bytes);
 void give_memory(void* block, std::size_t bytes) noexcept;
+// Bytes that the machine could still give without swapping; infinity where it does not say.
+double available_memory();
 
 // Uninitialised memory of an array; moved, never copied.
 template <class T>

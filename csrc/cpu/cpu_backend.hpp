@@ -10,6 +10,7 @@
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
 #include "cpu/factored.hpp"
+#include "cpu/images.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/symmetric.hpp"
@@ -83,6 +84,36 @@ class CpuBackend {
             for (index task = 0; task < out.count * parts; ++task) one(task);
         } else {
             parallel_for(out.count * parts, one);
+        }
+    }
+
+    // Whole members on one thread each; sums over i one after another, cut by rows of out where there are few j.
+    template <class T>
+    void gemm_grid(Op op_a, Op op_b, T alpha, Grid<const T> a, Grid<const T> b, T beta, Grid<T> out) {
+        const index rows = out.first.rows, inner = op_a == Op::none ? a.first.cols : a.first.rows;
+        if (rows == 0 || out.first.cols == 0) return;
+        const double flops = 2.0 * double(rows) * double(out.first.cols) * double(inner) * double(out.outer * out.inner);
+        const index threads = flops < parallel_flops ? 1 : num_threads();
+        const bool sum = out.inner_step == 0 && out.inner > 1;
+        const index members = sum ? out.outer : out.outer * out.inner;
+        const bool even = members % threads == 0 || members >= 8 * threads;
+        const index parts = even ? 1 : std::min(threads, ceil_div(rows, 8));
+        const auto one = [&](index task) {
+            const index member = task / parts, first = rows * (task % parts) / parts, last = rows * (task % parts + 1) / parts;
+            const auto single = [&](index j, index i, T keep) {
+                View<const T> x = a.at(j, i);
+                x = op_a == Op::none ? x.row_range(first, last - first) : x.block(0, x.rows, first, last - first);
+                call::gemm(op_a, op_b, alpha, x, b.at(j, i), keep, out.at(j, i).row_range(first, last - first));
+            };
+            // Vectors next to each other share b, which stays in the cache.
+            if (!sum) return single(member % out.outer, member / out.outer, beta);
+            for (index i = 0; i < out.inner; ++i) single(member, i, i == 0 ? beta : T(1));
+        };
+        if (threads == 1) {
+            const SingleThreadedBlas guard;
+            for (index task = 0; task < members * parts; ++task) one(task);
+        } else {
+            parallel_for(members * parts, one);
         }
     }
 
@@ -197,6 +228,50 @@ class CpuBackend {
     void add_product(View<const T> a, View<const T> b, View<T> out) {
         parallel_rows(out.rows, out.cols, [&](index i) { kernels::multiply_accumulate(a.row(i), b.row(i), out.row(i), out.cols); });
     }
+
+    template <class T>
+    void scale_add(T alpha, View<const T> in, T beta, View<T> out) {
+        parallel_rows(out.rows, out.cols, [&](index i) { kernels::combine(alpha, in.row(i), beta, out.row(i), out.cols); });
+    }
+
+    template <class T>
+    void gather_patches(View<const T> images, const Windows& windows, View<T> patches) {
+        images::gather_patches(images, windows, patches);
+    }
+    template <class T>
+    void scatter_patches(View<const T> patches, const Windows& windows, T beta, View<T> images) {
+        images::scatter_patches(patches, windows, beta, images);
+    }
+    template <class T>
+    void pool_average(View<const T> images, const Windows& windows, T beta, View<T> out) {
+        images::pool_average(images, windows, beta, out);
+    }
+    template <class T>
+    void spread_average(View<const T> g, const Windows& windows, T beta, View<T> images) {
+        images::spread_average(g, windows, beta, images);
+    }
+    template <class T>
+    void pool_max(View<const T> images, const Windows& windows, View<T> out, View<std::int32_t> chosen) {
+        images::pool_max(images, windows, out, chosen);
+    }
+    template <class T>
+    void gather_chosen(View<const std::int32_t> chosen, Batch<const T> t, T beta, Batch<T> out) {
+        images::gather_chosen(chosen, t, beta, out);
+    }
+    template <class T>
+    void scatter_chosen(View<const std::int32_t> chosen, Batch<const T> g, T beta, Batch<T> t) {
+        images::scatter_chosen(chosen, g, beta, t);
+    }
+    template <class T>
+    void add_channels(Batch<T> x, Batch<const T> b) {
+        images::add_channels(x, b);
+    }
+    template <class T>
+    void sum_channels(Batch<const T> x, Batch<T> out) {
+        images::sum_channels(x, out);
+    }
+
+    double available_memory() { return cpu::available_memory(); }
 
     template <class T>
     void add_diagonal(View<T> out, T value) {

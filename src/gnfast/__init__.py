@@ -6,7 +6,9 @@ from typing import Any
 from gnfast._checks import CopyWarning
 from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
 
-from gnfast.networks import Activation, Dense, Linearization, Network, load, mlp  # isort: skip
+from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
+from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
+from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
 from gnfast.estimators import (
     Density,
@@ -55,6 +57,8 @@ __version__ = build_info()["version"]
 __all__ = [
     "Activation",
     "Condition",
+    "Conv1d",
+    "Conv2d",
     "ConvergenceWarning",
     "CopyWarning",
     "Dense",
@@ -63,6 +67,7 @@ __all__ = [
     "EffectiveDimension",
     "EigenInfo",
     "Estimate",
+    "Flatten",
     "GaussNewton",
     "Gram",
     "Jacobian",
@@ -72,8 +77,11 @@ __all__ = [
     "Network",
     "NystromPreconditioner",
     "Plan",
+    "Pool",
     "Rank",
     "RankProfile",
+    "Residual",
+    "Scale",
     "SolveInfo",
     "Trace",
     "Tracked",

@@ -3,97 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gnfast import _arrays, _checks, _core, _files, initializers
 from gnfast._arrays import Array
+from gnfast.convolutions import Conv1d, Conv2d, Pool
+from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain
 
-ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "gelu", "sigmoid")
 LISTED_LAYERS = 12  # repr lists the layers up to this many
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Dense:
-    """A dense layer, x -> (weight + skip * eye(out, in)) x + bias.
-
-    Args:
-        weight: (out, in), float32 or float64. Kept as a read-only view, not copied where it is in C order: do not
-            change the array afterwards.
-        bias: (out,) of the same dtype, or None for a layer without one.
-        skip: Strength of the residual connection, a rectangular identity where the layer is not square; no parameter.
-
-    Raises:
-        TypeError: Not a real array of float32 or float64, or a bias of another dtype than its weight.
-        ValueError: Another shape, an empty array, NaN or infinite values.
-    """
-
-    weight: Array
-    bias: Array | None = None
-    skip: float = 0.0
-
-    def __post_init__(self) -> None:
-        weight = _checks.array(self.weight, "weight", ("out", "in"))
-        object.__setattr__(self, "weight", _arrays.read_only(weight))
-        if self.bias is not None:
-            bias = _checks.array(self.bias, "bias", (len(weight),), weight.dtype, owner="the weight")
-            object.__setattr__(self, "bias", _arrays.read_only(bias))
-        object.__setattr__(self, "skip", _checks.real(self.skip, "skip"))
-
-    @property
-    def in_features(self) -> int:
-        """Columns of the weight."""
-        return int(self.weight.shape[1])
-
-    @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return int(self.weight.shape[0])
-
-    def parameters(self) -> list[Array]:
-        """The weight and, where there is one, the bias."""
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
-
-    def __reduce__(self) -> tuple[Any, ...]:  # through __init__: copies and unpickled layers are read-only too
-        return Dense, (self.weight, self.bias, self.skip)
-
-    def __repr__(self) -> str:
-        notes = [f"{self.in_features} -> {self.out_features}"]
-        notes += ["bias"] if self.bias is not None else []
-        notes += [f"skip {self.skip:g}"] if self.skip else []
-        return f"Dense({', '.join([*notes, self.weight.dtype.name])})"
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An elementwise activation.
-
-    Args:
-        name: "identity", "relu", "leaky_relu", "tanh", "gelu" (with the error function) or "sigmoid".
-        slope: Of leaky_relu for negative arguments; the others do not read it.
-
-    At 0 the derivative of relu is 0 and that of leaky_relu its slope, as in PyTorch.
-    """
-
-    name: str
-    slope: float = 0.01
-
-    def __post_init__(self) -> None:
-        _checks.choice(self.name, "activation", ACTIVATIONS)
-        object.__setattr__(self, "slope", _checks.real(self.slope, "slope"))
-
-    def __repr__(self) -> str:
-        return f"Activation({self})"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.slope:g}" if self.name == "leaky_relu" else self.name
-
-
-Layer: TypeAlias = Dense | Activation
+KINDS: dict[str, type[Layer]] = {
+    kind.kind: kind for kind in (Dense, Activation, Conv1d, Conv2d, Pool, Flatten, Scale, Residual)
+}
+SAMPLES = {2: ("n", "d"), 3: ("n", "c", "l"), 4: ("n", "c", "h", "w")}  # what X may be
 
 
 class Linearization(NamedTuple):
@@ -105,31 +31,37 @@ class Linearization(NamedTuple):
     """The derivative (n, m_l) of the activations that follow the layer, their product; None for the identity."""
 
 
+class Placed(NamedTuple):
+    """A network on samples of one shape."""
+
+    core: _core.Network
+    features: int
+    """Numbers of a sample."""
+    outputs: int
+    """k, those of an output."""
+
+
 class Network:
     """A feed-forward network, F(x) = its layers applied in order.
 
     Args:
-        layers: `Dense` and `Activation` in any order, at least one `Dense`, all of one dtype.
+        layers: Layers in any order that fit each other, at least one of them with parameters, all of one dtype.
 
+    Networks of `Dense`, `Activation` and, before them, `Flatten` take samples X (n, d); with other layers X may be
+    (n, c, h, w) or (n, c, l), of any size that the layers take: it is known from X. Outputs are always (n, k).
     The parameters are flat in layer order, row-major, weight before bias: the order of `torch.nn.Module.parameters()`.
     A network does not change: `with_parameters` makes another.
 
     Raises:
         TypeError: A layer of another kind, or layers of different dtypes.
-        ValueError: No `Dense`, or a layer that takes another number of features than the one before it gives.
+        ValueError: No layer with parameters, a `Dense` that takes another number of features than the one before it
+            gives, or parameters that are used twice.
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self._layers = _check_layers(layers)
         self._dense = tuple(layer for layer in self._layers if isinstance(layer, Dense))
-        self._core = _core.Network(
-            [
-                ("dense", layer.weight, layer.bias, layer.skip)
-                if isinstance(layer, Dense)
-                else ("activation", layer.name, layer.slope)
-                for layer in self._layers
-            ]
-        )
+        self._placed: dict[Shape, Placed] = {}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -137,24 +69,31 @@ class Network:
         return self._layers
 
     @property
+    def is_chain(self) -> bool:
+        """Whether there are only `Dense`, `Activation` and `Flatten`: what bounds and the linear dual are for."""
+        return all(isinstance(layer, Dense | Activation | Flatten) for layer in self._layers)
+
+    @property
     def dense(self) -> tuple[Dense, ...]:
-        """The dense layers only."""
+        """The dense layers only; those inside of residual blocks are not among them."""
         return self._dense
 
     @property
     def widths(self) -> list[int]:
-        """[d, m_1, ..., k]: what the first dense layer takes and what each one gives."""
+        """[d, m_1, ..., k]: what the first dense layer takes and what each one gives; chains of dense layers only."""
         return [self.in_features, *(layer.out_features for layer in self._dense)]
 
     @property
     def in_features(self) -> int:
-        """d, the number of features of a sample."""
+        """d, the number of features of a sample; chains of dense layers only."""
+        if not self.is_chain:
+            raise ValueError("a network with other layers than dense ones takes samples of any shape that they fit")
         return self._dense[0].in_features
 
     @property
     def out_features(self) -> int:
-        """k, the number of outputs."""
-        return self._dense[-1].out_features
+        """k, the number of outputs, where the layers alone say it."""
+        return _out_features(self._layers)
 
     @property
     def depth(self) -> int:
@@ -169,16 +108,16 @@ class Network:
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        return self._dense[0].weight.dtype
+        return self.parameters()[0].dtype
 
     @property
     def is_linear(self) -> bool:
-        """Whether every activation is the identity."""
-        return all(layer.name == "identity" for layer in self._layers if isinstance(layer, Activation))
+        """Whether all layers are linear, up to constants: every activation is the identity."""
+        return all(layer.is_linear for layer in self._layers)
 
     def parameters(self) -> list[Array]:
         """The weights and biases in flat order, read-only, not copied."""
-        return [array for layer in self._dense for array in layer.parameters()]
+        return [array for layer in self._layers for array in layer.parameters()]
 
     def with_parameters(self, parameters: Iterable[Any]) -> Network:
         """The same layers with other values.
@@ -189,51 +128,87 @@ class Network:
         """
         shapes = [array.shape for array in self.parameters()]
         values = iter(_check_parameters(parameters, "parameters", shapes))
-        return Network(
-            Dense(next(values), None if layer.bias is None else next(values), layer.skip)
-            if isinstance(layer, Dense)
-            else layer
-            for layer in self._layers
-        )
+        return Network([layer.with_parameters(values) for layer in self._layers])
+
+    def output_shape(self, shape: Sequence[int]) -> Shape:
+        """The shape of the output for a sample of `shape`: (k,).
+
+        Raises:
+            ValueError: The network does not take such samples; names the layer.
+        """
+        return chain(self._layers, tuple(_checks.integers(shape, "shape", 1)))[1]
+
+    def check_samples(self, X: Any) -> Array:
+        """X checked, (n, d) for chains of dense layers."""
+        if not self.is_chain:
+            found = _arrays.as_array(X, "X")
+            if found.ndim not in SAMPLES:
+                raise ValueError(f"X has shape {found.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
+            return _checks.array(X, "X", SAMPLES[found.ndim], self.dtype)
+        if isinstance(self._layers[0], Flatten) and (found := _arrays.as_array(X, "X")).ndim in SAMPLES:
+            X = found.reshape(len(found), -1)
+        return _checks.inputs(X, self.in_features, self.dtype)
+
+    def place(self, shape: Shape) -> Placed:
+        """The network on samples of `shape`, made once.
+
+        Raises:
+            ValueError: The network does not take such samples, or does not give vectors.
+        """
+        if shape not in self._placed:
+            specs, out = chain(self._layers, shape)
+            if len(out) != 1:
+                raise ValueError(
+                    f"the network gives {out} for samples of shape {shape} but must give vectors; "
+                    "end it with gn.Flatten()"
+                )
+            features = math.prod(shape)
+            self._placed[shape] = Placed(_core.Network(specs, features, self.dtype.name), features, out[0])
+        return self._placed[shape]
 
     def __call__(self, X: Any) -> Array:
-        """The outputs (n, k) at the samples X (n, d), of the network's dtype."""
-        X = _checks.inputs(X, self.in_features, self.dtype)
-        out = _arrays.empty((len(X), self.out_features), self.dtype)
-        self._core.forward(X, out)
+        """The outputs (n, k) at the samples X, (n, d), (n, c, l) or (n, c, h, w), of the network's dtype."""
+        X = self.check_samples(X)
+        placed = self.place(X.shape[1:])
+        out = _arrays.empty((len(X), placed.outputs), self.dtype)
+        placed.core.forward(X.reshape(len(X), -1), out)
         return out
 
     def linearize(self, X: Any) -> Linearization:
-        """The inputs of all dense layers and the derivatives of the activations at the samples X (n, d)."""
-        return Linearization(*self._core.linearize(_checks.inputs(X, self.in_features, self.dtype)))
+        """The inputs of all dense layers and the derivatives of the activations at the samples X (n, d).
+
+        Raises:
+            ValueError: The network has other layers.
+        """
+        if not self.is_chain:
+            raise ValueError(f"only chains of dense layers and activations are linearized, not {self!r}")
+        X = self.check_samples(X)
+        return Linearization(*self.place(X.shape[1:]).core.linearize(X))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to a safetensors file, whole or not at all; needs the extra `safetensors`.
 
-        The arrays are the tensors `layers.<i>.weight` and `layers.<i>.bias`, i the position in `layers`; the list of
-        layers is in the metadata. `load` reads it back.
+        The arrays are the tensors `layers.<i>.weight` and so on, i the position in `layers`; the list of layers
+        is in the metadata. `load` reads it back.
 
         Raises:
             OSError: The folder does not exist or may not be written to.
         """
-        records: list[_files.Record] = []
-        tensors: dict[str, Array] = {}
-        for i, layer in enumerate(self._layers):
-            if isinstance(layer, Dense):
-                records.append({"type": "dense", "bias": layer.bias is not None, "skip": layer.skip})
-                tensors |= dict(zip(_tensor_names(i, records[-1]), layer.parameters(), strict=True))
-            else:
-                records.append({"type": "activation", "name": layer.name, "slope": layer.slope})
-        _files.write(path, records, tensors)
+        records = [_record(layer) for layer in self._layers]
+        named = (
+            (f"layers.{i}.{name}", a) for i, layer in enumerate(self._layers) for name, a in layer.arrays().items()
+        )
+        _files.write(path, records, dict(named))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Network, (self._layers,)
 
     def __repr__(self) -> str:
-        activations = dict.fromkeys(str(layer) for layer in self._layers if isinstance(layer, Activation))
-        kind = "linear" if self.is_linear else " + ".join(activations)
+        activations = dict.fromkeys(str(layer) for layer in _flat(self._layers) if isinstance(layer, Activation))
+        kind = "linear" if self.is_linear else " + ".join(activations) or "not linear"
         count = _checks.counted(self.num_parameters, "parameter")
-        head = f"Network({_arrow(self.widths)}, {kind}, {count}, {self.dtype})"
+        what = _arrow(self.widths) if self.is_chain else _checks.counted(len(self._layers), "layer")
+        head = f"Network({what}, {kind}, {count}, {self.dtype})"
         if len(self._layers) > LISTED_LAYERS:
             return head
         return "\n".join([head, *(f"  {i:>2}  {layer!r}" for i, layer in enumerate(self._layers))])
@@ -291,52 +266,107 @@ def load(path: str | PathLike[str]) -> Network:
     """
     file, records, tensors = _files.read(path)
     try:
-        expected = [name for i, record in enumerate(records) for name in _tensor_names(i, record)]
+        expected = [f"layers.{i}.{name}" for i, record in enumerate(records) for name in _tensor_names(record)]
         if odd := sorted(set(expected) ^ set(tensors)):
             raise ValueError(f"its list of layers and its tensors disagree about {', '.join(odd)}")
-        return Network(_layer(i, record, tensors) for i, record in enumerate(records))
+        return Network(_layer(record, tensors, f"layers.{i}.") for i, record in enumerate(records))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or from a newer gnfast: {error}") from error
 
 
-def _tensor_names(i: int, record: _files.Record) -> list[str]:
-    if record["type"] != "dense":
-        return []
-    return [f"layers.{i}.{name}" for name in ("weight", "bias")[: 1 + record["bias"]]]
+def _record(layer: Layer) -> _files.Record:
+    record: _files.Record = {"type": layer.kind, **layer.options()}
+    if isinstance(layer, Residual):
+        return record | {part: [_record(one) for one in layers] for part, layers in layer.parts().items()}
+    if isinstance(layer, Dense):  # as the first layout had it
+        return record | {"bias": layer.bias is not None}
+    return record | ({"arrays": list(layer.arrays())} if layer.arrays() else {})
 
 
-def _layer(i: int, record: _files.Record, tensors: dict[str, Array]) -> Layer:
-    kind = _checks.choice(record["type"], "the type of a layer", ("dense", "activation"))
-    if kind == "activation":
-        return Activation(record["name"], record["slope"])
-    return Dense(tensors[f"layers.{i}.weight"], tensors.get(f"layers.{i}.bias"), record["skip"])
+def _tensor_names(record: _files.Record) -> list[str]:
+    if record["type"] == "dense":
+        return ["weight", "bias"][: 1 + record["bias"]]
+    parts = [(part, record[part]) for part in ("layers", "shortcut") if part in record]
+    inner = [
+        f"{part}.{i}.{name}" for part, records in parts for i, one in enumerate(records) for name in _tensor_names(one)
+    ]
+    return [*inner, *record.get("arrays", [])]
+
+
+def _layer(record: _files.Record, tensors: Mapping[str, Array], prefix: str) -> Layer:
+    kind = KINDS[_checks.choice(record["type"], "the type of a layer", tuple(KINDS))]
+    found: dict[str, Any] = {name: value for name, value in record.items() if name not in ("type", "arrays", "bias")}
+    if kind is Residual:
+        for part in found.keys() & {"layers", "shortcut"}:
+            found[part] = [_layer(one, tensors, f"{prefix}{part}.{i}.") for i, one in enumerate(found[part])]
+        return Residual(**found)
+    return kind(**found, **{name: tensors[prefix + name] for name in _tensor_names(record)})
+
+
+def _flat(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """All layers, those of residual blocks in their place."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from (inner for part in layer.parts().values() for inner in _flat(part))
+        else:
+            yield layer
+
+
+def _out_features(layers: Sequence[Layer]) -> int:
+    for layer in reversed(layers):
+        if isinstance(layer, Dense):
+            return layer.out_features
+        if isinstance(layer, Residual):
+            return _out_features(layer.layers)
+        if not isinstance(layer, Activation | Scale):
+            break
+    raise ValueError("the number of outputs depends on the shape of the samples; net.output_shape(shape) has it")
 
 
 def _check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     if not isinstance(layers, Iterable):
-        raise TypeError(f"layers is of type {type(layers).__name__} but must be a list of gn.Dense and gn.Activation")
+        raise TypeError(f"layers is of type {type(layers).__name__} but must be a list of layers such as gn.Dense")
     found = tuple(layers)
-    features, first = None, None
+    features, dtype = None, None
     for i, layer in enumerate(found):
-        if not isinstance(layer, Dense | Activation):
-            raise TypeError(f"layers[{i}] is of type {type(layer).__name__} but must be a gn.Dense or a gn.Activation")
-        if isinstance(layer, Activation):
-            continue
-        if features not in (None, layer.in_features):
+        if not isinstance(layer, Layer):
+            raise TypeError(
+                f"layers[{i}] is of type {type(layer).__name__} but must be a layer such as gn.Dense or gn.Activation"
+            )
+        if isinstance(layer, Dense) and features not in (None, layer.in_features):
             raise ValueError(
                 f"layers[{i}] takes {layer.in_features} features but the layers before it give {features}; "
                 f"pass a weight of shape ({layer.out_features}, {features})"
             )
-        first = first or layer
-        if layer.weight.dtype != first.weight.dtype:
-            raise TypeError(
-                f"layers[{i}] is {layer.weight.dtype} but the layers before it are {first.weight.dtype}; "
-                f"convert its arrays with .astype('{first.weight.dtype}')"
-            )
-        features = layer.out_features
-    if first is None:
-        raise ValueError("layers has no gn.Dense; a network needs at least one")
+        for array in layer.arrays().values():
+            dtype = dtype or array.dtype
+            if array.dtype != dtype:
+                raise TypeError(
+                    f"layers[{i}] is {array.dtype} but the layers before it are {dtype}; "
+                    f"convert its arrays with .astype('{dtype}')"
+                )
+        if isinstance(layer, Dense):
+            features = layer.out_features
+        elif not isinstance(layer, Activation | Scale):
+            features = None  # known when the shape of the samples is
+    if not any(layer.parameters() for layer in found):
+        raise ValueError("layers has none with parameters, such as gn.Dense; a network needs at least one")
+    _check_sharing(found)
     return found
+
+
+def _check_sharing(layers: Sequence[Layer]) -> None:
+    """Refuse parameters that are used twice: their derivatives would have to be added up."""
+    places = [(i, array) for i, layer in enumerate(layers) for array in layer.parameters()]
+    places.sort(key=lambda place: np.lib.array_utils.byte_bounds(place[1])[0])
+    for (i, a), (j, b) in itertools.pairwise(places):
+        if np.may_share_memory(a, b):
+            i, j = sorted((i, j))
+            where = f"layers[{i}] and layers[{j}] use" if i != j else f"layers[{i}] uses"
+            raise ValueError(
+                f"{where} the same memory for two parameters, which are not shared here; pass a copy where they are to "
+                "be parameters of their own"
+            )
 
 
 def _check_parameters(

@@ -14,9 +14,7 @@ from gnfast._arrays import Array
 from gnfast.factors import range_factor
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
-from gnfast.plan import BLOCK, Plan, check_memory, gram_rows_bytes, linear_dual_bytes, make_plan
-
-METHODS = ("auto", "usual", "factored")
+from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
 
 
 class BlockOperator(LinearOperator):  # type: ignore[misc]
@@ -177,14 +175,16 @@ class GaussNewton(SymmetricOperator):
 
     Args:
         net: The network, p parameters.
-        X: Samples (n, d), of the network's dtype; referred to, not copied.
+        X: Samples (n, d), or (n, c, h, w) or (n, c, l) where the layers take such, of the network's dtype; referred to,
+            not copied.
         loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax) or "binary_cross_entropy" (with logits).
         targets: Unused: the Gauss-Newton matrix does not depend on them. Accepted so that calls read as elsewhere.
         reduction: "mean" over samples, or "sum", which drops the factor 1/n.
         device: "cpu".
         memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit.
         method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
-            the outputs in every pre-activation kept), or "auto", by cost and memory.
+            the outputs in every pre-activation kept: chains of dense layers), "stored" (two with the rows of the
+            Jacobian, which are kept: networks with other layers), or "auto", by cost and memory.
 
     Raises:
         TypeError: Wrong kinds or dtypes.
@@ -214,16 +214,19 @@ class GaussNewton(SymmetricOperator):
             )
         self.device = _arrays.check_device(device)
         self.net = net
-        self.X = _checks.inputs(X, net.in_features, net.dtype)
-        self.loss = check_loss(loss, net.out_features)
+        self.X = net.check_samples(X)
+        placed = net.place(self.X.shape[1:])
+        self.outputs = placed.outputs
+        self.loss = check_loss(loss, self.outputs)
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
-        self.method = _checks.choice(method, "method", METHODS)
+        self.method = check_method(method, net)
         self.memory_limit = None if memory_limit is None else _checks.real(memory_limit, "memory_limit")
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(
                 f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
             )
-        core = _core.GaussNewton(net._core, self.X, self.loss, self.scale, self.method, self.memory_limit or 0.0)
+        flat = self.X.reshape(len(self.X), -1)
+        core = _core.GaussNewton(placed.core, flat, self.loss, self.scale, self.method, self.memory_limit or 0.0)
         super().__init__(core, net.dtype)
         self.core: _core.GaussNewton = core
         self._grams: dict[int, Gram] = {}
@@ -236,7 +239,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self.core, (len(self.X) * self.net.out_features, self.shape[1]), self.dtype)
+        return Jacobian(self.core, (len(self.X) * self.outputs, self.shape[1]), self.dtype)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -245,7 +248,7 @@ class GaussNewton(SymmetricOperator):
             reduced: For the softmax, whose H_i has rank k - 1: R_i (k, k - 1) instead, so that K (n (k - 1), n (k - 1))
                 is without the null directions that are known beforehand. Other losses are not changed by it.
         """
-        k = self.net.out_features
+        k = self.outputs
         rank = hessian_rank(self.loss, k) if _checks.boolean(reduced, "reduced") else k
         if rank not in self._grams:
             self._grams[rank] = Gram(self, rank)
@@ -389,9 +392,9 @@ class Gram(Dual):
 
     def __init__(self, owner: GaussNewton, rank: int) -> None:
         n = len(owner.X)
-        needed = gram_rows_bytes(owner.net, n, rank)
+        needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        core = _core.Gram(owner.core, rank < owner.net.out_features)
+        core = _core.Gram(owner.core, rank < owner.outputs)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
@@ -446,10 +449,9 @@ class LinearDual(Dual):
 
     def __init__(self, owner: GaussNewton) -> None:
         net = owner.net
-        if not net.is_linear:
-            raise ValueError(
-                f"the linear dual needs a linear network but this one is not: {net!r}; use gram() or dual()"
-            )
+        if not (net.is_linear and net.is_chain):
+            what = "a linear network but this one is not" if net.is_chain else "dense layers only but there are others"
+            raise ValueError(f"the linear dual needs {what}: {net!r}; use gram() or dual()")
         if owner.loss != "mse":
             raise ValueError(
                 f"the linear dual needs loss='mse', whose Hessian is the same for all samples, not {owner.loss!r}"
@@ -458,7 +460,7 @@ class LinearDual(Dual):
         data_range = range_factor(owner.X, owner.scale, affine)
         needed = linear_dual_bytes(net, len(data_range))
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
-        core = _core.LinearDual(net._core, data_range, affine)
+        core = _core.LinearDual(net.place(owner.X.shape[1:]).core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
 
     def factors(self) -> tuple[Array, Array]:

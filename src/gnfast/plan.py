@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gnfast import _checks
 from gnfast.losses import hessian_rank
 from gnfast.networks import Network
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # An extreme eigenvalue needs about this many products: what the spaces are compared by.
 PRODUCTS = 200
+METHODS = ("auto", "usual", "factored", "stored")
 # The least block of vectors that shares one pass over the backward rows: what a plan is made for unless told otherwise.
 BLOCK = 8
 
@@ -30,9 +32,44 @@ def check_memory(needed: float, limit: float | None, what: str, instead: str) ->
         )
 
 
-def gram_rows_bytes(net: Network, n: int, rank: int) -> int:
-    """Bytes of the backward rows that the Gram dual keeps, rank (n rank, m_l) a layer."""
-    return n * rank * sum(layer.out_features for layer in net.dense) * net.dtype.itemsize
+def check_method(method: object, net: Network) -> str:
+    """One of METHODS that the network has."""
+    found = _checks.choice(method, "method", METHODS)
+    if found == "factored" and not net.is_chain:
+        raise ValueError("method is 'factored', which is for chains of dense layers; use 'stored', 'usual' or 'auto'")
+    if found == "stored" and net.is_chain:
+        raise ValueError("method is 'stored' but chains of dense layers have 'factored', which keeps less; use that")
+    return found
+
+
+@dataclass(frozen=True)
+class GramCosts:
+    """What the Gram dual costs, N = n rank."""
+
+    kept: float  # bytes of backward rows, or, unless it is a chain, of one sample's rows of the Jacobian
+    start: float  # flops before the first product
+    forming: float  # flops of the matrix
+    product: float  # flops of a product without it, a vector
+    more: float  # bytes that such products keep besides
+
+
+def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
+    """The costs of the Gram dual with `rank` rows a sample."""
+    net, n, item = G.net, len(G.X), G.dtype.itemsize
+    if net.is_chain:
+        widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
+        return GramCosts(
+            kept=n * rank * widths * item,
+            start=2.0 * n * (rank + 1) * weights + 2.0 * n**2 * sum(sum(layer.weight.shape) for layer in net.dense),
+            forming=float(n * rank) ** 2 * widths + 2.0 * n * (rank + 1) * weights,
+            product=2.0 * n**2 * widths + 4.0 * n * rank * widths,
+            more=n**2 * (len(net.dense) + 1) * item,
+        )
+    p, core = G.shape[0], G.core.plan(BLOCK)
+    rows = core["flops_rows"] * rank / hessian_rank(G.loss, G.outputs)
+    stored = core["method"] == "stored"
+    product = core["flops_stored"] if stored else core["flops_usual"]
+    return GramCosts(rank * p * item, rows if stored else 0.0, float(n * rank) ** 2 * p + rows, product, 0.0)
 
 
 def linear_dual_bytes(net: Network, rank: int) -> int:
@@ -59,9 +96,10 @@ class Plan:
     Attributes:
         space: "parameters", "samples" or "linear map".
         spaces: All three, with size, flops of a condition number and memory.
-        method: "usual" or "factored", the product of a block of vectors in parameter space.
+        method: "usual", "factored" or "stored", the product of a block of vectors in parameter space.
         flops: Per vector of such a product.
-        flops_usual, flops_factored: The two that were compared.
+        flops_usual, flops_factored, flops_stored: Those that were compared; 0 for one that the network does not have.
+        why: Why this method.
         sample_block, vector_block: How much of the data and of a block of vectors is worked on at once.
         memory: Bytes that products keep: forward pass, backward rows, work space.
     """
@@ -72,6 +110,8 @@ class Plan:
     flops: float
     flops_usual: float
     flops_factored: float
+    flops_stored: float
+    why: str
     sample_block: int
     vector_block: int
     memory: float
@@ -82,11 +122,14 @@ class Plan:
             mark = f"<- {self._reason()}" if space.name == self.space else space.excluded
             lines.append(f"{space.name:12} {space.size:>8} {space.flops:>15.3g} {megabytes(space.memory):>14}  {mark}")
         lines.append(
-            f"product with G: {self.method}, {self.flops:.3g} flops a vector "
-            f"(usual {self.flops_usual:.3g}, factored {self.flops_factored:.3g}), "
+            f"product with G: {self.method} ({self.why}), {self.flops:.3g} flops a vector ({self._compared()}), "
             f"{self.sample_block} samples x {self.vector_block} vectors at a time, {megabytes(self.memory)}"
         )
         return "\n".join(lines)
+
+    def _compared(self) -> str:
+        flops = {"usual": self.flops_usual, "factored": self.flops_factored, "stored": self.flops_stored}
+        return ", ".join(f"{name} {value:.3g}" for name, value in flops.items() if value)
 
     def _reason(self) -> str:
         possible = sum(not space.excluded for space in self.spaces)
@@ -95,25 +138,31 @@ class Plan:
 
 def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
-    net, n, k = G.net, len(G.X), G.net.out_features
+    net, n, k = G.net, len(G.X), G.outputs
     core = G.core.plan(vectors)
-    flops = core["flops_factored"] if core["method"] == "factored" else core["flops_usual"]
-    item, p, widths = G.dtype.itemsize, G.shape[0], sum(layer.out_features for layer in net.dense)
+    flops = core[f"flops_{core['method']}"]
+    item, p = G.dtype.itemsize, G.shape[0]
 
     per_sample = hessian_rank(G.loss, k)
-    size, rows = n * per_sample, gram_rows_bytes(net, n, per_sample)
-    rank = min(n, net.in_features + any(layer.bias is not None for layer in net.dense))
+    size, costs = n * per_sample, gram_costs(G, per_sample)
+    rank = min(n, G.X[0].size + any(layer.bias is not None for layer in net.dense))
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
-        Space("samples", size, size**2 * widths + size**3 / 2, size**2 * item + rows + core["bytes_forward"]),
+        Space("samples", size, costs.forming + size**3 / 2, size**2 * item + costs.kept + core["bytes_forward"]),
     ]
-    if net.is_linear and G.loss == "mse":
+    if net.is_linear and net.is_chain and G.loss == "mse":
         chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
         small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
         spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
     else:
-        why = "the network is not linear" if not net.is_linear else f"the loss is {G.loss}"
+        why = (
+            "the network is not linear"
+            if not net.is_linear
+            else "for dense layers only"
+            if not net.is_chain
+            else f"the loss is {G.loss}"
+        )
         spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))
 
     limit = G.memory_limit
@@ -130,7 +179,22 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
         flops=flops,
         flops_usual=core["flops_usual"],
         flops_factored=core["flops_factored"],
+        flops_stored=core["flops_stored"],
+        why=_why(G, core),
         sample_block=core["sample_block"],
         vector_block=core["vector_block"],
         memory=core["bytes_forward"] + core["bytes_rows"] + core["bytes_workspace"],
     )
+
+
+def _why(G: GaussNewton, core: dict[str, Any]) -> str:
+    """Why products are made by the method that they are made by."""
+    if G.method != "auto":
+        return "asked for"
+    if core["method"] != "usual":
+        return "cheapest"
+    if core["flops_usual"] <= max(core["flops_factored"], core["flops_stored"]):
+        return "cheapest"
+    if core["coupled"]:
+        return "the samples depend on each other"
+    return "what the others keep costs more to make and to read than it saves, or does not fit in memory"

@@ -7,10 +7,10 @@
 namespace gnfast::layers {
 
 struct Activation {
-    enum class Kind { relu, leaky_relu, tanh, gelu, sigmoid };
+    enum class Kind { relu, leaky_relu, tanh, gelu, gelu_tanh, sigmoid, silu, elu, softplus };
 
     Kind kind;
-    double slope = 0;
+    double slope = 0;  // of leaky_relu
 
     // value may be z itself.
     template <class B, class T>
@@ -24,8 +24,16 @@ struct Activation {
                 return backend.apply(pointwise::Tanh{}, z, value, derivative);
             case Kind::gelu:
                 return backend.apply(pointwise::Gelu{}, z, value, derivative);
+            case Kind::gelu_tanh:
+                return backend.apply(pointwise::GeluTanh{}, z, value, derivative);
             case Kind::sigmoid:
                 return backend.apply(pointwise::Sigmoid{}, z, value, derivative);
+            case Kind::silu:
+                return backend.apply(pointwise::Silu{}, z, value, derivative);
+            case Kind::elu:
+                return backend.apply(pointwise::Elu{1.0}, z, value, derivative);
+            case Kind::softplus:
+                return backend.apply(pointwise::Softplus{}, z, value, derivative);
         }
     }
 };

@@ -2,6 +2,8 @@
 // Blocks of s vectors over n samples are (s, n, width), contiguous.
 #pragma once
 
+#include "algo/layers/kept.hpp"
+#include "algo/workspace.hpp"
 #include "core/types.hpp"
 
 namespace gnfast::layers {
@@ -51,6 +53,39 @@ struct Dense {
             const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, fan_out());
             backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
         }
+    }
+
+    // The same between layers of other kinds: see convolution.hpp for what each means.
+    template <class B>
+    void forward(Workspace<B, T>& work, View<const T> x, View<T> z) const {
+        forward(work.backend, x, z);
+    }
+    template <class B>
+    void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
+        direction(work.backend, kept.input, v, out);
+    }
+    template <class B>
+    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T) const {
+        push(work.backend, t, out);
+    }
+    template <class B>
+    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T) const {
+        pull(work.backend, g, t);
+    }
+    template <class B>
+    void gradient(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, T beta, View<T> grad) const {
+        gradient(work.backend, kept.input, g, beta, grad);
+    }
+    template <class B>
+    void sample_gradients(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> rows) const {
+        const index n = g.first.rows, step = rows.first.stride;
+        T* const at = rows.first.data + offset;
+        work.backend.gemm_grid(Op::none, Op::none, T(1),
+                               Grid<const T>(View<const T>(g.first.data, fan_out(), 1), g.count, g.step, n, fan_out()),
+                               Grid<const T>(View<const T>(kept.input.data, 1, fan_in()), g.count, 0, n, kept.input.stride), T(0),
+                               Grid<T>(View<T>(at, fan_out(), fan_in()), g.count, rows.step, n, step));
+        for (index c = 0; bias && c < g.count; ++c)
+            work.backend.copy(g[c], View<T>(at + fan_out() * fan_in() + c * rows.step, n, fan_out(), step));
     }
 
    private:

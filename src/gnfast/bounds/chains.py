@@ -15,7 +15,8 @@ import numpy as np
 
 from gnfast.bounds.bound import FloatArray
 from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
-from gnfast.networks import Dense, Network
+from gnfast.layers import Dense
+from gnfast.networks import Network
 
 
 @dataclass(frozen=True)

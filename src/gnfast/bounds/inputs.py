@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gnfast import _checks
 from gnfast.bounds.bound import FloatArray
-from gnfast.networks import Activation, Dense, Network
+from gnfast.layers import Activation, Dense
+from gnfast.networks import Network
 
 
 def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:
     """X (n, d) in float64, checked as the network itself would."""
-    return np.asarray(_checks.inputs(X, net.in_features, net.dtype), np.float64)
+    if not net.is_chain:
+        raise ValueError(f"this bound is for networks of dense layers and activations, not {net!r}")
+    return np.asarray(net.check_samples(X), np.float64)
 
 
 def in_float64(net: Network) -> Network:

@@ -8,7 +8,8 @@ from gnfast.bounds.bound import Bound, Parts, quotient, silent
 from gnfast.bounds.chains import effective
 from gnfast.bounds.inputs import activations, as_data, in_float64, with_ones
 from gnfast.bounds.spectra import gram_ends, singular_ends
-from gnfast.networks import Dense, Network
+from gnfast.layers import Activation
+from gnfast.networks import Network
 
 STATEMENT = (
     "kappa(G) <= (s_max^2(X) s_max^2(W) + s_max^2(Gam)) / (a^2 s_min^2(X) s_min^2(W) + s_min^2(Gam)), "
@@ -77,8 +78,8 @@ def _other(net: Network) -> str:
         return "the network is linear; use bounds.linear"
     if odd := [activation.name for activation in activations(net) if activation.name not in ("relu", "leaky_relu")]:
         return f"activation {odd[0]} is not a ReLU or leaky ReLU; use bounds.deep"
-    kinds = ["dense" if isinstance(layer, Dense) else layer.name for layer in net.layers]
-    kinds = [kind for kind in kinds if kind != "identity"]
+    kinds = [layer.name if isinstance(layer, Activation) else layer.kind for layer in net.layers]
+    kinds = [kind for kind in kinds if kind not in ("identity", "flatten")]
     if len(kinds) != 3 or kinds[::2] != ["dense", "dense"]:
         return f"the layers are {', '.join(kinds)} and this bound is for dense, relu, dense; use bounds.deep"
     return ""

@@ -12,7 +12,8 @@ from gnfast.bounds.inputs import as_data, nonlinearity
 from gnfast.bounds.linear import FORMS, STATEMENTS, linear_forms
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Singular, singular_ends
-from gnfast.networks import Dense, Network
+from gnfast.layers import Dense
+from gnfast.networks import Network
 
 APRIORI = (
     "kappa(G) <= kappa(Sigma) sum_l prod_{j != l} (s_max(W_j) + b_j)^2 / sum_l prod_{j != l} (b_j - s_max(W_j))^2 "

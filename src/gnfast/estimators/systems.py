@@ -216,7 +216,7 @@ def _dual_of(A: SymmetricOperator, space: str, damping: float, x0: Any, precondi
     if not isinstance(A, GaussNewton) or not possible or space == "parameters":
         return None
     # The linear map's dual has no cheap way from parameters; its networks are solved in the space of samples as others.
-    wide = A.plan().space != "parameters" and len(A.X) * A.net.out_features < A.shape[0] // 4 and backward_rows_fit(A)
+    wide = A.plan().space != "parameters" and len(A.X) * A.outputs < A.shape[0] // 4 and backward_rows_fit(A)
     return A.gram(reduced=True) if space == "dual" or wide else None
 
 

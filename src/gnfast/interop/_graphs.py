@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
-from gnfast.interop._layers import CALLS, MODULES, Unsupported
+from gnfast.interop._layers import CALLS, MODULES, UnsupportedError
 from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
 
@@ -55,7 +55,8 @@ def from_torch(module: Any) -> Network:
     except Exception as error:  # whatever the module's own code raises on a value that is not there yet
         reason = str(error).strip().splitlines()
         raise ValueError(
-            f"module {type(module).__name__} cannot be traced by torch.fx ({reason[0] if reason else error!r}); {INSTEAD}"
+            f"module {type(module).__name__} cannot be traced by torch.fx "
+            f"({reason[0] if reason else error!r}); {INSTEAD}"
         ) from error
     return Network(_Walk(module, graph).layers())
 
@@ -154,16 +155,15 @@ class _Walk:
             self.flat.append(id(tensor))
         try:
             return make()
-        except Unsupported as error:
+        except UnsupportedError as error:
             raise self._unsupported(node, str(error)) from None
 
     def _residual(self, node: Node) -> Layer:
         self._check_in_place(node)
         start = self.dominator(node)
         signs = [1.0, float(node.kwargs.get("alpha", 1.0)) * (-1 if node.target in SUBTRACTIONS else 1)]
-        branches = sorted(
-            zip(node.args[:2], signs, strict=True), key=lambda branch: self._first_parameter(branch[0], start)
-        )
+        branches = list(zip(node.args, signs, strict=True))
+        branches.sort(key=lambda branch: self._first_parameter(branch[0], start))
         made = []
         for value, sign in branches:
             layers = self.chain(start, value)

@@ -1,4 +1,4 @@
-"""Single modules and functions of PyTorch as layers. Each entry makes the layers of one, or raises `Unsupported`."""
+"""Single modules and functions of PyTorch as layers. Each entry makes the layers of one, or raises `UnsupportedError`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import gnfast as gn
 from gnfast._arrays import Array
 from gnfast.layers import Layer
 
+F = nn.functional
 
-class Unsupported(Exception):
+
+class UnsupportedError(Exception):
     """What of a module or a call has no counterpart; reads as the object of `module has`."""
 
 
@@ -24,9 +25,9 @@ def array_of(tensor: Any) -> Array | None:
     if tensor is None:
         return None
     if tensor.device.type != "cpu":
-        raise Unsupported(f"parameters on {tensor.device} (call .cpu() first)")
+        raise UnsupportedError(f"parameters on {tensor.device} (call .cpu() first)")
     if tensor.dtype not in (torch.float32, torch.float64):
-        raise Unsupported(f"parameters in {str(tensor.dtype).removeprefix('torch.')}, not in float32 or float64,")
+        raise UnsupportedError(f"parameters in {str(tensor.dtype).removeprefix('torch.')}, not in float32 or float64,")
     found: Array = tensor.detach().numpy()
     return found
 
@@ -34,7 +35,7 @@ def array_of(tensor: Any) -> Array | None:
 def _required(tensor: Any) -> Array:
     found = array_of(tensor)
     if found is None:
-        raise Unsupported("a layer without a weight")
+        raise UnsupportedError("a layer without a weight")
     return found
 
 
@@ -42,7 +43,7 @@ def _plain(name: str, module: Any, **defaults: Any) -> None:
     """Options that must have their default."""
     for option, value in defaults.items():
         if getattr(module, option, value) != value:
-            raise Unsupported(f"the module {name} with {option}={getattr(module, option)!r}")
+            raise UnsupportedError(f"the module {name} with {option}={getattr(module, option)!r}")
 
 
 # --------------------------------------------------------------------------------------------------------- modules
@@ -60,7 +61,7 @@ def convolution(
     padding_mode: str = "zeros",
 ) -> list[Layer]:
     if padding_mode not in ("zeros", "circular"):
-        raise Unsupported(f"a convolution with padding_mode={padding_mode!r}")
+        raise UnsupportedError(f"a convolution with padding_mode={padding_mode!r}")
     kind = gn.Conv2d if weight.ndim == 4 else gn.Conv1d
     return [kind(_required(weight), array_of(bias), stride, padding, padding_mode, dilation, groups)]
 
@@ -97,7 +98,7 @@ def activation(name: str, slope: float = 0.01) -> list[Layer]:
 
 def _elu(alpha: float = 1.0, inplace: bool = False) -> list[Layer]:
     if alpha != 1:
-        raise Unsupported(f"elu with alpha={alpha}")
+        raise UnsupportedError(f"elu with alpha={alpha}")
     return activation("elu")
 
 
@@ -107,7 +108,7 @@ def _gelu(approximate: str = "none") -> list[Layer]:
 
 def _softplus(beta: float = 1, threshold: float = 20) -> list[Layer]:
     if beta != 1 or threshold < 20:
-        raise Unsupported(f"softplus with beta={beta}, threshold={threshold}")
+        raise UnsupportedError(f"softplus with beta={beta}, threshold={threshold}")
     return activation("softplus")
 
 
@@ -117,13 +118,13 @@ def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> list[Lay
 
 def dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Layer]:
     if training and p > 0:
-        raise Unsupported("dropout in training mode, which is random (call eval() first),")
+        raise UnsupportedError("dropout in training mode, which is random (call eval() first),")
     return []
 
 
 def flatten(start_dim: int = 0, end_dim: int = -1) -> list[Layer]:
     if start_dim != 1 or end_dim != -1:
-        raise Unsupported(f"flatten from dimension {start_dim} to {end_dim}, not of all behind the first,")
+        raise UnsupportedError(f"flatten from dimension {start_dim} to {end_dim}, not of all behind the first,")
     return [gn.Flatten()]
 
 
@@ -132,7 +133,7 @@ def _view(*sizes: Any) -> list[Layer]:
     shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
     if len(shape) == 2 and shape[1] == -1 and _is_count(shape[0]):
         return [gn.Flatten()]
-    raise Unsupported("a reshape to anything but (n, -1)")
+    raise UnsupportedError("a reshape to anything but (n, -1)")
 
 
 def _is_count(size: Any) -> bool:
@@ -154,7 +155,7 @@ def average_pool(
 ) -> list[Layer]:
     padded = any(padding) if isinstance(padding, tuple | list) else padding != 0
     if ceil_mode or divisor_override is not None or (padded and not count_include_pad):
-        raise Unsupported("average pooling with ceil_mode, divisor_override or count_include_pad=False")
+        raise UnsupportedError("average pooling with ceil_mode, divisor_override or count_include_pad=False")
     return [gn.Pool("average", kernel_size, stride or None, padding)]
 
 
@@ -167,13 +168,13 @@ def max_pool(
     return_indices: bool = False,
 ) -> list[Layer]:
     if ceil_mode or return_indices or dilation not in (1, (1,), (1, 1)):
-        raise Unsupported("max pooling with ceil_mode, return_indices or a dilation")
+        raise UnsupportedError("max pooling with ceil_mode, return_indices or a dilation")
     return [gn.Pool("max", kernel_size, stride or None, padding)]
 
 
 def global_pool(output_size: Any) -> list[Layer]:
     if output_size not in (1, (1,), (1, 1)):
-        raise Unsupported(f"adaptive pooling to {output_size}, not to 1,")
+        raise UnsupportedError(f"adaptive pooling to {output_size}, not to 1,")
     return [gn.Pool("global_average")]
 
 
@@ -181,7 +182,7 @@ def _mean(dim: Any = None, keepdim: bool = False) -> list[Layer]:
     """The mean over height and width of images."""
     axes = sorted(axis % 4 for axis in dim) if isinstance(dim, tuple | list) and len(dim) == 2 else []
     if axes != [2, 3]:
-        raise Unsupported(f"a mean over dimensions {dim}, not over (2, 3),")
+        raise UnsupportedError(f"a mean over dimensions {dim}, not over (2, 3),")
     return [gn.Pool("global_average"), *([] if keepdim else [gn.Flatten()])]
 
 

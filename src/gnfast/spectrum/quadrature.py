@@ -12,6 +12,7 @@ import numpy as np
 from gnfast import _checks, _core
 from gnfast._arrays import Array
 from gnfast.operators import Gram, SymmetricOperator
+from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
 
 # Bytes that the Lanczos vectors of all probes may take where the operator sets no limit; beyond, they are not kept.
@@ -74,9 +75,9 @@ def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progr
     """
     if not isinstance(A, Gram) or A.is_stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
         return A
-    n, size, widths = len(A.owner.X), A.shape[0], sum(layer.out_features for layer in A.owner.net.dense)
-    products = 2 * n * (n + 2 * size // n) * widths
-    if vectors * products <= size**2 * widths + vectors * 2 * size**2:
+    size = A.shape[0]
+    costs = gram_costs(A.owner, size // len(A.owner.X))
+    if costs.start + vectors * costs.product <= costs.forming + vectors * 2 * size**2:
         return A
     K = A.new_square()
     A.form(K, report)

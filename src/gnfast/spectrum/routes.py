@@ -195,4 +195,4 @@ def _vectors_at_once(A: Dual) -> int:
 
     A vector of a linear dual is k rows by itself, which fill a matrix product from some rows on.
     """
-    return min(4, -(-8 // A.owner.net.out_features)) if isinstance(A, LinearDual) else 4
+    return min(4, -(-8 // A.owner.outputs)) if isinstance(A, LinearDual) else 4

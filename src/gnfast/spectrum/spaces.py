@@ -11,7 +11,7 @@ import numpy as np
 
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, Gram
-from gnfast.plan import gram_rows_bytes
+from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals
 from gnfast.spectrum.methods import Pairs
@@ -23,7 +23,7 @@ MEMORY_BOUND = 10.0
 
 def cheapest(G: GaussNewton, k: int) -> GaussNewton | Gram | Dual:
     """The operator that gives the k largest eigenvalues of G for the fewest flops, setting up included."""
-    net, n, plan = G.net, len(G.X), G.plan(1)
+    n, plan = len(G.X), G.plan(1)
     spaces = {space.name: space for space in plan.spaces}
     vectors = 2 * k + 10
     cost: dict[str, float] = {"parameters": vectors * plan.flops}
@@ -33,17 +33,13 @@ def cheapest(G: GaussNewton, k: int) -> GaussNewton | Gram | Dual:
         cost["linear map"] = chain
     gram = None
     rank = samples.size // n
-    rows = gram_rows_bytes(net, n, rank)
+    costs = gram_costs(G, rank)
     limit = G.memory_limit
-    if k < samples.size and (limit is None or rows + n**2 * G.dtype.itemsize * (len(net.dense) + 1) <= limit):
-        widths, size = sum(layer.out_features for layer in net.dense), samples.size
-        weights = sum(layer.weight.size for layer in net.dense)
-        setup = 2.0 * n * (rank + 1) * weights
-        loose = 2.0 * n**2 * sum(sum(layer.weight.shape) for layer in net.dense) + vectors * (
-            2.0 * n**2 * widths + 4.0 * n * rank * widths
-        )
-        stored = float(size) ** 2 * widths + vectors * MEMORY_BOUND * size**2
-        cost["samples"] = setup + min(loose, stored)
+    if k < samples.size and (limit is None or costs.kept + costs.more <= limit):
+        size = samples.size
+        loose = costs.start + vectors * costs.product
+        stored = costs.forming + vectors * MEMORY_BOUND * size**2
+        cost["samples"] = min(loose, stored)
         gram = (stored < loose and not samples.excluded) or size <= matrices.DENSE_SIZE
     best = min(cost, key=lambda name: cost[name])
     if best == "linear map":

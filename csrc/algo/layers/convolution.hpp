@@ -1,0 +1,160 @@
+// A convolution by the patches of a few images at a time and products of matrices: out_i (o, positions) = W (o, patch) patches_i.
+// The order of a sample is (channels, height, width). With groups, each has its rows of W, of the patches and of the output.
+#pragma once
+
+#include <algorithm>
+
+#include "algo/layers/kept.hpp"
+#include "algo/workspace.hpp"
+#include "core/windows.hpp"
+
+namespace gnfast::layers {
+
+template <class T>
+struct Convolution {
+    View<const T> weight;     // (out channels, channels / groups * taps)
+    const T* bias = nullptr;  // (out channels) or none
+    Windows windows;
+    index groups = 1;
+    index offset = 0;  // of the weight in the flat parameter vector; the bias follows it
+
+    index inputs() const { return windows.inputs(); }
+    index outputs() const { return weight.rows * windows.positions(); }
+    index parameters() const { return weight.rows * (weight.cols + (bias ? 1 : 0)); }
+    // Multiply-adds of one pass over one sample.
+    double gemm() const { return double(outputs()) * double(weight.cols); }
+    // Numbers of one image's patches; none where the image is its patches.
+    index patch_numbers() const { return windows.trivial() ? 0 : windows.patch() * windows.positions(); }
+
+    template <class B>
+    void forward(Workspace<B, T>& work, View<const T> x, View<T> out) const {
+        push(work, Kept<T>{}, Batch<const T>(x, 1, 0), Batch<T>(out, 1, 0), T(0));
+        if (bias) work.backend.add_channels(Batch<T>(out, 1, 0), Batch<const T>(View<const T>(bias, 1, weight.rows), 1, 0));
+    }
+
+    // out_j = the convolution of x with the direction dW_j in row j of v, plus db_j: the patches of x are made once for all j.
+    template <class B>
+    void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
+        for_patches(work, kept.input, [&](index first, View<const T> patches, index count) {
+            for (index g = 0; g < groups; ++g)
+                work.backend.gemm_grid(Op::none, Op::none, T(1), Grid<const T>(weights(v.data, g), v.rows, v.stride, count, 0),
+                                       shared(patches, g, v.rows, count), T(0), part(out, first, count, g));
+        });
+        if (bias) work.backend.add_channels(out, Batch<const T>(View<const T>(v.data + bias_offset(), 1, weight.rows), v.rows, v.stride));
+    }
+
+    // out_j = beta out_j + the convolution of t_j.
+    template <class B>
+    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T beta) const {
+        const View<T> all = flat(out);
+        for_patches(work, flat(t), [&](index first, View<const T> patches, index count) {
+            for (index g = 0; g < groups; ++g)
+                work.backend.gemm_grid(Op::none, Op::none, T(1), own_weights(g, count), shared(patches, g, 1, count), beta,
+                                       part(Batch<T>(all, 1, 0), first, count, g));
+        });
+    }
+
+    // t_j = beta t_j + the transposed convolution of g_j.
+    template <class B>
+    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T beta) const {
+        const View<const T> from = flat(g);
+        const View<T> to = flat(t);
+        const index most = images_at_a_time(work, from.rows);
+        const auto lease = work.acquire(patch_numbers() * most);
+        for (index first = 0; first < from.rows; first += most) {
+            const index count = std::min(most, from.rows - first);
+            const View<T> target = to.row_range(first, count);
+            const View<T> patches(windows.trivial() ? target.data : lease.data(), count * windows.patch(), windows.positions());
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::transpose, Op::none, T(1), own_weights(q, count),
+                                       part(Batch<const T>(from, 1, 0), first, count, q), windows.trivial() ? beta : T(0),
+                                       shared(patches, q, 1, count));
+            if (!windows.trivial()) work.backend.scatter_patches(View<const T>(patches), windows, beta, target);
+        }
+    }
+
+    // Row j of grad: dW_j = beta dW_j + sum_i g_ji patches_i^T, db_j likewise.
+    template <class B>
+    void gradient(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, T beta, View<T> grad) const {
+        for_patches(work, kept.input, [&](index first, View<const T> patches, index count) {
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::none, Op::transpose, T(1), part(g, first, count, q), shared(patches, q, g.count, count),
+                                       first == 0 ? beta : T(1), Grid<T>(weights(grad.data, q), g.count, grad.stride, count, 0));
+        });
+        if (!bias) return;
+        const index n = g.first.rows, o = weight.rows;
+        const auto lease = work.acquire(g.count * n * o);
+        const Batch<T> sums(View<T>(lease.data(), n, o), g.count, n * o);
+        work.backend.sum_channels(g, sums);
+        work.backend.sum_rows(Batch<const T>(sums), beta, Batch<T>(View<T>(grad.data + bias_offset(), 1, o), g.count, grad.stride));
+    }
+
+    // rows[c] (n, parameters of the network): row i holds g_ci patches_i^T and the sums of g_ci.
+    template <class B>
+    void sample_gradients(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> rows) const {
+        for_patches(work, kept.input, [&](index first, View<const T> patches, index count) {
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::none, Op::transpose, T(1), part(g, first, count, q), shared(patches, q, g.count, count), T(0),
+                                       Grid<T>(weights(rows.first.row(first), q), g.count, rows.step, count, rows.first.stride));
+        });
+        if (bias)
+            work.backend.sum_channels(g, Batch<T>(View<T>(rows.first.data + bias_offset(), rows.first.rows, weight.rows, rows.first.stride),
+                                                  rows.count, rows.step));
+    }
+
+   private:
+    index bias_offset() const { return offset + weight.rows * weight.cols; }
+    index out_group() const { return weight.rows / groups; }
+
+    template <class B>
+    index images_at_a_time(const Workspace<B, T>& work, index images) const {
+        return windows.trivial() ? images : std::max<index>(1, std::min(images, work.patches / patch_numbers()));
+    }
+
+    // f(first image, their patches (count patch, positions), count)
+    template <class B, class F>
+    void for_patches(Workspace<B, T>& work, View<const T> images, F&& f) const {
+        const index most = images_at_a_time(work, images.rows);
+        const auto lease = work.acquire(patch_numbers() * most);
+        for (index first = 0; first < images.rows; first += most) {
+            const index count = std::min(most, images.rows - first);
+            const View<const T> some = images.row_range(first, count);
+            const index rows = count * windows.patch();
+            if (windows.trivial()) {
+                f(first, View<const T>(some.data, rows, windows.positions()), count);
+                continue;
+            }
+            const View<T> patches(lease.data(), rows, windows.positions());
+            work.backend.gather_patches(some, windows, patches);
+            f(first, View<const T>(patches), count);
+        }
+    }
+
+    // Group g of the weights of a flat parameter vector.
+    template <class U>
+    View<U> weights(U* parameters, index g) const {
+        return {parameters + offset + g * out_group() * weight.cols, out_group(), weight.cols};
+    }
+    Grid<const T> own_weights(index g, index count) const { return {weight.row_range(g * out_group(), out_group()), 1, 0, count, 0}; }
+
+    // Group g of the patches of each image, the same for all vectors.
+    template <class U>
+    Grid<U> shared(View<U> patches, index g, index vectors, index count) const {
+        const index rows = windows.patch() / groups;
+        return {View<U>(patches.row(g * rows), rows, windows.positions()), vectors, 0, count, windows.patch() * windows.positions()};
+    }
+
+    // Group g of the outputs of the samples from `first` on.
+    template <class U>
+    Grid<U> part(Batch<U> out, index first, index count, index g) const {
+        return {View<U>(out.first.row(first) + g * out_group() * windows.positions(), out_group(), windows.positions()), out.count,
+                out.step, count, outputs()};
+    }
+
+    template <class U>
+    static View<U> flat(Batch<U> t) {
+        return {t.first.data, t.count * t.first.rows, t.first.cols};
+    }
+};
+
+}  // namespace gnfast::layers

@@ -1,0 +1,304 @@
+"""Layers as values: arrays and options, each checked once, when it is made; the core computes with them.
+
+The shape of a sample is (d,), (c, l) or (c, h, w). A layer says what it makes of such a shape, and what
+the core is told of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self, TypeAlias
+
+from gnfast import _arrays, _checks
+from gnfast._arrays import Array
+
+ACTIVATIONS = (
+    "identity",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "softplus",
+    "tanh",
+    "sigmoid",
+)
+
+Shape: TypeAlias = tuple[int, ...]
+Spec: TypeAlias = tuple[Any, ...]  # what the core is told of a layer: its kind, arrays and options
+
+
+class Layer:
+    """What the layers have in common."""
+
+    kind: ClassVar[str]  # in weight files
+    is_linear = True  # whether the outputs are linear in the inputs, up to a constant
+
+    def arrays(self) -> dict[str, Array]:
+        """The layer's arrays by name, the parameters first and in flat order."""
+        return {}
+
+    def parameters(self) -> list[Array]:
+        """Those of the arrays that are parameters."""
+        return list(self.arrays().values())
+
+    def with_parameters(self, values: Iterator[Array]) -> Self:
+        """The same layer with the next of the values as its parameters."""
+        return replace(self, **{name: next(values) for name in self.arrays()}) if self.arrays() else self  # type: ignore[type-var]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of what the layer gives for a sample of `shape`.
+
+        Raises:
+            ValueError: The layer does not take such samples; begins with a verb: `chain` puts its place before it.
+        """
+        return shape
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
+        return {}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # through __init__: copies and unpickled layers are read-only too
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dense(Layer):
+    """A dense layer, x -> (weight + skip * eye(out, in)) x + bias.
+
+    Args:
+        weight: (out, in), float32 or float64. Kept as a read-only view, not copied where it is in C order: do not
+            change the array afterwards.
+        bias: (out,) of the same dtype, or None for a layer without one.
+        skip: Strength of the residual connection, a rectangular identity where the layer is not square; no parameter.
+
+    Raises:
+        TypeError: Not a real array of float32 or float64, or a bias of another dtype than its weight.
+        ValueError: Another shape, an empty array, NaN or infinite values.
+    """
+
+    kind: ClassVar[str] = "dense"
+    weight: Array
+    bias: Array | None = None
+    skip: float = 0.0
+
+    def __post_init__(self) -> None:
+        weight = _checks.array(self.weight, "weight", ("out", "in"))
+        object.__setattr__(self, "weight", _arrays.read_only(weight))
+        if self.bias is not None:
+            bias = _checks.array(self.bias, "bias", (len(weight),), weight.dtype, owner="the weight")
+            object.__setattr__(self, "bias", _arrays.read_only(bias))
+        object.__setattr__(self, "skip", _checks.real(self.skip, "skip"))
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return int(self.weight.shape[0])
+
+    def arrays(self) -> dict[str, Array]:
+        return weight_and_bias(self.weight, self.bias)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape != (self.in_features,):
+            hint = "; put a gn.Flatten() before it" if len(shape) > 1 else ""
+            raise ValueError(f"takes {self.in_features} features but gets samples of shape {shape}{hint}")
+        return (self.out_features,)
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        return [("dense", self.weight, self.bias, self.skip)]
+
+    def options(self) -> dict[str, Any]:
+        return {"skip": self.skip}
+
+    def __repr__(self) -> str:
+        notes = [f"{self.in_features} -> {self.out_features}"]
+        notes += ["bias"] if self.bias is not None else []
+        notes += [f"skip {self.skip:g}"] if self.skip else []
+        return f"Dense({', '.join([*notes, self.weight.dtype.name])})"
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """An elementwise activation.
+
+    Args:
+        name: "identity", "relu", "leaky_relu", "elu" (alpha 1), "gelu" (with the error function), "gelu_tanh", "silu",
+            "softplus", "tanh" or "sigmoid".
+        slope: Of leaky_relu for negative arguments; the others do not read it.
+
+    At 0 the derivative of relu is 0 and that of leaky_relu its slope, as in PyTorch.
+    """
+
+    kind: ClassVar[str] = "activation"
+    name: str
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        _checks.choice(self.name, "activation", ACTIVATIONS)
+        object.__setattr__(self, "slope", _checks.real(self.slope, "slope"))
+
+    @property
+    def is_linear(self) -> bool:  # type: ignore[override]
+        """Whether it is the identity."""
+        return self.name == "identity"
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        return [] if self.is_linear else [("activation", self.name, self.slope)]
+
+    def options(self) -> dict[str, Any]:
+        return {"name": self.name, "slope": self.slope}
+
+    def __repr__(self) -> str:
+        return f"Activation({self})"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.slope:g}" if self.name == "leaky_relu" else self.name
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """Samples (c, h, w) or (c, l) as vectors (d,), in their order."""
+
+    kind: ClassVar[str] = "flatten"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        return []
+
+
+@dataclass(frozen=True)
+class Scale(Layer):
+    """Multiplication by a constant, x -> factor x: how parameterisations (NTK, mu-P) differ from the standard one."""
+
+    kind: ClassVar[str] = "scale"
+    factor: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _checks.real(self.factor, "factor"))
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        return [("scale", self.factor)]
+
+    def options(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def __repr__(self) -> str:
+        return f"Scale({self.factor:g})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Residual(Layer):
+    """x -> shortcut(x) + scale * body(x).
+
+    Args:
+        layers: The body, at least one layer.
+        shortcut: Layers too, or None for the identity.
+        scale: Of the body.
+
+    The parameters are those of the body, then those of the shortcut.
+    """
+
+    kind: ClassVar[str] = "residual"
+    layers: Sequence[Layer]
+    shortcut: Sequence[Layer] | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _layers(self.layers, "layers"))
+        if self.shortcut is not None:
+            object.__setattr__(self, "shortcut", _layers(self.shortcut, "shortcut"))
+        object.__setattr__(self, "scale", _checks.real(self.scale, "scale"))
+
+    @property
+    def is_linear(self) -> bool:  # type: ignore[override]
+        """Whether all layers of body and shortcut are."""
+        return all(layer.is_linear for layer in (*self.layers, *(self.shortcut or ())))
+
+    def parts(self) -> dict[str, Sequence[Layer]]:
+        """The body's layers and the shortcut's, by name."""
+        return {"layers": self.layers, **({} if self.shortcut is None else {"shortcut": self.shortcut})}
+
+    def arrays(self) -> dict[str, Array]:
+        return {
+            f"{part}.{i}.{name}": array
+            for part, layers in self.parts().items()
+            for i, layer in enumerate(layers)
+            for name, array in layer.arrays().items()
+        }
+
+    def parameters(self) -> list[Array]:
+        return [array for layers in self.parts().values() for layer in layers for array in layer.parameters()]
+
+    def with_parameters(self, values: Iterator[Array]) -> Residual:
+        body, shortcut = (
+            None if part is None else [layer.with_parameters(values) for layer in part]
+            for part in (self.layers, self.shortcut)
+        )
+        return Residual(body or (), shortcut, self.scale)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._chained(shape)[1]
+
+    def spec(self, shape: Shape) -> list[Spec]:
+        return [("residual", *self._chained(shape)[0], self.scale)]
+
+    def _chained(self, shape: Shape) -> tuple[tuple[list[Spec], list[Spec]], Shape]:
+        body, out = chain(self.layers, shape, "its layers")
+        shortcut, beside = chain(self.shortcut or (), shape, "its shortcut")
+        if out != beside:
+            hint = "" if self.shortcut else "; give it a shortcut, for instance a convolution with a 1 x 1 kernel"
+            raise ValueError(f"adds a body that gives {out} to a shortcut that gives {beside}{hint}")
+        return (body, shortcut), out
+
+    def options(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def __repr__(self) -> str:
+        notes = [", ".join(map(repr, self.layers))]
+        notes += [f"shortcut [{', '.join(map(repr, self.shortcut))}]"] if self.shortcut else []
+        notes += [f"scale {self.scale:g}"] * (self.scale != 1)
+        return f"Residual([{notes[0]}]{''.join(f', {note}' for note in notes[1:])})"
+
+
+def chain(layers: Iterable[Layer], shape: Shape, where: str = "layers") -> tuple[list[Spec], Shape]:
+    """What the core is told of the layers, one after another, on samples of `shape`, and the shape that they give."""
+    specs: list[Spec] = []
+    for i, layer in enumerate(layers):
+        try:
+            out = layer.output_shape(shape)
+            specs += layer.spec(shape)
+        except ValueError as error:
+            raise ValueError(f"{where}[{i}], {type(layer).__name__}, {error}") from None
+        shape = out
+    return specs, shape
+
+
+def _layers(value: Any, name: str) -> tuple[Layer, ...]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} is of type {type(value).__name__} but must be a list of layers")
+    found = tuple(value)
+    if not found:
+        raise ValueError(f"{name} is empty; a residual block needs at least one layer there")
+    for i, layer in enumerate(found):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{name}[{i}] is of type {type(layer).__name__} but must be a layer such as gn.Conv2d")
+    return found
+
+
+def weight_and_bias(weight: Array, bias: Array | None) -> dict[str, Array]:
+    """The arrays of a layer that has these two."""
+    return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
