@@ -49,7 +49,14 @@ PYTHON_HEIGHTS = {
     "_core": 0,
 }
 # files that grew out of a room's own file
-PART_OF = {"plan": "operators", "layers": "networks", "convolutions": "networks"}
+PART_OF = {
+    "plan": "operators",
+    "kept": "operators",
+    "pruning": "networks",
+    "architectures": "networks",
+    "layers": "networks",
+    "convolutions": "networks",
+}
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}
 HARD_DEPENDENCIES = {"numpy", "scipy"}

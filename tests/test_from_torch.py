@@ -162,3 +162,111 @@ def test_random_modules_equal_autograd(case: tuple[Any, Any]) -> None:
     out, product = outputs_and_product(module, X, V)
     assert np.abs(net(X.numpy()) - out).max() <= TOL * max(1, np.abs(out).max())
     assert np.abs(G @ V - product).max() <= TOL * np.abs(product).max()
+
+
+# ------------------------------------------------------------------------------------------------- functional forms
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(3, 2, 3, 3))
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.weight, self.bias = nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Any) -> Any:
+        x = F.conv2d(x, self.kernel, padding=1)
+        y = F.gelu(self.conv(F.leaky_relu(x, 0.2)), approximate="tanh")
+        x = F.silu(x) + 0.5 * y - F.dropout(x, training=self.training)
+        x = torch.sigmoid(F.elu(x)).tanh() * 2
+        x = F.avg_pool2d(F.max_pool2d(x, 2), 2, stride=1)
+        return F.linear(torch.relu(x).mean((2, 3)) / 3, self.weight, self.bias)
+
+
+def test_functional_forms() -> None:
+    torch.manual_seed(3)
+    module = Functional().double().eval()
+    X = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    net = gn.from_torch(module)
+    G = gn.GaussNewton(net, X.numpy())
+    V = np.asfortranarray(np.random.default_rng(0).standard_normal((G.shape[0], 2)))
+    out, product = outputs_and_product(module, X, V)
+    assert np.abs(net(X.numpy()) - out).max() <= TOL * np.abs(out).max()
+    assert np.abs(G @ V - product).max() <= TOL * np.abs(product).max()
+
+
+@pytest.mark.parametrize("spelling", [lambda x: x.view(x.size(0), -1), lambda x: x.reshape(x.shape[0], -1)])
+def test_flattening_by_shape(spelling: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(12, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(spelling(x))
+
+    module, X = Model(), torch.randn(3, 1, 3, 4)
+    assert np.abs(gn.from_torch(module)(X.numpy()) - module(X).detach().numpy()).max() <= 1e-5
+
+
+# ----------------------------------------------------------------------------------------------- what is refused
+def model(forward: Any, **children: Any) -> Any:
+    """A module of these children whose forward is `forward(self, x)`."""
+    made = type("Model", (nn.Module,), {"forward": forward})()
+    for name, child in children.items():
+        setattr(made, name, child)
+    return made
+
+
+def tied() -> Any:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "message"),
+    [
+        ("net", TypeError, "module is of type str"),
+        (tied(), ValueError, "shares a parameter, '0.weight' is '1.weight' too"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), ValueError, "has the module Softmax at '1' after '_0'"),
+        (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), ValueError, "padding_mode='reflect' at"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), ValueError, "dropout in training mode, which is random"),
+        (nn.Sequential(nn.Linear(2, 2), nn.AvgPool1d(2, ceil_mode=True)), ValueError, "ceil_mode"),
+        (nn.Linear(2, 2).half(), ValueError, "parameters in float16"),
+        (model(lambda self, x: self.fc(self.fc(x)), fc=nn.Linear(2, 2)), ValueError, "'fc.weight' is used twice"),
+        (
+            model(lambda self, x: self.a(x), a=nn.Linear(2, 2), b=nn.Linear(2, 2)),
+            ValueError,
+            "'b.weight' does not",
+        ),
+        (
+            model(lambda self, x: self.a(self.b(x)), a=nn.Linear(2, 2), b=nn.Linear(2, 2)),
+            ValueError,
+            "used as number 0",
+        ),
+        (
+            model(lambda self, x: torch.cumsum(self.a(x), 1), a=nn.Linear(2, 2)),
+            ValueError,
+            "cumsum at 'cumsum'",
+        ),
+        (model(lambda self, x: self.a(x) * x, a=nn.Linear(2, 2)), ValueError, "operation mul at 'mul' after 'x'|'a'"),
+        (model(lambda self, x: self.a(x) if x.sum() > 0 else x, a=nn.Linear(2, 2)), ValueError, "cannot be traced"),
+        (
+            model(lambda self, x: torch.relu_(x) + self.a(x) + x, a=nn.Linear(2, 2)),
+            ValueError,
+            "in place whose",
+        ),
+    ],
+)
+def test_refused_with_the_place_and_the_way_out(module: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        gn.from_torch(module)
+    assert kind is TypeError or "gnfast.interop.torch.GaussNewton takes any module" in str(caught.value)
+
+
+def test_training_steps_show_through() -> None:
+    """No copy: what PyTorch writes into a parameter, a network that is read again has, and the old arrays too."""
+    module = nn.Sequential(nn.Linear(3, 2))
+    net = gn.from_torch(module)
+    with torch.no_grad():
+        module[0].weight.fill_(2)
+    assert (net.parameters()[0] == 2).all()

@@ -10,6 +10,7 @@ from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.architectures import resnet20
 from gnfast.estimators import (
     Density,
     Diagonal,
@@ -28,6 +29,7 @@ from gnfast.estimators import (
 )
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
+from gnfast.pruning import PrunedNetwork, prune
 from gnfast.spectrum import (
     Condition,
     ConvergenceWarning,
@@ -78,6 +80,7 @@ __all__ = [
     "NystromPreconditioner",
     "Plan",
     "Pool",
+    "PrunedNetwork",
     "Rank",
     "RankProfile",
     "Residual",
@@ -98,8 +101,10 @@ __all__ = [
     "load",
     "logdet",
     "mlp",
+    "prune",
     "rank",
     "rank_profile",
+    "resnet20",
     "set_num_threads",
     "solve",
     "trace",

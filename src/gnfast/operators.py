@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.factors import range_factor
+from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
@@ -227,8 +228,10 @@ class GaussNewton(SymmetricOperator):
             )
         flat = self.X.reshape(len(self.X), -1)
         core = _core.GaussNewton(placed.core, flat, self.loss, self.scale, self.method, self.memory_limit or 0.0)
-        super().__init__(core, net.dtype)
-        self.core: _core.GaussNewton = core
+        self.whole_core = core  # on all entries of the arrays
+        self.products = core if net.kept is None else KeptGaussNewton(core, net.kept)
+        operator = core if net.kept is None else operator_of(self.products.apply, len(net.kept), net.dtype)
+        super().__init__(operator, net.dtype)
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | None = None
 
@@ -239,7 +242,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self.core, (len(self.X) * self.outputs, self.shape[1]), self.dtype)
+        return Jacobian(self.products, (len(self.X) * self.outputs, self.shape[1]), self.dtype)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -288,7 +291,7 @@ class GaussNewton(SymmetricOperator):
         return make_plan(self, _checks.integer(vectors, "vectors"))
 
     def __repr__(self) -> str:
-        p, n, method = self.shape[0], len(self.X), self.core.plan(BLOCK)["method"]
+        p, n, method = self.shape[0], len(self.X), self.products.plan(BLOCK)["method"]
         return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
 
 
@@ -343,8 +346,11 @@ class _TransposedJacobian(BlockOperator):
 class Dual(SymmetricOperator):
     """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
 
-    def __init__(self, owner: GaussNewton, core: _core.Dual, block: int, copies: int, interleaved: bool) -> None:
-        super().__init__(core, owner.dtype)
+    def __init__(
+        self, owner: GaussNewton, core: _core.Dual | KeptGram, block: int, copies: int, interleaved: bool
+    ) -> None:
+        operator = operator_of(core.apply, block * copies, owner.dtype) if isinstance(core, KeptGram) else core
+        super().__init__(operator, owner.dtype)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
         self._dual = core
@@ -387,14 +393,15 @@ class Preconditioner(SymmetricOperator):
 class Gram(Dual):
     """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it."""
 
-    _dual: _core.Gram
+    _dual: _core.Gram | KeptGram
     space = "samples"
 
     def __init__(self, owner: GaussNewton, rank: int) -> None:
         n = len(owner.X)
         needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        core = _core.Gram(owner.core, rank < owner.outputs)
+        whole, kept = _core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
+        core = whole if kept is None else KeptGram(whole, kept, owner.whole_core.size)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
@@ -449,6 +456,8 @@ class LinearDual(Dual):
 
     def __init__(self, owner: GaussNewton) -> None:
         net = owner.net
+        if net.kept is not None:
+            raise ValueError("the linear dual needs all weights as parameters but the network is pruned; use gram()")
         if not (net.is_linear and net.is_chain):
             what = "a linear network but this one is not" if net.is_chain else "dense layers only but there are others"
             raise ValueError(f"the linear dual needs {what}: {net!r}; use gram() or dual()")

@@ -65,7 +65,7 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             product=2.0 * n**2 * widths + 4.0 * n * rank * widths,
             more=n**2 * (len(net.dense) + 1) * item,
         )
-    p, core = G.shape[0], G.core.plan(BLOCK)
+    p, core = G.shape[0], G.products.plan(BLOCK)
     rows = core["flops_rows"] * rank / hessian_rank(G.loss, G.outputs)
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
@@ -139,7 +139,7 @@ class Plan:
 def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
     net, n, k = G.net, len(G.X), G.outputs
-    core = G.core.plan(vectors)
+    core = G.products.plan(vectors)
     flops = core[f"flops_{core['method']}"]
     item, p = G.dtype.itemsize, G.shape[0]
 
@@ -151,13 +151,15 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
         Space("samples", size, costs.forming + size**3 / 2, size**2 * item + costs.kept + core["bytes_forward"]),
     ]
-    if net.is_linear and net.is_chain and G.loss == "mse":
+    if net.is_linear and net.is_chain and net.kept is None and G.loss == "mse":
         chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
         small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
         spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
     else:
         why = (
-            "the network is not linear"
+            "the network is pruned"
+            if net.kept is not None
+            else "the network is not linear"
             if not net.is_linear
             else "for dense layers only"
             if not net.is_chain

@@ -39,7 +39,7 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
         ValueError: An unknown loss, or data that do not fit the network.
         TypeError: Data of another dtype than the network's.
     """
-    if not net.is_chain:
+    if not net.is_chain or net.kept is not None:
         return []  # each function refuses such a network with the reason
     loss = check_loss(loss, net.out_features)
     if loss == "mse" and net.is_linear:

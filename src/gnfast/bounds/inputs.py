@@ -14,6 +14,8 @@ def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:
     """X (n, d) in float64, checked as the network itself would."""
     if not net.is_chain:
         raise ValueError(f"this bound is for networks of dense layers and activations, not {net!r}")
+    if net.kept is not None:
+        raise ValueError("this bound is for networks whose weights are all parameters, not for a pruned one")
     return np.asarray(net.check_samples(X), np.float64)
 
 

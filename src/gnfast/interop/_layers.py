@@ -1,4 +1,4 @@
-"""Single modules and functions of PyTorch as layers. Each entry makes the layers of one, or raises `UnsupportedError`."""
+"""Single modules and functions of PyTorch as layers: each entry makes those of one, or raises `UnsupportedError`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
+from gnfast.kept import operator_of
 from gnfast.operators import Jacobian, SymmetricOperator
 from gnfast.plan import Space, megabytes
 
@@ -72,7 +73,7 @@ class GaussNewton(SymmetricOperator):
         self._products = Products(self.model, loss, scale, self.memory_limit)
         self.loss = self._products.loss
         dtype = self.model.dtype
-        super().__init__(_core_of(self._products.apply, self._products.p, dtype), dtype)
+        super().__init__(operator_of(self._products.apply, self._products.p, dtype), dtype)
         self._grams: dict[int, Gram] = {}
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -140,7 +141,7 @@ class Gram(SymmetricOperator):
             products.restrict(lifted, out, reduced)
 
         self._product = product
-        super().__init__(_core_of(product, size, dtype), dtype)
+        super().__init__(operator_of(product, size, dtype), dtype)
         self.memory_limit = products.limit
         self._dense: Array | None = None
 
@@ -227,14 +228,3 @@ class AutogradPlan:
             mark = "<- taken" if space.name == self.space else space.excluded
             lines.append(f"{space.name:12} {space.size:>8} {megabytes(space.memory):>10}  {mark}".rstrip())
         return "\n".join([*lines, self.product])
-
-
-def _core_of(product: Any, size: int, dtype: np.dtype[Any]) -> _core.Operator:
-    """The product as an operator of the core; it must not refer to who keeps that: Python sees no cycle through C++."""
-
-    def block(rows: Array) -> Array:
-        out = np.empty_like(rows)
-        product(rows, out)
-        return out
-
-    return _core.callback(block, size, dtype.name)
