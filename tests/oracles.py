@@ -146,7 +146,8 @@ def jacobian(network: Any, X: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------- losses, Gauss-Newton
 def hessian(loss: str, outputs: np.ndarray) -> np.ndarray:
-    """H (n, k, k), the Hessian in the outputs of each sample's loss: 1/2 |F - y|^2, softmax, or a sum of Bernoullis."""
+    """H (n, k, k), the Hessian in the outputs of each sample's loss: 1/2 |F - y|^2, softmax, or a sum of Bernoulli or
+    Poisson likelihoods with logits or log-rates F."""
     n, k = outputs.shape
     if loss == "mse":
         return np.tile(np.eye(k), (n, 1, 1))
@@ -155,6 +156,8 @@ def hessian(loss: str, outputs: np.ndarray) -> np.ndarray:
         return np.eye(k) * p[:, None, :] - p[:, :, None] * p[:, None, :]
     if loss == "binary_cross_entropy":
         return np.eye(k) * (expit(outputs) * expit(-outputs))[:, None, :]
+    if loss == "poisson":
+        return np.eye(k) * np.exp(outputs)[:, None, :]
     raise ValueError(loss)
 
 

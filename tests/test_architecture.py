@@ -50,12 +50,8 @@ PYTHON_HEIGHTS = {
 }
 # files that grew out of a room's own file
 PART_OF = {
-    "plan": "operators",
-    "kept": "operators",
-    "pruning": "networks",
-    "architectures": "networks",
-    "layers": "networks",
-    "convolutions": "networks",
+    **dict.fromkeys(("plan", "block_operator", "kept"), "operators"),
+    **dict.fromkeys(("layers", "convolutions", "norms", "pruning", "architectures"), "networks"),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}

@@ -166,7 +166,9 @@ def test_small_problems_are_not_bad_input():
     assert losses.check_loss("binary_cross_entropy", 1) == "binary_cross_entropy"
 
 
-@pytest.mark.parametrize(("loss", "rank"), [("mse", 5), ("cross_entropy", 4), ("binary_cross_entropy", 5)])
+@pytest.mark.parametrize(
+    ("loss", "rank"), [("mse", 5), ("cross_entropy", 4), ("binary_cross_entropy", 5), ("poisson", 5)]
+)
 def test_rank_of_the_loss_hessian_is_the_oracle_s(loss, rank):
     outputs = np.random.default_rng(0).standard_normal((3, 5))
     assert losses.hessian_rank(loss, 5) == rank

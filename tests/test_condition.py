@@ -104,7 +104,7 @@ def test_cond_takes_the_cheapest_dual():
     assert_contains(found, few.net, few.X)
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
 @pytest.mark.parametrize("dense", [800, 5])
 def test_losses(loss, dense, monkeypatch):
     limits(monkeypatch, dense=dense)
@@ -348,7 +348,7 @@ def test_an_end_that_did_not_converge_is_told(monkeypatch):
 @given(
     widths=st.lists(st.sampled_from([1, 2, 3, 5, 8, 13]), min_size=2, max_size=5),
     activation=st.sampled_from(["identity", "relu", "leaky_relu", "tanh", "gelu", "sigmoid"]),
-    loss=st.sampled_from(["mse", "cross_entropy", "binary_cross_entropy"]),
+    loss=st.sampled_from(["mse", "cross_entropy", "binary_cross_entropy", "poisson"]),
     n=st.sampled_from([1, 2, 5, 12]),
     bias=st.booleans(),
     skip=st.sampled_from([0.0, 0.5]),

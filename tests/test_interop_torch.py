@@ -114,6 +114,29 @@ def test_jacobian(mode: str) -> None:
     assert close(op.T @ U, J.T @ U)
 
 
+def test_weights_and_given_hessians() -> None:
+    module, X = conv_net(), images()
+    rng = np.random.default_rng(6)
+    out, J = explicit(module, X)
+    J = J.reshape(N, OUTPUTS, -1)
+    root = rng.standard_normal((N, OUTPUTS, 2))
+    blocks, rows, entries = root @ root.transpose(0, 2, 1), rng.random(N), rng.random((N, OUTPUTS))
+    softmax = oracles.hessian("cross_entropy", out)
+    cases = [
+        ("poisson", entries, np.eye(OUTPUTS) * (entries * np.exp(out))[:, None]),
+        ("mse", rows, np.eye(OUTPUTS) * rows[:, None, None]),
+        ("cross_entropy", rows, softmax * rows[:, None, None]),
+        (torch.from_numpy(blocks), rows, blocks * rows[:, None, None]),
+    ]
+    V = block(J.shape[2])
+    for loss, weights, H in cases:
+        D = np.einsum("iap,iab,ibq->pq", J, H, J, optimize=True) / N
+        for limit in (None, 4e4):
+            G = GaussNewton(module, None, X, loss, weights=weights, memory_limit=limit)
+            assert close(G @ V, D @ V)
+            assert close(oracles.spectrum(G.dual().to_dense()), oracles.spectrum(D)[-G.dual().shape[0] :])
+
+
 @pytest.mark.parametrize("limit", [6e4, 3.5e4, 2.5e4])
 def test_batches_of_samples_change_nothing(limit: float) -> None:
     module, X = conv_net(), images()

@@ -16,7 +16,7 @@ from problems import block, close, network, problem
 import gnfast as gn
 
 ACTIVATIONS = ["identity", "relu", "leaky_relu", "tanh", "gelu", "sigmoid"]
-LOSSES = ["mse", "cross_entropy", "binary_cross_entropy"]
+LOSSES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
 # no example database and the same examples in every run: a failure is the code's, not the day's
 same_examples = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
@@ -176,6 +176,7 @@ def test_products_are_those_of_torch(activation, loss, method):
         "binary_cross_entropy": lambda f, i: torch.nn.functional.binary_cross_entropy_with_logits(
             f, hot[i], reduction="sum"
         ),
+        "poisson": lambda f, i: torch.nn.functional.poisson_nll_loss(f, hot[i], reduction="sum"),
     }
     inputs = torch.tensor(X)
     parts = torch.func.jacrev(lambda parameters: forward(parameters, inputs))(values)

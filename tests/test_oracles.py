@@ -99,7 +99,7 @@ def test_forward_and_jacobian_are_those_of_torch(n, widths, activation, bias):
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
 def test_hessian_is_that_of_torch(loss, k):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
@@ -109,6 +109,7 @@ def test_hessian_is_that_of_torch(loss, k):
         "mse": lambda f: functional.mse_loss(f, target, reduction="sum") / 2,
         "cross_entropy": lambda f: functional.cross_entropy(f, torch.tensor(k - 1)),
         "binary_cross_entropy": lambda f: functional.binary_cross_entropy_with_logits(f, target, reduction="sum"),
+        "poisson": lambda f: functional.poisson_nll_loss(f, target, reduction="sum"),
     }
     expected = [torch.autograd.functional.hessian(losses[loss], torch.tensor(f)).numpy() for f in outputs]
     H, R = oracles.hessian(loss, outputs), oracles.hessian_root(loss, outputs)
@@ -117,7 +118,7 @@ def test_hessian_is_that_of_torch(loss, k):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("n", "widths"), SHAPES)
 def test_gram_has_the_spectrum_of_gauss_newton(n, widths, bias, loss, reduction):

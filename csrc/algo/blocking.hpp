@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include "algo/network.hpp"
 #include "core/errors.hpp"
-#include "core/loss.hpp"
 
 namespace gnfast {
 
@@ -66,10 +66,9 @@ inline bool factored_pays(const ProductPlan& plan, index s) {
     return cost < plan.flops_usual;
 }
 
-// limit: bytes, 0 for none.
+// r: the rank of the loss's Hessian, backward rows per sample; limit: bytes, 0 for none.
 template <class B, class T>
-ProductPlan plan_product(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
-    const index r = loss::factor_rank(loss, network.outputs(), true);
+ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method wish, double limit) {
     ProductPlan plan;
     count_flops(network, n, r, plan);
     plan.bytes_forward = ForwardPass<B, T>::bytes(network, n);
@@ -126,10 +125,9 @@ inline bool stored_pays(const ProductPlan& plan, index s) {
 
 // The plan of a network of any layers.
 template <class B, class T>
-ProductPlan plan_general(const Network<B, T>& network, index n, Loss loss, Method wish, double limit) {
+ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method wish, double limit) {
     const Account& seen = network.account();
     const bool coupled = network.couples_samples();
-    const index r = loss::factor_rank(loss, network.outputs(), true);
     const double each = double(n), all_rows = each * double(r), per_tangent = seen.live * sizeof(T);
     ProductPlan plan;
     plan.flops_usual = 2 * each * (2 * seen.first + 4 * seen.later);
@@ -137,29 +135,39 @@ ProductPlan plan_general(const Network<B, T>& network, index n, Loss loss, Metho
     const double least = plan.bytes_forward + (coupled ? each : 1) * per_tangent + seen.patches * sizeof(T);
     if (limit > 0 && least > limit)
         throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " + megabytes(least) +
-                                 " (forward pass " + megabytes(plan.bytes_forward) + ") but memory_limit is " + megabytes(limit) +
-                                 "; raise memory_limit or pass fewer samples");
+                                 " (forward pass " + megabytes(plan.bytes_forward) +
+                                 (coupled ? ", and tangents of all samples at once, which batch normalisation couples" : "") +
+                                 ") but memory_limit is " + megabytes(limit) + "; raise memory_limit or pass fewer samples");
     const double rows_bytes = all_rows * double(network.parameters()) * sizeof(T);
     if (!coupled) {
         plan.flops_stored = 4 * all_rows * double(network.parameters());
         plan.flops_rows = 2 * all_rows * (seen.first + 2 * seen.later);
+    } else {
+        plan.flops_rows = all_rows * plan.flops_usual / 2;  // each row is a product with the whole transposed Jacobian
+        if (wish == Method::stored)
+            throw std::invalid_argument(
+                "method is \"stored\" but batch normalisation with the batch's own statistics couples the samples, so that each row of "
+                "the Jacobian takes a product over all of them; use method=\"usual\" or \"auto\"");
     }
     // Without a limit the rows are kept where they leave half of the machine's memory alone.
     const double room = limit > 0 ? limit : network.backend().available_memory() / 2;
     const bool fits = !coupled && least + rows_bytes <= room;
-    if (wish == Method::stored && !coupled && !fits)
+    if (wish == Method::stored && coupled)
+        throw std::invalid_argument("method is 'stored' but an output depends on all samples, so that no row is one sample's; use 'usual'");
+    if (wish == Method::stored && !fits)
         throw memory_limit_error("method=\"stored\" keeps " + megabytes(rows_bytes) + " of rows of the Jacobian beside " +
                                  megabytes(least) + " but there is room for " + megabytes(room) +
                                  "; raise memory_limit or use method=\"usual\"");
     plan.method = wish != Method::automatic ? wish : fits && stored_pays(plan, rows_shared_by) ? Method::stored : Method::usual;
     if (plan.method == Method::stored) plan.bytes_rows = rows_bytes;
 
-    // A quarter of what is left for patches, the rest for tangents: vectors that share the patches first, then samples.
-    const double left = limit > 0 ? limit - plan.bytes_forward - plan.bytes_rows : 4 * workspace_target;
-    const double patches = std::max(seen.patches, std::min(patches_target, left / 4 / sizeof(T)));
-    plan.patches = index(seen.patches > 0 ? patches : 0);
-    const double tangents = std::min(left - double(plan.patches) * sizeof(T), 2 * workspace_target) / per_tangent;
-    const index most = std::max<index>(1, index(tangents));
+    // What is left beside the least there must be: a quarter for more patches at a time, half of the rest for more tangents. The Gram's
+    // rows have the other half. Vectors that share the patches come first, then samples.
+    const double spare = limit > 0 ? limit - least - plan.bytes_rows : 8 * workspace_target;
+    const double patches = std::clamp(patches_target * sizeof(T) - seen.patches * sizeof(T), 0.0, spare / 4);
+    if (seen.patches > 0) plan.patches = index(seen.patches + patches / sizeof(T));
+    const double tangents = std::min((spare - patches) / 2, 2 * workspace_target) / per_tangent;
+    const index most = (coupled ? n : 1) + index(std::max(0.0, tangents));
     plan.vector_block = coupled ? std::max<index>(1, most / n) : std::min(rows_shared_by, most);
     plan.sample_block = coupled ? n : std::clamp<index>(most / plan.vector_block, 1, n);
     plan.sample_block = ceil_div(n, ceil_div(n, plan.sample_block));

@@ -10,6 +10,7 @@
 #include "algo/blocking.hpp"
 #include "algo/general.hpp"
 #include "algo/network.hpp"
+#include "algo/output_hessian.hpp"
 
 namespace gnfast {
 
@@ -18,15 +19,14 @@ class GaussNewton {
    public:
     using Buffer = typename B::template buffer<T>;
 
-    // scale: 1/n for the mean over samples, 1 for the sum. Weights and x are borrowed.
-    GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, T scale, Method method, double memory_limit)
+    // scale: 1/n for the mean over samples, 1 for the sum. Weights, x and what is given for the loss (see OutputHessian) are borrowed.
+    GaussNewton(const Network<B, T>& network, View<const T> x, Loss loss, View<const T> given, T scale, Method method, double memory_limit)
         : network_(network),
-          loss_(loss),
+          hessian_(network.backend(), loss, given, x.rows, network.outputs(), scale),
           method_(method),
-          scale_(scale),
           limit_(memory_limit),
-          plan_(network.is_chain() ? blocking::plan_product(network, x.rows, loss, method, memory_limit)
-                                   : blocking::plan_general(network, x.rows, loss, method, memory_limit)),
+          plan_(network.is_chain() ? blocking::plan_product(network, x.rows, hessian_.rank(true), method, memory_limit)
+                                   : blocking::plan_general(network, x.rows, hessian_.rank(true), method, memory_limit)),
           x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
@@ -45,22 +45,21 @@ class GaussNewton {
     double memory_limit() const { return limit_; }
     index samples() const { return x_.rows; }
     index outputs() const { return network_.outputs(); }
-    Loss loss() const { return loss_; }
+    // Rows of R_i^T, as OutputHessian has them.
+    index rank(bool reduced) const { return hessian_.rank(reduced); }
 
     // The rows sqrt(scale) R_i^T of the loss, (n r, outputs).
     Buffer factor(bool reduced) {
-        const index r = loss::factor_rank(loss_, outputs(), reduced);
-        Buffer out = network_.backend().template allocate<T>(samples() * r * outputs());
-        network_.backend().loss_factor(loss_, kept_loss(), reduced, scale_, View<T>(out.data(), samples() * r, outputs()));
-        return out;
+        prepare();
+        return hessian_.factor(reduced);
     }
 
     // Rows sqrt(scale) R^T J before each dense layer of a chain. The reduced ones are kept: products and the Gram share them.
     std::shared_ptr<const BackwardRows<B, T>> rows(bool reduced) {
-        const bool same = loss::factor_rank(loss_, outputs(), reduced) == loss::factor_rank(loss_, outputs(), true);
+        const index r = hessian_.rank(reduced);
+        const bool same = r == hessian_.rank(true);
         const std::lock_guard guard(lock_);
         if (same && rows_) return rows_;
-        const index r = loss::factor_rank(loss_, outputs(), reduced);
         auto made = std::make_shared<const BackwardRows<B, T>>(pass(), factor(reduced), r);
         if (same) rows_ = made;
         return made;
@@ -75,7 +74,7 @@ class GaussNewton {
     // All rows sqrt(scale) R^T J (n r, p), reduced, where products are made with them, else nothing.
     View<const T> stored_rows() {
         if (plan_.method != Method::stored) return {};
-        const index r = loss::factor_rank(loss_, outputs(), true), p = network_.parameters();
+        const index r = rank(true), p = network_.parameters();
         const std::lock_guard guard(lock_);
         if (stored_.size() == 0) {
             Buffer made = network_.backend().template allocate<T>(samples() * r * p);
@@ -93,7 +92,7 @@ class GaussNewton {
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
             const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
             check_finite(View<const T>(u.first.data, s, n * outputs()));
-            network_.backend().loss_hessian(loss_, block_of(kept_loss(), i, n), scale_, u);
+            hessian_.multiply(i, u);
             vjp_block(u, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
         });
     }
@@ -132,19 +131,9 @@ class GaussNewton {
                 pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
             else
                 general_ = std::make_unique<General<B, T>>(network_, x_, plan_.patches, plan_.sample_block, plan_.vector_block);
-            if (loss_ == Loss::mse) return;  // H = I
-            kept_loss_ = network_.backend().template allocate<T>(samples() * outputs());
-            network_.backend().loss_prepare(loss_, general_ ? general_->outputs() : pass_->outputs(),
-                                            View<T>(kept_loss_.data(), samples(), outputs()));
+            hessian_.prepare(general_ ? general_->outputs() : pass_->outputs());
         });
     }
-
-    View<const T> kept_loss() {
-        prepare();
-        return kept_loss_.size() ? View<const T>(kept_loss_.data(), samples(), outputs()) : View<const T>();
-    }
-
-    static View<const T> block_of(View<const T> all, index first, index count) { return all.data ? all.row_range(first, count) : all; }
 
     // f(first vector, vectors, first sample, samples); one product at a time uses the work space.
     template <class F>
@@ -278,16 +267,15 @@ class GaussNewton {
     static constexpr index padding = 64 / sizeof(T);  // one cache line
 
     const Network<B, T>& network_;
-    Loss loss_;
+    OutputHessian<B, T> hessian_;
     Method method_;
-    T scale_;
     double limit_;
     ProductPlan plan_;
     View<const T> x_;
     std::once_flag once_;
     std::unique_ptr<ForwardPass<B, T>> pass_;  // of a chain,
     std::unique_ptr<General<B, T>> general_;   // of any other network
-    Buffer kept_loss_, projections_, stored_;
+    Buffer projections_, stored_;
     typename B::template factored<T> packed_;
     Buffer tangents_[2];
     std::shared_ptr<const BackwardRows<B, T>> rows_;

@@ -51,7 +51,7 @@ class Network {
     // Only dense layers and activations, one after another: what the Gram's tiles, the factored products and the linear dual are for.
     bool is_chain() const { return chain_; }
     // Whether an output depends on other samples than its own.
-    bool couples_samples() const { return false; }
+    bool couples_samples() const { return gnfast::couples_samples(layers_); }
     const Account& account() const { return account_; }
 
     std::vector<const layers::Dense<T>*> dense() const {

@@ -17,8 +17,8 @@ class RowGroups {
    public:
     RowGroups(GaussNewton<B, T>& owner, bool reduced)
         : owner_(owner),
-          r_(loss::factor_rank(owner.loss(), owner.outputs(), reduced)),
-          whole_(r_ == loss::factor_rank(owner.loss(), owner.outputs(), true)),
+          r_(owner.rank(reduced)),
+          whole_(r_ == owner.rank(true)),
           factor_(owner.factor(reduced)) {}
 
     index per_sample() const { return r_; }

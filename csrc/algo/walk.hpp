@@ -124,6 +124,24 @@ class Walk {
         return pull_parameters(layer, layer.inputs(), kept, g, needed, sink);
     }
 
+    // ------------------------------------------------------------------------------------------ normalisation
+    Value forward_one(const layers::Norm<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
+        const auto [out, owner] = values(x.view.rows, x.view.cols);
+        layer.forward(work_, x.view, out, kept, store);
+        return {out, owner};
+    }
+    Tangent push_one(const layers::Norm<T>& layer, const layers::Kept<T>& kept, View<const T> v, index n, Tangent t) {
+        Tangent out = make(v.rows, n, layer.shape.width);
+        const bool moves = layer.parameters() > 0;
+        if (moves) layer.direction(work_, kept, v, out.batch);
+        if (t.moves()) layer.push(work_, kept, Batch<const T>(t.batch), out.batch, moves ? T(1) : T(0));
+        return out;
+    }
+    template <class Sink>
+    Tangent pull_one(const layers::Norm<T>& layer, const layers::Kept<T>& kept, Tangent g, bool needed, Sink& sink) {
+        return pull_parameters(layer, layer.shape.width, kept, g, needed, sink);
+    }
+
     // ------------------------------------------------------------------------------------------ pooling
     Value forward_one(const layers::Pool<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
         const auto [out, owner] = values(x.view.rows, layer.outputs());

@@ -60,6 +60,15 @@ struct Reader {
         chain(width, layer.inputs(), layer.outputs());
         return layer;
     }
+    Layer<T> read_one(const NormSpec& spec, index& width) {
+        const NormShape& shape = spec.shape;
+        if (shape.channels * shape.inner * shape.repeats() != shape.width || (shape.group && shape.group != shape.channels))
+            throw std::invalid_argument("a normalisation's channels do not fit its samples");
+        chain(width, shape.width, shape.width);
+        const auto at = [](void* values) { return static_cast<const T*>(values); };
+        return network.placed(
+            layers::Norm<T>{shape, at(spec.weight), at(spec.bias), spec.eps, at(spec.inverse), at(spec.shift), at(spec.gain), 0});
+    }
     Layer<T> read_one(const ScaleSpec& spec, index&) { return layers::Scale{spec.factor}; }
     Layer<T> read_one(const ResidualSpec& spec, index& width) {
         layers::Residual<T> block;
@@ -108,8 +117,8 @@ class NetworkOf final : public Network {
 template <class T>
 class GaussNewtonOf final : public GaussNewton {
    public:
-    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, double scale, Method method, double limit)
-        : self(net.network, read<T>(x), loss, T(scale), method, limit) {}
+    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, Array given, double scale, Method method, double limit)
+        : self(net.network, read<T>(x), loss, read<T>(given), T(scale), method, limit) {}
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self.network().parameters(); }
     index cols() const override { return rows(); }
@@ -222,10 +231,12 @@ std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vect
     return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<Network> { return std::make_unique<NetworkOf<T>>(inputs, layers); });
 }
 
-std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit) {
+    if (given.data && (given.cols != network.outputs() || given.rows % x.rows != 0 || (loss != Loss::blocks && given.rows != x.rows)))
+        throw std::invalid_argument("what is given for the loss does not fit the samples and outputs");
     return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
-        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, scale, method, memory_limit);
+        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, given, scale, method, memory_limit);
     });
 }
 

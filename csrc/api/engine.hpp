@@ -11,6 +11,7 @@
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
 #include "core/types.hpp"
+#include "core/norm.hpp"
 #include "core/windows.hpp"
 
 namespace gnfast::api {
@@ -54,6 +55,12 @@ struct PoolSpec {
     bool max;
     Windows windows;
 };
+struct NormSpec {
+    NormShape shape;
+    void *weight, *bias;             // (channels) or nullptr
+    double eps;
+    void *inverse, *shift, *gain;  // given statistics as algo/layers/norm.hpp has them, or nullptr
+};
 struct ScaleSpec {
     double factor;
 };
@@ -61,8 +68,8 @@ struct ResidualSpec {
     std::vector<LayerSpec> body, shortcut;
     double scale;
 };
-struct LayerSpec : std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, ScaleSpec, ResidualSpec> {
-    using std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, ScaleSpec, ResidualSpec>::variant;
+struct LayerSpec : std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, NormSpec, ScaleSpec, ResidualSpec> {
+    using std::variant<DenseSpec, ActivationSpec, ConvolutionSpec, PoolSpec, NormSpec, ScaleSpec, ResidualSpec>::variant;
 };
 
 class Network {
@@ -116,8 +123,8 @@ class LinearDual : public Dual {
 
 // inputs: numbers of a sample.
 std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers);
-// The network and x must outlive the operator; scale multiplies the sum over samples.
-std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, double scale, Method method,
+// The network, x and given must outlive the operator; scale multiplies the sum over samples. given: see algo/output_hessian.hpp.
+std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit);
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
 // range (r, inputs [+ 1]): see algo/linear_dual.hpp.

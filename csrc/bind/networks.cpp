@@ -47,6 +47,18 @@ std::vector<api::LayerSpec> specs_of(const py::handle& layers, api::DType dtype)
                 api::ConvolutionSpec{weight, bias_of(layer[2], dtype, weight.rows), windows_of(layer[3]), py::cast<index>(layer[4])});
         } else if (kind == "pool") {
             specs.emplace_back(api::PoolSpec{py::cast<bool>(layer[1]), windows_of(layer[2])});
+        } else if (kind == "norm") {
+            const auto shape = py::cast<std::array<index, 4>>(layer[1]);
+            if (*std::min_element(shape.begin(), shape.begin() + 3) < 1 || shape[3] < 0)
+                throw py::value_error("a normalisation passed to the core has no values");
+            const auto values = [&](std::size_t i) { return bias_of(layer[i], dtype, shape[1]); };
+            specs.emplace_back(api::NormSpec{{shape[0], shape[1], shape[2], shape[3]},
+                                             values(2),
+                                             values(3),
+                                             py::cast<double>(layer[4]),
+                                             values(5),
+                                             values(6),
+                                             values(7)});
         } else if (kind == "scale") {
             specs.emplace_back(api::ScaleSpec{py::cast<double>(layer[1])});
         } else if (kind == "residual") {

@@ -10,6 +10,8 @@ Loss loss_of(const std::string& name) {
     if (name == "mse") return Loss::mse;
     if (name == "cross_entropy") return Loss::cross_entropy;
     if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
+    if (name == "poisson") return Loss::poisson;
+    if (name == "blocks") return Loss::blocks;
     throw py::value_error("loss '" + name + "' is not known to the core");
 }
 
@@ -83,13 +85,15 @@ void register_operators(py::module_& m) {
         });
 
     py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton")
-        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, double scale, const std::string& method,
-                         double memory_limit) {
+        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, const py::object& given, double scale,
+                         const std::string& method, double memory_limit) {
                  const api::Array in = input(x, network.dtype(), -1, network.inputs());
+                 api::Array terms;
+                 if (!given.is_none()) terms = input(py::cast<py::array>(given), network.dtype(), -1, network.outputs());
                  const py::gil_scoped_release release;
-                 return api::make_gauss_newton(network, in, loss_of(loss), scale, method_of(method), memory_limit);
+                 return api::make_gauss_newton(network, in, loss_of(loss), terms, scale, method_of(method), memory_limit);
              }),
-             py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+             py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 5>())
         .def("plan", &plan_of)
         .def("diagonal",
              [](api::GaussNewton& self, const py::array& out) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/loss.hpp"
+#include "core/norm.hpp"
 #include "core/pointwise.hpp"
 #include "core/types.hpp"
 #include "core/windows.hpp"
@@ -36,7 +37,8 @@ template <class B, class T>
 concept BackendFor =
     requires(B& backend, View<T> out, View<const T> in, Batch<T> outs, Batch<const T> ins, T x, index i, std::span<const GramTerm<T>> terms,
              typename B::template factored<T> product, std::span<const typename B::template packed<T>> matrices, std::vector<double>& host,
-             pointwise::Tanh f, Grid<T> grid, Grid<const T> grid_in, const Windows& windows, View<std::int32_t> chosen) {
+             pointwise::Tanh f, Grid<T> grid, Grid<const T> grid_in, const Windows& windows, View<std::int32_t> chosen,
+             const NormShape& shape) {
         // Memory: a buffer has data() and size() and is not initialised.
         { backend.template allocate<T>(i).data() } -> std::convertible_to<T*>;
         backend.fill(out, x);
@@ -73,6 +75,11 @@ concept BackendFor =
         backend.scatter_chosen(View<const std::int32_t>(chosen), ins, x, outs);  // the adjoint, x = 0 or 1
         backend.add_channels(outs, ins);                                         // outs[j][i, (c, q)] += ins[j][0, c]
         backend.sum_channels(ins, outs);                                         // outs[j][i, c] = sum over q of ins[j][i, (c, q)]
+        // Normalisation, its derivative, and steps by channels: see NormShape and cpu/norms.hpp.
+        backend.normalize(in, shape, 1.0, out, out);                              // normalized, inverse <- in
+        backend.normalize_derivative(in, in, shape, in, true, ins, x, outs);      // outs = x outs + the derivative, times a gain
+        backend.affine_channels(ins, ins, ins, shape, x, outs);                   // outs = x outs + gain in + shift
+        backend.sum_channels_of(ins, in, shape, x, outs);                         // outs = x outs + sums of ins in over a channel
         { backend.available_memory() } -> std::same_as<double>;                  // bytes
         // The two contractions of the factored product: rows (n r, m), per vector tangents t (n, m) and u (n, r).
         backend.contract_out(in, i, ins, outs);  // u[j][a, c] += <rows[a, c, :], t[j][a, :]>

@@ -12,6 +12,7 @@
 #include "cpu/factored.hpp"
 #include "cpu/images.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/norms.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/symmetric.hpp"
 #include "cpu/threads.hpp"
@@ -316,6 +317,24 @@ class CpuBackend {
         const index k = rows.cols, r = loss::factor_rank(loss, k, reduced);
         parallel_rows(rows.rows / r, r * k,
                       [&](index i) { loss::factor_rows(loss, kept.data ? kept.row(i) : nullptr, k, reduced, scale, rows.row(i * r)); });
+    }
+
+    template <class T>
+    void normalize(View<const T> x, const NormShape& shape, double eps, View<T> normalized, View<T> inverse) {
+        norms::normalize(x, shape, eps, normalized, inverse);
+    }
+    template <class T>
+    void normalize_derivative(View<const T> normalized, View<const T> inverse, const NormShape& shape, View<const T> gain, bool gain_first,
+                              Batch<const T> in, T beta, Batch<T> out) {
+        norms::normalize_derivative(normalized, inverse, shape, gain, gain_first, in, beta, out);
+    }
+    template <class T>
+    void affine_channels(Batch<const T> x, Batch<const T> gain, Batch<const T> shift, const NormShape& shape, T beta, Batch<T> out) {
+        norms::affine_channels(x, gain, shift, shape, beta, out);
+    }
+    template <class T>
+    void sum_channels_of(Batch<const T> g, View<const T> x, const NormShape& shape, T beta, Batch<T> out) {
+        norms::sum_channels_of(g, x, shape, beta, out);
     }
 
     // The lower triangle of K, tile by tile: for each layer both Gram factors of the tile are formed and multiplied

@@ -8,6 +8,7 @@ from gnfast._runtime import build_info, get_num_threads, set_num_threads  # firs
 
 from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
+from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
 from gnfast.architectures import resnet20
@@ -58,6 +59,7 @@ __version__ = build_info()["version"]
 
 __all__ = [
     "Activation",
+    "BatchNorm",
     "Condition",
     "Conv1d",
     "Conv2d",
@@ -73,6 +75,7 @@ __all__ = [
     "GaussNewton",
     "Gram",
     "Jacobian",
+    "LayerNorm",
     "LinearDual",
     "Linearization",
     "LogDet",

@@ -23,7 +23,14 @@ class Operator:
 
 class GaussNewton(Operator):
     def __init__(
-        self, network: Network, x: Array, loss: str, scale: float, method: str, memory_limit: float
+        self,
+        network: Network,
+        x: Array,
+        loss: str,
+        given: Array | None,
+        scale: float,
+        method: str,
+        memory_limit: float,
     ) -> None: ...
     def plan(self, vectors: int) -> dict[str, Any]: ...
     def diagonal(self, out: Array) -> None: ...

@@ -106,7 +106,9 @@ def build_app() -> "typer.Typer":
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of the weights; default 0.")] = None,
         dtype: Annotated[str | None, typer.Option(metavar="NAME", help="float64 (default) or float32.")] = None,
-        loss: Annotated[str, typer.Option(metavar="NAME", help="mse, cross_entropy or binary_cross_entropy.")] = "mse",
+        loss: Annotated[
+            str, typer.Option(metavar="NAME", help="mse, cross_entropy, binary_cross_entropy or poisson.")
+        ] = "mse",
         samples: Annotated[int | None, typer.Option(help="Rows taken, spread evenly; default all.")] = None,
         whiten: Annotated[bool, typer.Option("--whiten", help="Whiten the data first.")] = False,
         certify: Annotated[bool, typer.Option("--certify", help="Prove the ends of the interval.")] = False,

@@ -1,19 +1,30 @@
-"""The losses: their names, what they ask of the outputs, and the rank of their Hessians.
+"""The losses: their names, what they ask of the outputs, their weights, and the rank of their Hessians.
 
 F (k,) are the outputs for one sample and H (k, k) the Hessian in them, positive semi-definite and free of targets y:
 
     mse                   1/2 |F - y|^2                          H = I            (PyTorch's MSELoss has a factor 2/k)
     cross_entropy         -log softmax(F)[y]                     H = diag(p) - p p^T,  p = softmax(F)
     binary_cross_entropy  sum_a log(1 + exp(F_a)) - y_a F_a      H = diag(s (1 - s)),  s = sigmoid(F)
+    poisson               sum_a exp(F_a) - y_a F_a               H = diag(exp F),  F log-rates
+
+The last is PyTorch's PoissonNLLLoss(log_input=True, full=False). Any other loss is given by its Hessians, an array
+(n, k, k). Weights multiply H_i, or, where H_i is diagonal, its entries.
 """
 
 from __future__ import annotations
 
+import math
+import numbers
+from dataclasses import dataclass
 from typing import Any
 
-from gnfast import _checks
+import numpy as np
 
-LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
+from gnfast import _arrays, _checks
+from gnfast._arrays import Array
+from gnfast.factors import block_factors
+
+LOSSES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
 
 
 def check_loss(loss: Any, outputs: int) -> str:
@@ -30,3 +41,69 @@ def check_loss(loss: Any, outputs: int) -> str:
 def hessian_rank(loss: str, outputs: int) -> int:
     """Rank of one sample's Hessian: k, and k - 1 for the softmax, which does not see a shift of all outputs."""
     return outputs - 1 if loss == "cross_entropy" else outputs
+
+
+@dataclass(frozen=True, eq=False)
+class LossAt:
+    """A loss at the samples of one problem, as `loss_at` checked it.
+
+    Attributes:
+        name: One of `LOSSES`, or "blocks".
+        rank: The largest rank of an H_i.
+        weights: (n,) or (n, k), or None for ones.
+        blocks: The Hessians (n, k, k) as they were given, without the weights; None for a loss with a name.
+        factors: R_i^T (n, rank, k) of the weighted blocks, float64; None for a loss with a name.
+    """
+
+    name: str
+    rank: int
+    weights: Array | None = None
+    blocks: Array | None = None
+    factors: Array | None = None
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether every H_i is a multiple of the identity: what the linear dual needs."""
+        return self.name == "mse" and (self.weights is None or self.weights.ndim == 1)
+
+    def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any]) -> Array | None:
+        """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), or weights (n, k), or None."""
+        if self.factors is not None:
+            return _arrays.as_c_contiguous((math.sqrt(scale) * self.factors).astype(dtype).reshape(-1, outputs))
+        if self.weights is None:
+            return None
+        return _arrays.as_c_contiguous(np.broadcast_to(_column(self.weights), (len(self.weights), outputs)))
+
+
+def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype[Any]) -> LossAt:
+    """The checked loss, a name or Hessians (n, k, k), with its weights (n,), (n, k) or None."""
+    named = loss is None or isinstance(loss, str | numbers.Number)  # the latter two as mistakes of a name
+    name = check_loss(loss, outputs) if named else "blocks"
+    found = None if weights is None else _check_weights(weights, name, samples, outputs, dtype)
+    if named:
+        return LossAt(name, hessian_rank(name, outputs), found)
+    blocks = _checks.array(loss, "loss", (samples, outputs, outputs), dtype, owner="the network at X")
+    factors = block_factors(blocks, "loss", np.ones(samples) if found is None else found.astype(np.float64))
+    if not factors.shape[1]:
+        raise ValueError("loss is zero at all samples of positive weight, and so is the Gauss-Newton matrix")
+    return LossAt("blocks", factors.shape[1], found, _arrays.read_only(blocks), factors)
+
+
+def _check_weights(weights: Any, name: str, samples: int, outputs: int, dtype: np.dtype[Any]) -> Array:
+    single = _arrays.as_array(weights, "weights").ndim == 1
+    found = _checks.array(weights, "weights", (samples,) if single else (samples, outputs), dtype, "the network at X")
+    if not single and name in ("cross_entropy", "blocks"):
+        raise ValueError(
+            f"weights has shape {found.shape} but with loss {name!r}, whose Hessian couples the outputs, "
+            f"it must be ({samples},), one weight per sample"
+        )
+    if (found < 0).any():
+        bad = np.argwhere(found < 0)[0].tolist()
+        raise ValueError(f"weights{bad} is {found[tuple(bad)]:g} but must be at least 0")
+    if not found.any():
+        raise ValueError("weights is zero everywhere, and so is the Gauss-Newton matrix; pass a positive weight")
+    return _arrays.read_only(found[:, 0] if outputs == 1 and not single else found)
+
+
+def _column(weights: Array) -> Array:
+    return weights[:, None] if weights.ndim == 1 else weights

@@ -14,10 +14,12 @@ from gnfast import _arrays, _checks, _core, _files, initializers
 from gnfast._arrays import Array
 from gnfast.convolutions import Conv1d, Conv2d, Pool
 from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain
+from gnfast.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
 KINDS: dict[str, type[Layer]] = {
-    kind.kind: kind for kind in (Dense, Activation, Conv1d, Conv2d, Pool, Flatten, Scale, Residual)
+    kind.kind: kind
+    for kind in (Dense, Activation, Conv1d, Conv2d, Pool, Flatten, Scale, Residual, BatchNorm, LayerNorm)
 }
 SAMPLES = {2: ("n", "d"), 3: ("n", "c", "l"), 4: ("n", "c", "h", "w")}  # what X may be
 
@@ -323,7 +325,7 @@ def _out_features(layers: Sequence[Layer]) -> int:
             return layer.out_features
         if isinstance(layer, Residual):
             return _out_features(layer.layers)
-        if not isinstance(layer, Activation | Scale):
+        if not isinstance(layer, Activation | Scale | BatchNorm | LayerNorm):
             break
     raise ValueError("the number of outputs depends on the shape of the samples; net.output_shape(shape) has it")
 
@@ -352,7 +354,7 @@ def _check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
                 )
         if isinstance(layer, Dense):
             features = layer.out_features
-        elif not isinstance(layer, Activation | Scale):
+        elif not isinstance(layer, Activation | Scale | BatchNorm | LayerNorm):
             features = None  # known when the shape of the samples is
     if not any(layer.parameters() for layer in found):
         raise ValueError("layers has none with parameters, such as gn.Dense; a network needs at least one")

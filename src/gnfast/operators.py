@@ -3,101 +3,18 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any, Protocol, Self
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
+from gnfast.block_operator import BlockOperator
 from gnfast.factors import range_factor
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
-from gnfast.losses import check_loss, hessian_rank
+from gnfast.losses import loss_at
 from gnfast.networks import Network
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
-
-
-class BlockOperator(LinearOperator):  # type: ignore[misc]
-    """A LinearOperator whose products take all vectors of a block at once.
-
-    Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy.
-    """
-
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        super().__init__(dtype, shape)
-
-    def matmat(self, V: Any, out: Array | None = None) -> Array:
-        """The product with a block of vectors.
-
-        Args:
-            V: (columns of the operator, s), of the operator's dtype; Fortran order avoids a copy.
-            out: (rows, s), Fortran-ordered, of the operator's dtype, not overlapping `V`; None allocates one.
-
-        Returns:
-            `out`, or a new Fortran-ordered (rows, s).
-
-        Raises:
-            TypeError: Another dtype, or an `out` that is no array.
-            ValueError: Another shape or layout, NaN or infinite values, or an `out` that overlaps `V`.
-        """
-        rows = self._rows_of(V, "V", self.shape[1])
-        if out is None:
-            target = np.empty((len(rows), self.shape[0]), self.dtype)
-        else:
-            target = self._output(out, len(rows))
-            if np.may_share_memory(rows, target):
-                raise ValueError("out overlaps V; pass an array of its own")
-        self._apply(rows, target)
-        return target.T if out is None else out
-
-    def matvec(self, v: Any) -> Array:
-        """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
-        found, length = _arrays.as_array(v, "v"), self.shape[1]
-        if found.shape not in ((length,), (length, 1)):
-            raise ValueError(
-                f"v has shape {found.shape} but must be ({length},), or ({length}, s) for a block of s vectors"
-            )
-        return self.matmat(found.reshape(length, 1)).reshape(-1, *found.shape[1:])
-
-    def _matmat(self, V: Any) -> Array:
-        return self.matmat(V)
-
-    def _apply(self, rows: Array, out: Array) -> None:
-        """out (s, rows of the operator) <- the product with rows (s, columns), one vector a row, both in C order."""
-        raise NotImplementedError
-
-    def _rows_of(self, V: Any, name: str, length: int) -> Array:
-        found = _arrays.as_array(V, name)
-        if found.ndim != 2 or found.shape[0] != length or found.shape[1] == 0:
-            raise ValueError(
-                f"{name} has shape {found.shape} but must be ({length}, s) with s at least 1, one vector a column"
-            )
-        if found.dtype != self.dtype:
-            raise TypeError(
-                f"{name} has dtype {found.dtype} but the operator has {self.dtype}; "
-                f"convert it with {name}.astype('{self.dtype}')"
-            )
-        if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
-            warnings.warn(
-                f"{name} of shape {found.shape} is not in Fortran order and was copied; "
-                f"pass numpy.asfortranarray({name}) where it is used more than once",
-                _checks.CopyWarning,
-                stacklevel=_checks.level_of_caller(),
-            )
-        return _arrays.as_c_contiguous(found.T)
-
-    def _output(self, out: Any, s: int) -> Array:
-        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
-            got = f"has dtype {out.dtype}" if isinstance(out, np.ndarray) else f"is of type {type(out).__name__}"
-            raise TypeError(f"out {got} but must be an array of {self.dtype}, the operator's dtype")
-        if out.shape != (self.shape[0], s):
-            raise ValueError(f"out has shape {out.shape} but must be {(self.shape[0], s)}, one product a column")
-        if not out.T.flags.c_contiguous or not out.flags.writeable:
-            raise ValueError(
-                "out must be writeable and in Fortran order; make it with numpy.empty(shape, dtype, order='F')"
-            )
-        return out.T
 
 
 class SymmetricOperator(BlockOperator):
@@ -178,19 +95,24 @@ class GaussNewton(SymmetricOperator):
         net: The network, p parameters.
         X: Samples (n, d), or (n, c, h, w) or (n, c, l) where the layers take such, of the network's dtype; referred to,
             not copied.
-        loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax) or "binary_cross_entropy" (with logits).
+        loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax), "binary_cross_entropy" (with logits), "poisson"
+            (log-rates, H = diag(exp F)), or the Hessians H_i themselves, an array (n, k, k) of symmetric positive
+            semi-definite blocks of the network's dtype, of any rank.
         targets: Unused: the Gauss-Newton matrix does not depend on them. Accepted so that calls read as elsewhere.
-        reduction: "mean" over samples, or "sum", which drops the factor 1/n.
+        reduction: "mean" over samples, or "sum", which drops the factor 1/n. It is 1/n with weights too; PyTorch's
+            class-weighted cross_entropy divides by the sum of the weights instead: divide yours by their mean for that.
         device: "cpu".
         memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit.
         method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
             the outputs in every pre-activation kept: chains of dense layers), "stored" (two with the rows of the
             Jacobian, which are kept: networks with other layers), or "auto", by cost and memory.
+        weights: (n,), not negative, of the network's dtype, one factor of H_i a sample; or (n, k), one a sample and
+            output, for the losses whose H_i is diagonal: all but "cross_entropy" and given blocks. None for ones.
 
     Raises:
         TypeError: Wrong kinds or dtypes.
         ValueError: Wrong shapes, names, NaN or infinite values.
-        MemoryError: `memory_limit` is too small for the forward pass.
+        MemoryError: `memory_limit` is too small for the forward pass, or for the factors of given blocks.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
@@ -202,12 +124,13 @@ class GaussNewton(SymmetricOperator):
         self,
         net: Network,
         X: Any,
-        loss: str = "mse",
+        loss: Any = "mse",
         targets: object = None,
         reduction: str = "mean",
         device: str = "cpu",
         memory_limit: float | None = None,
         method: str = "auto",
+        weights: Any = None,
     ) -> None:
         if not isinstance(net, Network):
             raise TypeError(
@@ -218,7 +141,6 @@ class GaussNewton(SymmetricOperator):
         self.X = net.check_samples(X)
         placed = net.place(self.X.shape[1:])
         self.outputs = placed.outputs
-        self.loss = check_loss(loss, self.outputs)
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         self.method = check_method(method, net)
         self.memory_limit = None if memory_limit is None else _checks.real(memory_limit, "memory_limit")
@@ -226,14 +148,29 @@ class GaussNewton(SymmetricOperator):
             raise ValueError(
                 f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
             )
-        flat = self.X.reshape(len(self.X), -1)
-        core = _core.GaussNewton(placed.core, flat, self.loss, self.scale, self.method, self.memory_limit or 0.0)
+        n, k = len(self.X), self.outputs
+        if not isinstance(loss, str):
+            check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
+        self.loss_at = loss_at(loss, weights, n, k, net.dtype)
+        flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype)
+        limit = self.memory_limit or 0.0
+        core = _core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
         self.whole_core = core  # on all entries of the arrays
         self.products = core if net.kept is None else KeptGaussNewton(core, net.kept)
         operator = core if net.kept is None else operator_of(self.products.apply, len(net.kept), net.dtype)
         super().__init__(operator, net.dtype)
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | None = None
+
+    @property
+    def loss(self) -> str:
+        """The name of the loss, "blocks" where its Hessians are given."""
+        return self.loss_at.name
+
+    @property
+    def weights(self) -> Array | None:
+        """The weights of the samples, (n,) or (n, k), or None for ones."""
+        return self.loss_at.weights
 
     @property
     def scale(self) -> float:
@@ -248,11 +185,12 @@ class GaussNewton(SymmetricOperator):
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
 
         Args:
-            reduced: For the softmax, whose H_i has rank k - 1: R_i (k, k - 1) instead, so that K (n (k - 1), n (k - 1))
-                is without the null directions that are known beforehand. Other losses are not changed by it.
+            reduced: R_i (k, q) instead, q the largest rank of an H_i, so that K (n q, n q) is without the null
+                directions that are known beforehand: q = k - 1 for the softmax, the rank of the blocks where they are
+                given, and k, which changes nothing, for the other losses.
         """
         k = self.outputs
-        rank = hessian_rank(self.loss, k) if _checks.boolean(reduced, "reduced") else k
+        rank = self.loss_at.rank if _checks.boolean(reduced, "reduced") else k
         if rank not in self._grams:
             self._grams[rank] = Gram(self, rank)
         return self._grams[rank]
@@ -260,8 +198,10 @@ class GaussNewton(SymmetricOperator):
     def linear_dual(self) -> LinearDual:
         """The dual sum_l P_l (x) S Q_l S (k r, k r) of a linear network, r the rank of the data; mean squares only.
 
+        Weights of the samples go into S.
+
         Raises:
-            ValueError: The network is not linear or the loss is not "mse".
+            ValueError: The network is not linear, the loss is not "mse", or weights differ between outputs.
         """
         if self._linear_dual is None:
             self._linear_dual = LinearDual(self)
@@ -292,7 +232,8 @@ class GaussNewton(SymmetricOperator):
 
     def __repr__(self) -> str:
         p, n, method = self.shape[0], len(self.X), self.products.plan(BLOCK)["method"]
-        return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
+        loss = self.loss if self.weights is None else f"weighted {self.loss}"
+        return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
 
 
 class JacobianProducts(Protocol):
@@ -461,12 +402,14 @@ class LinearDual(Dual):
         if not (net.is_linear and net.is_chain):
             what = "a linear network but this one is not" if net.is_chain else "dense layers only but there are others"
             raise ValueError(f"the linear dual needs {what}: {net!r}; use gram() or dual()")
-        if owner.loss != "mse":
+        if not owner.loss_at.is_scalar:
+            got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
             raise ValueError(
-                f"the linear dual needs loss='mse', whose Hessian is the same for all samples, not {owner.loss!r}"
+                f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
+                "use gram()"
             )
         affine = any(layer.bias is not None for layer in net.dense)
-        data_range = range_factor(owner.X, owner.scale, affine)
+        data_range = range_factor(owner.X, owner.scale, affine, owner.weights)
         needed = linear_dual_bytes(net, len(data_range))
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
         core = _core.LinearDual(net.place(owner.X.shape[1:]).core, data_range, affine)

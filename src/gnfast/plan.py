@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gnfast import _checks
-from gnfast.losses import hessian_rank
 from gnfast.networks import Network
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             more=n**2 * (len(net.dense) + 1) * item,
         )
     p, core = G.shape[0], G.products.plan(BLOCK)
-    rows = core["flops_rows"] * rank / hessian_rank(G.loss, G.outputs)
+    rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
     return GramCosts(rank * p * item, rows if stored else 0.0, float(n * rank) ** 2 * p + rows, product, 0.0)
@@ -143,7 +142,7 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     flops = core[f"flops_{core['method']}"]
     item, p = G.dtype.itemsize, G.shape[0]
 
-    per_sample = hessian_rank(G.loss, k)
+    per_sample = G.loss_at.rank
     size, costs = n * per_sample, gram_costs(G, per_sample)
     rank = min(n, G.X[0].size + any(layer.bias is not None for layer in net.dense))
     spaces = [
@@ -151,20 +150,16 @@ def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
         Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
         Space("samples", size, costs.forming + size**3 / 2, size**2 * item + costs.kept + core["bytes_forward"]),
     ]
-    if net.is_linear and net.is_chain and net.kept is None and G.loss == "mse":
+    if net.is_linear and net.is_chain and net.kept is None and G.loss_at.is_scalar:
         chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
         small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
         spaces.append(Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank)))
     else:
-        why = (
-            "the network is pruned"
-            if net.kept is not None
-            else "the network is not linear"
-            if not net.is_linear
-            else "for dense layers only"
-            if not net.is_chain
-            else f"the loss is {G.loss}"
-        )
+        loss = "weights differ between outputs" if G.loss == "mse" else f"the loss is {G.loss}"
+        layers = loss if net.is_chain else "for dense layers only"
+        why = layers if net.is_linear else "the network is not linear"
+        if net.kept is not None:
+            why = "the network is pruned"
         spaces.append(Space("linear map", k * rank, float("inf"), 0.0, why))
 
     limit = G.memory_limit

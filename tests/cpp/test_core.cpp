@@ -1,4 +1,5 @@
 // Scalar formulas: random words, activations, losses.
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -112,60 +113,74 @@ double value(Loss loss, const Outputs& f) {
     for (const double z : f) {
         if (loss == Loss::mse) total += z * z / 2;
         if (loss == Loss::cross_entropy) total += std::exp(z - top);
+        if (loss == Loss::poisson) total += std::exp(z);
         if (loss == Loss::binary_cross_entropy) total += std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z)));
     }
     return loss == Loss::cross_entropy ? std::log(total) + top : total;
 }
 
+const std::vector<Loss> FORMULAS{Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy, Loss::poisson};
+
+// What is kept for a sample of this weight; mse of weight 1 keeps nothing.
+const double* keep(Loss loss, const Outputs& f, double weight, Outputs& kept) {
+    kept.fill(1);
+    loss::prepare(loss, f.data(), k, kept.data());
+    for (double& value : kept) value *= weight;
+    return loss == Loss::mse && weight == 1 ? nullptr : kept.data();
+}
+
 TEST("core: the Hessian of a loss is that of finite differences") {
-    for (const Loss loss : {Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy})
-        for (std::size_t at = 0; at < 2; ++at) {
-            Outputs kept{};
-            loss::prepare(loss, OUTPUTS[at].data(), k, kept.data());
+    for (const Loss loss : FORMULAS)
+        for (std::size_t at = 0; at < 4; ++at) {
+            Outputs room{};
+            const double weight = at < 2 ? 1 : 0.3;
+            const double* kept = keep(loss, OUTPUTS[at % 2], weight, room);
             for (std::size_t b = 0; b < k; ++b) {
                 Outputs column{};
                 column[b] = 1;
-                loss::hessian_product(loss, kept.data(), k, 0.5, column.data());
+                loss::hessian_product(loss, kept, k, 0.5, column.data());
                 for (std::size_t a = 0; a < k; ++a) {
                     const double h = 1e-4;
                     const auto shifted = [&](double u, double v) {
-                        Outputs f = OUTPUTS[at];
+                        Outputs f = OUTPUTS[at % 2];
                         f[a] += u;
                         f[b] += v;
                         return value(loss, f);
                     };
                     const double second = (shifted(h, h) - shifted(h, -h) - shifted(-h, h) + shifted(-h, -h)) / (4 * h * h);
-                    CHECK_NEAR(column[a], 0.5 * second, 1e-6);
+                    CHECK_NEAR(column[a], 0.5 * weight * second, 1e-6);
                 }
             }
         }
 }
 
-TEST("core: R R^T = H for the full and for the reduced factor, saturated classes too") {
-    for (const Loss loss : {Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy})
+TEST("core: R R^T = H for the full and for the reduced factor, saturated classes, weights and weight zero too") {
+    for (const Loss loss : FORMULAS)
         for (const bool reduced : {false, true})
-            for (const Outputs& f : OUTPUTS) {
-                Outputs kept{};
-                loss::prepare(loss, f.data(), k, kept.data());
-                const index rank = loss::factor_rank(loss, k, reduced);
-                CHECK(rank == (loss == Loss::cross_entropy && reduced ? k - 1 : k));
-                std::vector<double> rows(static_cast<std::size_t>(k * k), 1e9);
-                loss::factor_rows(loss, kept.data(), k, reduced, 0.25, rows.data());
-                for (index b = 0; b < k; ++b) {
-                    Outputs column{};
-                    column[static_cast<std::size_t>(b)] = 1;
-                    loss::hessian_product(loss, kept.data(), k, 0.25, column.data());
-                    for (index a = 0; a < k; ++a) {
-                        double product = 0;
-                        for (index c = 0; c < rank; ++c)
-                            product += rows[static_cast<std::size_t>(c * k + a)] * rows[static_cast<std::size_t>(c * k + b)];
-                        const double expected = column[static_cast<std::size_t>(a)];
-                        // Relative: the Hessian of a saturated class is tiny, and its digits count.
-                        const double size = std::sqrt(kept[static_cast<std::size_t>(a)] * kept[static_cast<std::size_t>(b)]);
-                        CHECK_NEAR(product, expected, 1e-15 * (loss == Loss::mse ? 1 : size) + 1e-300);
+            for (const double weight : {1.0, 0.3, 0.0})
+                for (const Outputs& f : OUTPUTS) {
+                    if (loss == Loss::poisson && *std::max_element(f.begin(), f.end()) > 700) continue;  // exp overflows
+                    Outputs room{};
+                    const double* kept = keep(loss, f, weight, room);
+                    const index rank = loss::factor_rank(loss, k, reduced);
+                    CHECK(rank == (loss == Loss::cross_entropy && reduced ? k - 1 : k));
+                    std::vector<double> rows(static_cast<std::size_t>(k * k), 1e9);
+                    loss::factor_rows(loss, kept, k, reduced, 0.25, rows.data());
+                    for (index b = 0; b < k; ++b) {
+                        Outputs column{};
+                        column[static_cast<std::size_t>(b)] = 1;
+                        loss::hessian_product(loss, kept, k, 0.25, column.data());
+                        for (index a = 0; a < k; ++a) {
+                            double product = 0;
+                            for (index c = 0; c < rank; ++c)
+                                product += rows[static_cast<std::size_t>(c * k + a)] * rows[static_cast<std::size_t>(c * k + b)];
+                            const double expected = column[static_cast<std::size_t>(a)];
+                            // Relative: the Hessian of a saturated class is tiny, and its digits count.
+                            const double size = std::sqrt(room[static_cast<std::size_t>(a)] * room[static_cast<std::size_t>(b)]);
+                            CHECK_NEAR(product, expected, 1e-15 * size + 1e-300);
+                        }
                     }
                 }
-            }
 }
 
 TEST("core: probabilities add up to one and survive large outputs") {

@@ -32,10 +32,10 @@ Axis axis(index size, index kernel, index stride, index dilation, index before, 
 
 // Awkward ones: nothing divides, one pixel, a kernel as large as the image, padding wider than what it pads, around the circle.
 std::vector<Windows> cases() {
-    return {{3, axis(7, 3, 1, 1, 1, 1), axis(6, 3, 1, 1, 1, 1), false}, {2, axis(7, 3, 2, 1, 1, 1), axis(6, 2, 3, 2, 2, 2), false},
-            {1, axis(1, 1, 1, 1, 0, 0), axis(1, 1, 1, 1, 0, 0), false}, {2, axis(1, 3, 1, 1, 1, 1), axis(9, 4, 2, 1, 0, 3), false},
-            {2, axis(4, 4, 1, 1, 0, 0), axis(5, 5, 1, 1, 0, 0), false}, {3, axis(4, 3, 1, 1, 1, 1), axis(5, 3, 1, 2, 2, 2), true},
-            {1, axis(3, 3, 2, 1, 3, 3), axis(4, 2, 1, 1, 4, 4), true},  {2, axis(5, 1, 2, 1, 0, 0), axis(5, 1, 2, 1, 0, 0), false},
+    return {{3, axis(7, 3, 1, 1, 1, 1), axis(6, 3, 1, 1, 1, 1), false},  {2, axis(7, 3, 2, 1, 1, 1), axis(6, 2, 3, 2, 2, 2), false},
+            {1, axis(1, 1, 1, 1, 0, 0), axis(1, 1, 1, 1, 0, 0), false},  {2, axis(1, 3, 1, 1, 1, 1), axis(9, 4, 2, 1, 0, 3), false},
+            {2, axis(4, 4, 1, 1, 0, 0), axis(5, 5, 1, 1, 0, 0), false},  {3, axis(4, 3, 1, 1, 1, 1), axis(5, 3, 1, 2, 2, 2), true},
+            {1, axis(3, 3, 2, 1, 3, 3), axis(4, 2, 1, 1, 4, 4), true},   {2, axis(5, 1, 2, 1, 0, 0), axis(5, 1, 2, 1, 0, 0), false},
             {5, axis(40, 3, 1, 1, 1, 1), axis(37, 3, 1, 1, 1, 1), false}};
 }
 
@@ -180,17 +180,16 @@ TEST("images: products over a grid, one for each member or summed") {
                 const index kept = sum ? 1 : members;
                 Matrix<double> out = random<double>(outer * kept * rows, cols, 3);
                 const Matrix<double> before = out;
-                backend.gemm_grid(Op::none, Op::transpose, 1.0, x, y, 1.0,
-                                  Grid<double>(out.view().row_range(0, rows), outer, kept * rows * out.stride, members,
-                                               sum ? 0 : rows * out.stride));
+                backend.gemm_grid(
+                    Op::none, Op::transpose, 1.0, x, y, 1.0,
+                    Grid<double>(out.view().row_range(0, rows), outer, kept * rows * out.stride, members, sum ? 0 : rows * out.stride));
                 for (index j = 0; j < outer; ++j)
                     for (index i = 0; i < kept; ++i)
                         for (index r = 0; r < rows; ++r)
                             for (index c = 0; c < cols; ++c) {
                                 double expected = before((j * kept + i) * rows + r, c);
                                 for (index m = i; m < (sum ? members : i + 1); ++m)
-                                    for (index q = 0; q < length; ++q)
-                                        expected += a((j * members + m) * rows + r, q) * b(m * cols + c, q);
+                                    for (index q = 0; q < length; ++q) expected += a((j * members + m) * rows + r, q) * b(m * cols + c, q);
                                 CHECK_NEAR(out((j * kept + i) * rows + r, c), expected, rounding<double>(length * members));
                             }
                 CHECK(out.gaps_untouched());

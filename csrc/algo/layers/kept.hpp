@@ -14,12 +14,14 @@ struct Kept {
     View<const T> input;               // (n, inputs)
     View<const T> derivative;          // (n, width), of an activation
     View<const std::int32_t> chosen;   // (n, outputs), of max pooling
+    View<const T> normalized;          // (n, width), of a normalisation, and
+    View<const T> inverse;             // (n, groups), what its values were multiplied by; one row for all where the batch is the group
     std::vector<Kept> body, shortcut;  // of a residual block
 
     // The same for the samples first, ..., first + count - 1.
     Kept range(index first, index count) const {
         const auto rows = [&](auto view) { return view.data ? view.row_range(first, count) : view; };
-        Kept out{rows(input), rows(derivative), rows(chosen), {}, {}};
+        Kept out{rows(input), rows(derivative), rows(chosen), rows(normalized), rows(inverse), {}, {}};
         for (const Kept& one : body) out.body.push_back(one.range(first, count));
         for (const Kept& one : shortcut) out.shortcut.push_back(one.range(first, count));
         return out;

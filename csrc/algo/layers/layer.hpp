@@ -8,6 +8,7 @@
 #include "algo/layers/activation.hpp"
 #include "algo/layers/convolution.hpp"
 #include "algo/layers/dense.hpp"
+#include "algo/layers/norm.hpp"
 #include "algo/layers/pool.hpp"
 
 namespace gnfast {
@@ -33,9 +34,9 @@ struct Residual {
 
 template <class T>
 struct Layer
-    : std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Scale, layers::Residual<T>> {
-    using std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Scale,
-                       layers::Residual<T>>::variant;
+    : std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>, layers::Scale, layers::Residual<T>> {
+    using std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>,
+                       layers::Scale, layers::Residual<T>>::variant;
 };
 
 template <class T>
@@ -45,6 +46,7 @@ template <class T>
 index parameters_of(const Layer<T>& layer) {
     if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) return dense->parameters();
     if (const auto* convolution = std::get_if<layers::Convolution<T>>(&layer)) return convolution->parameters();
+    if (const auto* norm = std::get_if<layers::Norm<T>>(&layer)) return norm->parameters();
     if (const auto* block = std::get_if<layers::Residual<T>>(&layer)) return parameters_of(block->body) + parameters_of(block->shortcut);
     return 0;
 }
@@ -54,6 +56,17 @@ index parameters_of(const std::vector<Layer<T>>& all) {
     index total = 0;
     for (const Layer<T>& layer : all) total += parameters_of(layer);
     return total;
+}
+
+// Whether an output depends on other samples than its own.
+template <class T>
+bool couples_samples(const std::vector<Layer<T>>& all) {
+    for (const Layer<T>& layer : all) {
+        if (const auto* norm = std::get_if<layers::Norm<T>>(&layer); norm && norm->couples_samples()) return true;
+        const auto* block = std::get_if<layers::Residual<T>>(&layer);
+        if (block && (couples_samples(block->body) || couples_samples(block->shortcut))) return true;
+    }
+    return false;
 }
 
 // What a layer takes and gives for each sample, what products with it cost, and what they keep: numbers, and multiply-adds.
@@ -90,6 +103,9 @@ void account(const std::vector<Layer<T>>& all, Account& seen) {
         } else if (const auto* pool = std::get_if<layers::Pool<T>>(&layer)) {
             seen.width = pool->outputs();
             if (pool->max) seen.kept += double(seen.width);
+        } else if (const auto* norm = std::get_if<layers::Norm<T>>(&layer)) {
+            seen.kept += double(norm->kept_numbers());
+            seen.moved = seen.moved || norm->parameters() > 0;
         } else if (std::holds_alternative<layers::Activation>(layer)) {
             seen.kept += double(before);
         } else if (const auto* block = std::get_if<layers::Residual<T>>(&layer)) {

@@ -30,7 +30,7 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
     Args:
         net: Dense layers and activations.
         X: Data (n, d), of the network's dtype.
-        loss: "mse", "cross_entropy" or "binary_cross_entropy"; for all but "mse" there is only `deep`.
+        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson"; for all but "mse" there is only `deep`.
 
     Returns:
         Bounds with a finite value. None at all means that no bound applies: each function gives its reason.

@@ -12,7 +12,7 @@ from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.chains import effective
 from gnfast.bounds.inputs import as_data, in_float64, with_ones
 from gnfast.bounds.spectra import Ends, gram_ends, rounding
-from gnfast.losses import check_loss, hessian_rank
+from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
 
 NAME = "deep.schur"
@@ -24,7 +24,13 @@ BACKWARD_GRAM_ROWS = 2000  # a Gram of this size takes 32 MB and its eigenvalues
 BLOCK_NUMBERS = 1 << 23  # in a block of backward rows: 64 MB
 
 
-def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool | None = None) -> Bound:
+def deep(
+    net: Network,
+    X: npt.ArrayLike,
+    loss: str | npt.ArrayLike = "mse",
+    backward_gram: bool | None = None,
+    weights: npt.ArrayLike | None = None,
+) -> Bound:
     """An upper bound on kappa(G) for a dense network of any depth, activation, skip, bias and loss.
 
     G has the non-zero spectrum of a sum over layers of Hadamard products of two Grams, each over n,
@@ -37,9 +43,11 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
     Args:
         net: Dense layers and activations.
         X: Data (n, d), of the network's dtype; the bound is computed in float64.
-        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank) or "binary_cross_entropy".
+        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank), "binary_cross_entropy", "poisson", or
+            the Hessians (n, k, k) themselves, q the largest rank of one.
         backward_gram: Whether the eigenvalues of B_l are used, which takes (n q)^2 numbers of memory; None: while
             n q <= 2000. Without them only the side of lambda(A) is.
+        weights: (n,) or (n, k), as `GaussNewton` takes them.
 
     Returns:
         A Bound; its value is inf, with the reason, where no layer has n independent inputs (nor n q independent
@@ -54,7 +62,8 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
     Reference: Horn & Johnson (1991), Topics in Matrix Analysis, section 5.3, for Schur's theorem.
     """
     data, k = as_data(net, X), net.out_features
-    n, q = len(data), hessian_rank(check_loss(loss, k), k)
+    at = loss_at(loss, weights, len(data), k, net.dtype)
+    n, q = len(data), at.rank
     whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
     if reason := _narrowness(net, n, q, whole):
         return silent(NAME, STATEMENT, reason)
@@ -65,7 +74,7 @@ def deep(net: Network, X: npt.ArrayLike, loss: str = "mse", backward_gram: bool 
     if not whole and not any(ends.smallest > 0 for ends in forward):
         return silent(NAME, STATEMENT, f"no layer has {n} inputs that are independent to float64's precision")
     weights = [effective(layer) for layer in net.dense]
-    blocks, backward = _backward_grams(weights, derivatives, hessian_factor(loss, net(data)), whole)
+    blocks, backward = _backward_grams(weights, derivatives, hessian_factor(at, net(data)), whole)
     upper, lower, sides = np.zeros((n, q, q)), np.zeros((n, q, q)), []
     for index, A in enumerate(extended):
         options = {"inputs": (forward[index], blocks[index])}
@@ -94,8 +103,18 @@ def _tighter(options: dict[str, tuple[Ends, FloatArray]]) -> tuple[str, str]:
     )
 
 
-def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
-    """R (n, k, q) of full column rank with R R^T = H, the loss's Hessian in the outputs (n, k)."""
+def hessian_factor(loss: LossAt, outputs: FloatArray) -> FloatArray:
+    """R (n, k, q) with R R^T = H, the loss's Hessian in the outputs (n, k), q the largest rank of an H_i."""
+    if loss.factors is not None:
+        return loss.factors.transpose(0, 2, 1)
+    R = _unweighted_factor(loss.name, outputs)
+    if loss.weights is None:
+        return R
+    root: FloatArray = np.sqrt(loss.weights.astype(np.float64)).reshape(len(R), -1, 1)
+    return root * R
+
+
+def _unweighted_factor(loss: str, outputs: FloatArray) -> FloatArray:
     n, k = outputs.shape
     if loss == "mse":
         return np.broadcast_to(np.eye(k), (n, k, k))
@@ -103,6 +122,8 @@ def hessian_factor(loss: str, outputs: FloatArray) -> FloatArray:
         decay = np.exp(-np.abs(outputs) / 2)
         root: FloatArray = decay / (1 + decay**2)  # the square root of sigmoid(F) sigmoid(-F)
         return root[:, :, None] * np.eye(k)
+    if loss == "poisson":
+        return np.exp(outputs / 2)[:, :, None] * np.eye(k)
     # H = D (I - s s^T) D, s^2 the softmax, D = diag(s). The reflection I - v v^T / (1 + s_1), v = s + e_1, takes s
     # to -e_1: its other columns are an orthonormal basis of the complement of s. The likeliest class comes first, so
     # that nothing cancels however near to 1 its probability is.

@@ -9,7 +9,6 @@ import scipy.sparse
 
 from gnfast import _checks
 from gnfast._arrays import Array
-from gnfast.losses import hessian_rank
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
@@ -57,7 +56,7 @@ def backward_rows_fit(G: GaussNewton) -> bool:
     """Whether the derivatives of the outputs in all pre-activations are within `memory_limit`."""
     if G.memory_limit is None:
         return True
-    needed = gram_costs(G, hessian_rank(G.loss, G.outputs)).kept
+    needed = gram_costs(G, G.loss_at.rank).kept
     return bool(needed + G.products.plan(1)["bytes_forward"] <= G.memory_limit)
 
 

@@ -12,8 +12,9 @@ import torch
 
 from gnfast import _checks
 from gnfast._arrays import Array
-from gnfast.interop._losses import Hessian, check_loss
+from gnfast.interop._losses import Hessian
 from gnfast.interop._models import Model
+from gnfast.losses import loss_at
 from gnfast.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -149,13 +150,17 @@ class Products:
     Arrays hold one vector a row, in C order, as the compiled core hands them over.
     """
 
-    def __init__(self, model: Model, loss: Any, scale: float, limit: float | None) -> None:
+    def __init__(self, model: Model, loss: Any, weights: Any, scale: float, limit: float | None) -> None:
         self.model, self.scale, self.limit = model, scale, limit
         self.n, self.p = len(model.X), sum(model.numbers)
         self.itemsize = model.dtype.itemsize
         outputs, saved = self._probe()
-        self.loss = check_loss(loss, outputs)
         self.k = outputs[0].numel()
+        if isinstance(loss, str) and loss == "cross_entropy" and outputs.ndim != 2:
+            raise ValueError(
+                f"loss is 'cross_entropy' but the model gives outputs of shape {tuple(outputs.shape)}; it needs (n, k)"
+            )
+        self.loss = loss_at(loss, weights, self.n, self.k, model.dtype)
         self.blocks = self._plan(saved / len(outputs))
         self.fallback = ""  # why torch.func does not serve
         self._passes: dict[int, tuple[Pass, Hessian]] = {}
@@ -185,7 +190,7 @@ class Products:
 
     def rank(self, reduced: bool) -> int:
         """Rows of R_i^T J_i that each sample has."""
-        return self.k - 1 if reduced and self.loss == "cross_entropy" else self.k
+        return self.loss.rank if reduced or self.loss.factors is not None else self.k
 
     def gram_rows(self, first: int, count: int, reduced: bool) -> Tensor:
         """R_i^T J_i (count r, p), scaled, of samples from `first` on, which must not be coupled."""
@@ -193,7 +198,8 @@ class Products:
         with torch.no_grad():
             outputs = self.model.outputs(X).reshape(count, -1)
         identity = torch.eye(r, dtype=outputs.dtype, device=outputs.device)[:, None].expand(r, count, r)
-        starts = Hessian(self.loss, outputs, self.scale).root(identity, reduced).transpose(0, 1)
+        hessian = Hessian(self.loss, outputs, self.scale, slice(first, first + count))
+        starts = hessian.root(identity, reduced).transpose(0, 1)
 
         def rows_of(x: Tensor, start: Tensor) -> tuple[Tensor, ...]:
             def call(*parameters: Tensor) -> Tensor:
@@ -253,7 +259,7 @@ class Products:
                 f"the model gives NaN or infinite outputs at {int(bad.sum())} of the samples, the first at "
                 f"X[{first + int(bad.nonzero()[0])}]; check the inputs and the parameters"
             )
-        return made, Hessian(self.loss, made.outputs, self.scale)
+        return made, Hessian(self.loss, made.outputs, self.scale, slice(first, first + len(X)))
 
     def _differentiate(self, X: Tensor) -> Pass:
         if not self.fallback:

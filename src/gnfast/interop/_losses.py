@@ -1,7 +1,7 @@
 """Hessians of the losses in a model's outputs, H_i = R_i R_i^T, as products with PyTorch tensors.
 
 Tensors of cotangents are (s, n, k), those of the factors' columns (s, n, r): r is k, and k - 1 for the softmax where
-its null direction is left out (`reduced`).
+its null direction is left out (`reduced`), or the rank of given blocks.
 """
 
 from __future__ import annotations
@@ -10,57 +10,62 @@ from typing import Any, TypeAlias
 
 import torch
 
-from gnfast import _checks
-from gnfast.losses import LOSSES, hessian_rank
+from gnfast.losses import LossAt
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 
 
 class Hessian:
-    """The Hessian of one loss at the outputs (n, k), scaled by one factor for all samples."""
+    """The Hessians of a loss at some samples' outputs (n, k), times one factor.
 
-    def __init__(self, loss: str, outputs: Tensor, scale: float) -> None:
-        self.loss, self.outputs, self.scale = loss, outputs, scale
-        self.n, self.k = outputs.shape
-        if loss == "cross_entropy":
-            self._root = torch.softmax(outputs, dim=1).sqrt()  # q: H = diag(q) (I - q q^T) diag(q), |q| = 1
-        elif loss == "binary_cross_entropy":
-            self._root = (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).sqrt()
+    H = diag(d) P diag(d), P the identity or, for the softmax, what projects q = sqrt(p) out, |q| = 1; d holds roots of
+    weights too. Given blocks have factors instead.
+    """
 
-    def rank(self, reduced: bool) -> int:
-        """Columns of R_i."""
-        return hessian_rank(self.loss, self.k) if reduced else self.k
+    def __init__(self, loss: LossAt, outputs: Tensor, scale: float, samples: slice) -> None:
+        self.scale = scale
+        self._factors = None if loss.factors is None else _like(outputs, loss.factors[samples])
+        weights = None if loss.weights is None else _like(outputs, loss.weights[samples]).reshape(len(outputs), -1)
+        self._q = torch.softmax(outputs, dim=1).sqrt() if loss.name == "cross_entropy" else None
+        roots = [self._q, None if weights is None else weights.sqrt()]
+        if loss.name == "binary_cross_entropy":
+            roots.append((torch.sigmoid(outputs) * torch.sigmoid(-outputs)).sqrt())
+        elif loss.name == "poisson":
+            roots.append(torch.exp(outputs / 2))
+        self._d: Tensor = 1.0
+        for root in roots:
+            self._d = self._d if root is None else self._d * root
 
     def apply(self, U: Tensor) -> Tensor:
         """scale H U."""
-        if self.loss == "mse":
-            return U * self.scale
-        q = self._root
-        scaled = q * U * self.scale
-        if self.loss == "cross_entropy":
-            scaled = scaled - q * (scaled * q).sum(-1, keepdim=True)
-        return q * scaled
+        if self._factors is not None:
+            return self.root(self.root_transposed(U, reduced=True), reduced=True)
+        U = self._d * U * self.scale
+        return self._d * (U if self._q is None else U - self._q * (self._q * U).sum(-1, keepdim=True))
 
-    def root(self, Y: Tensor, reduced: bool, samples: slice = slice(None)) -> Tensor:
-        """sqrt(scale) R Y: (s, n, r) to (s, n, k), of these samples only."""
+    def root(self, Y: Tensor, reduced: bool) -> Tensor:
+        """sqrt(scale) R Y: (s, n, r) to (s, n, k)."""
         Y = Y * self.scale**0.5
-        if self.loss == "mse":
-            return Y
-        q = self._root[samples]
-        if self.loss == "cross_entropy":
+        if self._factors is not None:
+            return torch.einsum("nrk,snr->snk", self._factors, Y)
+        q = self._q
+        if q is not None:
             Y = _embed(q, Y) if reduced else Y - q * (q * Y).sum(-1, keepdim=True)
-        return q * Y
+        return self._d * Y
 
     def root_transposed(self, U: Tensor, reduced: bool) -> Tensor:
         """sqrt(scale) R^T U: (s, n, k) to (s, n, r)."""
         U = U * self.scale**0.5
-        if self.loss == "mse":
-            return U
-        q = self._root
-        U = q * U
-        if self.loss == "cross_entropy":
+        if self._factors is not None:
+            return torch.einsum("nrk,snk->snr", self._factors, U)
+        U, q = self._d * U, self._q
+        if q is not None:
             U = _project(q, U) if reduced else U - q * (q * U).sum(-1, keepdim=True)
         return U
+
+
+def _like(outputs: Tensor, array: Any) -> Tensor:
+    return torch.tensor(array, dtype=outputs.dtype, device=outputs.device)
 
 
 # An orthonormal basis Q (k, k - 1) of what is orthogonal to q, |q| = 1, q >= 0: the last columns of the reflection
@@ -75,14 +80,3 @@ def _project(q: Tensor, U: Tensor) -> Tensor:
     """Q^T U."""
     weights = ((q * U).sum(-1, keepdim=True) + U[..., :1]) / (1 + q[..., :1])
     return U[..., 1:] - weights * q[..., 1:]
-
-
-def check_loss(loss: Any, outputs: Tensor) -> str:
-    """The name of a loss that makes sense for outputs of this shape."""
-    name = _checks.choice(loss, "loss", LOSSES)
-    if name == "cross_entropy" and (outputs.ndim != 2 or outputs.shape[1] == 1):
-        raise ValueError(
-            f"loss is 'cross_entropy' but the model gives outputs of shape {tuple(outputs.shape)}; it needs (n, k) "
-            "with k at least 2"
-        )
-    return name

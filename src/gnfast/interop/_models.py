@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
-DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 class Model:
@@ -43,8 +43,7 @@ class Model:
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        found: np.dtype[Any] = DTYPES[self.parameters[0].dtype]
-        return found
+        return DTYPES[self.parameters[0].dtype]
 
     def check_unchanged(self) -> None:
         """Kept forward passes are those of the values at first: a training step since then is an error."""

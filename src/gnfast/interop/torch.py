@@ -39,7 +39,8 @@ class GaussNewton(SymmetricOperator):
             lists, tuples and dicts of tensors, flat in that order. float32 or float64, one dtype and device; shared
             parameters are one. Memory is shared: a training step makes this operator out of date, which is an error.
         X: Samples, a tensor (n, ...) or an array, of the parameters' dtype, or integers for models that take them.
-        loss: "mse", "cross_entropy" or "binary_cross_entropy", as in `gnfast.GaussNewton`.
+        loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
+        weights: (n,) or (n, k), as there, arrays or tensors of the parameters' dtype; None for ones.
         reduction: "mean" over samples, or "sum".
         memory_limit: Bytes that one operation may use, judged by what autograd saves for a forward pass; samples are
             taken in batches where it asks for it and the model allows it. None sets no limit.
@@ -61,8 +62,9 @@ class GaussNewton(SymmetricOperator):
         module: Any,
         params: Any = None,
         X: Any = None,
-        loss: str = "mse",
+        loss: Any = "mse",
         *,
+        weights: Any = None,
         reduction: str = "mean",
         memory_limit: float | None = None,
     ) -> None:
@@ -70,8 +72,8 @@ class GaussNewton(SymmetricOperator):
         self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")
         self.model = model_of(module, params, X)
         scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
-        self._products = Products(self.model, loss, scale, self.memory_limit)
-        self.loss = self._products.loss
+        self._products = Products(self.model, loss, weights, scale, self.memory_limit)
+        self.loss = self._products.loss.name
         dtype = self.model.dtype
         super().__init__(operator_of(self._products.apply, self._products.p, dtype), dtype)
         self._grams: dict[int, Gram] = {}

@@ -175,5 +175,6 @@ def _analytic(A: SymmetricOperator) -> Bound | None:
         with blas_threads(R.shape[1]):
             return joint_from_factors(P, R)
     if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain and A.owner.net.kept is None:
-        return deep(A.owner.net, A.owner.X, A.owner.loss)
+        loss = A.owner.loss_at
+        return deep(A.owner.net, A.owner.X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)
     return None

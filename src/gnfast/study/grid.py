@@ -208,7 +208,7 @@ class Study:
         samples: how many rows, spread evenly over the data, or "all".
         whiten: whether the data's second moment is made the identity on its range.
         outputs: number k of outputs.
-        loss: "mse", "cross_entropy" or "binary_cross_entropy".
+        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson".
         dtype: "float64" or "float32".
     """
 

@@ -1,0 +1,94 @@
+"""A SciPy LinearOperator whose products take blocks of vectors: checks of what comes in, and who owns what goes out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from gnfast import _arrays, _checks
+from gnfast._arrays import Array
+
+
+class BlockOperator(LinearOperator):  # type: ignore[misc]
+    """A LinearOperator whose products take all vectors of a block at once.
+
+    Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        super().__init__(dtype, shape)
+
+    def matmat(self, V: Any, out: Array | None = None) -> Array:
+        """The product with a block of vectors.
+
+        Args:
+            V: (columns of the operator, s), of the operator's dtype; Fortran order avoids a copy.
+            out: (rows, s), Fortran-ordered, of the operator's dtype, not overlapping `V`; None allocates one.
+
+        Returns:
+            `out`, or a new Fortran-ordered (rows, s).
+
+        Raises:
+            TypeError: Another dtype, or an `out` that is no array.
+            ValueError: Another shape or layout, NaN or infinite values, or an `out` that overlaps `V`.
+        """
+        rows = self._rows_of(V, "V", self.shape[1])
+        if out is None:
+            target = np.empty((len(rows), self.shape[0]), self.dtype)
+        else:
+            target = self._output(out, len(rows))
+            if np.may_share_memory(rows, target):
+                raise ValueError("out overlaps V; pass an array of its own")
+        self._apply(rows, target)
+        return target.T if out is None else out
+
+    def matvec(self, v: Any) -> Array:
+        """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
+        found, length = _arrays.as_array(v, "v"), self.shape[1]
+        if found.shape not in ((length,), (length, 1)):
+            raise ValueError(
+                f"v has shape {found.shape} but must be ({length},), or ({length}, s) for a block of s vectors"
+            )
+        return self.matmat(found.reshape(length, 1)).reshape(-1, *found.shape[1:])
+
+    def _matmat(self, V: Any) -> Array:
+        return self.matmat(V)
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        """out (s, rows of the operator) <- the product with rows (s, columns), one vector a row, both in C order."""
+        raise NotImplementedError
+
+    def _rows_of(self, V: Any, name: str, length: int) -> Array:
+        found = _arrays.as_array(V, name)
+        if found.ndim != 2 or found.shape[0] != length or found.shape[1] == 0:
+            raise ValueError(
+                f"{name} has shape {found.shape} but must be ({length}, s) with s at least 1, one vector a column"
+            )
+        if found.dtype != self.dtype:
+            raise TypeError(
+                f"{name} has dtype {found.dtype} but the operator has {self.dtype}; "
+                f"convert it with {name}.astype('{self.dtype}')"
+            )
+        if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
+            warnings.warn(
+                f"{name} of shape {found.shape} is not in Fortran order and was copied; "
+                f"pass numpy.asfortranarray({name}) where it is used more than once",
+                _checks.CopyWarning,
+                stacklevel=_checks.level_of_caller(),
+            )
+        return _arrays.as_c_contiguous(found.T)
+
+    def _output(self, out: Any, s: int) -> Array:
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
+            got = f"has dtype {out.dtype}" if isinstance(out, np.ndarray) else f"is of type {type(out).__name__}"
+            raise TypeError(f"out {got} but must be an array of {self.dtype}, the operator's dtype")
+        if out.shape != (self.shape[0], s):
+            raise ValueError(f"out has shape {out.shape} but must be {(self.shape[0], s)}, one product a column")
+        if not out.T.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError(
+                "out must be writeable and in Fortran order; make it with numpy.empty(shape, dtype, order='F')"
+            )
+        return out.T
