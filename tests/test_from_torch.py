@@ -169,12 +169,12 @@ class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(3, 2, 3, 3))
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.points = nn.Parameter(torch.randn(3, 3, 1, 1))
         self.weight, self.bias = nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(2))
 
     def forward(self, x: Any) -> Any:
         x = F.conv2d(x, self.kernel, padding=1)
-        y = F.gelu(self.conv(F.leaky_relu(x, 0.2)), approximate="tanh")
+        y = F.gelu(F.conv2d(F.leaky_relu(x, 0.2), self.points), approximate="tanh")
         x = F.silu(x) + 0.5 * y - F.dropout(x, training=self.training)
         x = torch.sigmoid(F.elu(x)).tanh() * 2
         x = F.avg_pool2d(F.max_pool2d(x, 2), 2, stride=1)

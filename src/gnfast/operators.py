@@ -233,7 +233,7 @@ class GaussNewton(SymmetricOperator):
     def __repr__(self) -> str:
         p, n, method = self.shape[0], len(self.X), self.products.plan(BLOCK)["method"]
         loss = self.loss if self.weights is None else f"weighted {self.loss}"
-        return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
+        return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product of the core, {self.dtype}, {self.device})"
 
 
 class JacobianProducts(Protocol):
