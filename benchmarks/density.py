@@ -64,21 +64,15 @@ def single_probe(operator: Any, steps: int, seed: int) -> float:
 
 def curvlinops_probe(weights: list[np.ndarray], X: np.ndarray, steps: int) -> Callable[[], float]:
     """One probe's density with curvlinops' own Lanczos iteration; the interval that it asks for is not charged."""
-    import torch
-    from curvlinops import GGNLinearOperator
     from curvlinops.papyan2020traces.spectrum import fast_lanczos, lanczos_approximate_spectrum_from_iter
 
-    net = peers.torch_network(weights)
-    targets = torch.zeros(len(X), len(weights[-1]))
-    operator = GGNLinearOperator(
-        net, torch.nn.MSELoss(), list(net.parameters()), [(torch.from_numpy(X), targets)], check_deterministic=False
-    )
+    operator, scale = peers.curvlinops_ggn(peers.torch_network(weights), X)
 
     def call() -> float:
         nodes, vectors = fast_lanczos(operator, steps)
         ends = (float(nodes.min()), float(nodes.max()))
         lanczos_approximate_spectrum_from_iter((nodes, vectors), ends, 400, 3.0, 0.05)
-        return ends[1] * len(weights[-1]) / 2  # its loss is 1/(n k) |F - y|^2
+        return ends[1] * scale
 
     return call
 

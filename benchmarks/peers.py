@@ -6,6 +6,7 @@ PyTorch keeps whatever its function can keep between calls, parameters stay in t
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,12 +30,13 @@ def torch_network(weights: Sequence[Array], slope: float = 0.0) -> Any:
     return torch.nn.Sequential(*layers[:-1])
 
 
-def split(block: Array, weights: Sequence[Array]) -> list[Array]:
-    """The (p, s) block as one (out, in, s) array per weight, vectors contiguous as in a Fortran-ordered block."""
-    ends = np.cumsum([weight.size for weight in weights])
+def split(block: Array, net: Any) -> list[Array]:
+    """The (p, s) block as one (*shape, s) array per parameter, vectors contiguous as in a Fortran-ordered block."""
+    shapes = [tuple(parameter.shape) for parameter in net.parameters()]
+    sizes = [math.prod(shape) for shape in shapes]
     return [
-        np.ascontiguousarray(block[end - weight.size : end].T).reshape(-1, *weight.shape).transpose(1, 2, 0)
-        for weight, end in zip(weights, ends, strict=True)
+        np.moveaxis(np.ascontiguousarray(block[end - size : end].T).reshape(-1, *shape), 0, -1)
+        for shape, size, end in zip(shapes, sizes, np.cumsum(sizes), strict=True)
     ]
 
 
@@ -45,36 +47,61 @@ def join(parts: Sequence[Any], axis: int) -> Array:
     )
 
 
-def curvlinops_product(weights: Sequence[Array], X: Array, block: Array) -> Callable[[], Sequence[Any]]:
-    """Products with curvlinops' GGNLinearOperator; its loss 1/(n k) |F - y|^2 makes it 2/k times ours.
+def curvlinops_ggn(net: Any, X: Array) -> tuple[Any, float]:
+    """curvlinops' GGNLinearOperator of a module, and the factor that makes it ours: its loss is 1/(n k) |F - y|^2."""
+    import torch
+    from curvlinops import GGNLinearOperator
+
+    inputs = torch.from_numpy(X)
+    targets = torch.zeros_like(net(inputs))
+    operator = GGNLinearOperator(
+        net, torch.nn.MSELoss(), list(net.parameters()), [(inputs, targets)], check_deterministic=False
+    )
+    return operator, targets.shape[1] / 2
+
+
+def curvlinops_product(net: Any, X: Array, block: Array) -> Callable[[], Sequence[Any]]:
+    """Products with curvlinops' GGNLinearOperator.
 
     Vectors stay contiguous, as :func:`split` leaves them: the faster of the layouts that it takes (by a quarter).
     """
     import torch
-    from curvlinops import GGNLinearOperator
 
-    net = torch_network(weights)
-    inputs = torch.from_numpy(X)
-    targets = torch.zeros(len(X), weights[-1].shape[0], dtype=inputs.dtype)
-    operator = GGNLinearOperator(
-        net, torch.nn.MSELoss(), list(net.parameters()), [(inputs, targets)], check_deterministic=False
-    )
-    parts = [torch.from_numpy(part) for part in split(block, weights)]
+    operator, _ = curvlinops_ggn(net, X)
+    parts = [torch.from_numpy(part) for part in split(block, net)]
     return lambda: operator @ parts
 
 
-def curvlinops_operator(weights: Sequence[Array], X: Array) -> tuple[Any, float]:
-    """curvlinops' GGNLinearOperator as a SciPy operator, and what its products take to be ours (see above)."""
+def torch_resnet20(classes: int = 10, width: int = 16) -> Any:
+    """ResNet-20 for images of 32 x 32 (He et al. 2016) as its users write it, ready for evaluation."""
     import torch
-    from curvlinops import GGNLinearOperator
+    from torch import nn
 
-    net = torch_network(weights)
-    inputs = torch.from_numpy(X)
-    targets = torch.zeros(len(X), weights[-1].shape[0], dtype=inputs.dtype)
-    operator = GGNLinearOperator(
-        net, torch.nn.MSELoss(), list(net.parameters()), [(inputs, targets)], check_deterministic=False
-    )
-    return operator.to_scipy(), weights[-1].shape[0] / 2
+    class Block(nn.Module):
+        def __init__(self, into: int, out: int, stride: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(into, out, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.Conv2d(out, out, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(out),
+            )
+            self.shortcut: nn.Module = nn.Identity()
+            if stride > 1:
+                self.shortcut = nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.body(x) + self.shortcut(x))
+
+    torch.manual_seed(0)
+    widths = [width, 2 * width, 4 * width]
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for stage, out in enumerate(widths):
+        for place in range(3):
+            first = stage > 0 and place == 0
+            layers.append(Block(widths[stage - 1] if first else out, out, 2 if first else 1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes)).eval()
 
 
 class CountedProducts:
@@ -90,12 +117,11 @@ class CountedProducts:
         self.operator = scipy.sparse.linalg.LinearOperator(matrix.shape, matvec=product, dtype=matrix.dtype)
 
 
-def torch_func_product(weights: Sequence[Array], X: Array, block: Array) -> Callable[[], Sequence[Any]]:
+def torch_func_product(net: Any, X: Array, block: Array) -> Callable[[], Sequence[Any]]:
     """Products with torch.func: linearize and vjp evaluated once, then vmap over the vectors of the block."""
     import torch
     from torch.func import functional_call, linearize, vjp, vmap
 
-    net = torch_network(weights)
     inputs = torch.from_numpy(X)
     names = [name for name, _ in net.named_parameters()]
     parameters = tuple(parameter.detach() for parameter in net.parameters())
@@ -108,7 +134,7 @@ def torch_func_product(weights: Sequence[Array], X: Array, block: Array) -> Call
         _, forward = linearize(outputs, *parameters)
     _, backward = vjp(outputs, *parameters)
     product = vmap(lambda *tangents: backward(forward(*tangents) / len(X)))
-    parts = [torch.from_numpy(part).permute(2, 0, 1).contiguous() for part in split(block, weights)]
+    parts = [torch.from_numpy(part).movedim(-1, 0).contiguous() for part in split(block, net)]
 
     def call() -> Sequence[Any]:
         with torch.no_grad():

@@ -59,7 +59,6 @@ def measure(shape: Shape, args: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((shape.n, shape.widths[0]), dtype=np.float32)
     net = gn.mlp(shape.widths, activation="relu", seed=0, dtype="float32")
-    weights = net.parameters()
     block = np.asfortranarray(rng.standard_normal((shape.s, net.num_parameters), dtype=np.float32).T)
     operators = {method: gn.GaussNewton(net, X, method=method) for method in METHODS}
     outs = {method: np.empty_like(block, order="F") for method in METHODS}
@@ -67,12 +66,13 @@ def measure(shape: Shape, args: Any) -> dict[str, Any]:
         f"gnfast {method}": lambda method=method: operators[method].matmat(block, out=outs[method])
         for method in METHODS
     }
+    module = peers.torch_network(net.parameters()) if importlib.util.find_spec("torch") else None
     scale = {"curvlinops": shape.widths[-1] / 2, "torch.func": 1.0}
     for name, (package, build, axis) in PEERS.items():
         if importlib.util.find_spec(package) is None:
             print(f"{name} is not installed: left out")
             continue
-        contenders[name] = build(weights, X, block)
+        contenders[name] = build(module, X, block)
         theirs = peers.join(list(contenders[name]()), axis) * scale[name]
         check(name, operators["auto"].matmat(block), theirs)
     check("the other algorithm", operators["usual"].matmat(block), operators["factored"].matmat(block))

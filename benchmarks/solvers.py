@@ -94,7 +94,8 @@ def network(n: int, m: int, k: int, tol: float, args: Any) -> dict[str, Any]:
     if importlib.util.find_spec("curvlinops") is None:
         print("curvlinops is not installed: left out")
     else:
-        operator, scale = peers.curvlinops_operator(net.parameters(), X)
+        ggn, scale = peers.curvlinops_ggn(peers.torch_network(net.parameters()), X)
+        operator = ggn.to_scipy()
         count = peers.CountedProducts(operator)
         start = np.random.default_rng(1).standard_normal(operator.shape[0]).astype(np.float32)
 

@@ -240,7 +240,7 @@ def extra_tensor(metadata, tensors):
 
 
 def unknown_layer(metadata, tensors):
-    metadata["layers"][1]["type"] = "pool"
+    metadata["layers"][1]["type"] = "upsample"
 
 
 def no_type(metadata, tensors):
@@ -262,7 +262,7 @@ def no_list(metadata, tensors):
         (newer, ["layout '99'", "layout '1'", "newer"]),
         (missing_tensor, ["layers.2.weight"]),
         (extra_tensor, ["layers.0.bias"]),
-        (unknown_layer, ["'pool'", "'dense', 'activation'"]),
+        (unknown_layer, ["'upsample'", "'dense', 'activation'"]),
         (no_type, ["damaged", "'type'"]),
         (not_a_number, ["weight", "NaN", "[1, 2]"]),
         (no_list, ["damaged"]),

@@ -127,22 +127,39 @@ def test_one_by_one():
         np.testing.assert_allclose(gn.diagonal(as_operator(np.array([[0.25]])), method).values, [0.25], rtol=1e-14)
 
 
-@pytest.mark.parametrize(("method", "samples"), [("hutchinson", 20), ("hutch++", 45), ("xtrace", 24)])
-@pytest.mark.parametrize("spectrum", ["decaying", "flat"])
+COVERED = {
+    "decaying": DECAYING,
+    "slowly": 1 / np.arange(1, N + 1),
+    "flat": np.linspace(-1, 2, N),
+    "spike": np.r_[100, np.linspace(1, 2, N - 1)],
+    "repeated": SPECTRA["repeated"],
+}
+
+
+@pytest.mark.parametrize(("method", "samples"), [("hutchinson", 20), ("hutch++", 45), ("xtrace", 12), ("xtrace", 40)])
+@pytest.mark.parametrize("spectrum", COVERED)
 def test_trace_errors_cover_and_estimates_are_unbiased(spectrum, method, samples):
-    M = with_spectrum(DECAYING if spectrum == "decaying" else np.linspace(-1, 2, N))
+    M = with_spectrum(COVERED[spectrum])
     exact, op = np.trace(M), as_operator(M)
     found = [gn.trace(op, method, samples, seed=seed) for seed in range(200)]
     off = np.array([one.value - exact for one in found])
     errors = np.array([one.error for one in found])
     # 200 draws: the mean is within 4 of its own standard errors of zero
     assert abs(off.mean()) < 4 * off.std() / np.sqrt(200)
-    # 95 % within two errors for many normal samples; few of them and their tails leave less, and XTrace's estimates,
-    # which share test vectors, are taken as independent: the rates that the docstring of `trace` states
-    assert np.mean(np.abs(off) <= 2 * errors) >= (0.78 if method == "xtrace" else 0.88)
-    assert np.mean(np.abs(off) <= 4 * errors) >= 0.94
+    # stated: 95 %; 200 draws of that are above 91 % but for one case in a hundred, skewed samples leave a little less
+    assert np.mean(np.abs(off) <= 2 * errors) >= 0.89
+    assert np.mean(np.abs(off) <= 4 * errors) >= 0.98
     # and the errors are no excuse: the typical one is what is typically off
-    assert 0.5 < np.sqrt(np.mean(errors**2)) / off.std() < 2
+    assert 0.8 < np.sqrt(np.mean(errors**2)) / off.std() < 2
+
+
+def test_xtrace_says_so_where_its_vectors_just_span_what_matters():
+    """20 test vectors for 20 eigenvalues: each estimate hangs on all vectors, and their spread is 2.6 times short."""
+    M = with_spectrum(np.r_[np.ones(20), np.full(N - 20, 1e-3)])
+    found = [gn.trace(as_operator(M), "xtrace", 40, seed=seed) for seed in range(200)]
+    off, errors = np.array([one.value - np.trace(M) for one in found]), np.array([one.error for one in found])
+    assert np.mean(np.abs(off) <= 2 * errors) >= 0.82
+    assert 0.6 < np.sqrt(np.mean(errors**2)) / off.std() < 2
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "xdiag"])
@@ -235,6 +252,44 @@ def test_estimates_of_our_operators():
     diagonal = gn.diagonal(G, "xdiag", samples=80)
     off = np.abs(diagonal.values - gn.diagonal(G).values)
     assert np.mean(off <= 2 * diagonal.error) > 0.85
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "xdiag"])
+def test_diagonals_draw_until_tol_is_met(method):
+    op, exact = as_operator(with_spectrum(DECAYING)), with_spectrum(DECAYING).diagonal()
+    found = gn.diagonal(op, method, 10, tol=0.05, seed=1, max_products=20_000)
+    norm = np.linalg.norm
+    assert found.converged
+    assert found.products > 10
+    assert norm(found.error) <= 0.05 * norm(found.values) * (1 + 1e-9)
+    assert norm(found.values - exact) <= 2 * 0.05 * norm(exact)
+    # drawn at once, the same
+    again = gn.diagonal(op, method, found.products, seed=1, block_size=7)
+    np.testing.assert_allclose(again.values, found.values, rtol=1e-9, atol=1e-12)
+    with pytest.warns(gn.ConvergenceWarning, match=r"stopped after \d+ products .* raise max_products"):
+        assert not gn.diagonal(op, method, 10, tol=1e-6, max_products=16).converged
+
+
+def test_vectors_that_are_kept_are_within_the_memory_limit():
+    G = gn.GaussNewton(network([9, 40, 5], "relu"), data(40, 9))
+    gram = G.gram()
+    vector = gram.shape[0] * 8
+    gram.memory_limit = 50 * vector  # 40 vectors and two blocks of 4 fit, 80 do not
+    for call, what in (
+        (lambda: gn.trace(gram, "xtrace", 80, block_size=4), "xtrace keeps vectors for each of its samples=80"),
+        (lambda: gn.trace(gram, "hutch++", 90, block_size=4), "hutch.. keeps vectors"),
+        (lambda: gn.diagonal(gram, "xdiag", 40, block_size=4), "xdiag keeps vectors"),
+    ):
+        with pytest.raises(MemoryError, match=what):
+            call()
+    assert gn.trace(gram, "xtrace", 40, block_size=4).products == 40
+    assert gn.trace(gram, "hutchinson", 400, block_size=4).products == 400
+    assert gn.diagonal(gram, "xdiag", 24, block_size=4).products == 24
+    with pytest.warns(gn.ConvergenceWarning, match="raise max_products"):
+        found = gn.trace(gram, "xtrace", 20, tol=1e-9, block_size=4)
+    assert 20 <= found.products <= 40
+    big = gn.GaussNewton(network([9, 70, 60, 10], "relu"), data(50, 9), memory_limit=0.7 * 8 * 50 * 10 * 140)
+    assert gn.trace(big, samples=60).method in ("xtrace", "hutchinson")
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -62,6 +62,40 @@ def test_another_size_starts_anew_and_one_end_will_do():
     np.testing.assert_allclose(below.update(M), np.linalg.eigvalsh(M)[:2], rtol=1e-6)
 
 
+def test_the_top_is_followed_onto_other_samples():
+    """Vectors in parameters keep their meaning where the samples change, and their number."""
+    net, X = network([30, 90, 4], "relu"), data(60, 30)
+    tracker = gn.Tracker(top=3)
+    for count, warm in ((40, False), (60, True), (50, True)):
+        G = gn.GaussNewton(net, X[:count])
+        values = tracker.update(G)
+        np.testing.assert_allclose(values, oracles.nonzero(oracles.gram(net, X[:count]), 1e-10)[-3:], rtol=1e-5)
+        assert tracker.history[-1].warm is warm
+    tracker.update(gn.GaussNewton(network([30, 80, 4], "relu"), X))  # other parameters: anew
+    assert not tracker.history[-1].warm
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_starts_in_parameters_are_taken_to_the_dual(bias, activation, monkeypatch):
+    limits(monkeypatch)
+    net, X = network([30, 120, 4], activation, bias=bias), data(40, 30)
+    first, second = training(net, X, 2, 1e-4)
+    start = gn.eigsh(first, 3)[1]
+    cold = gn.eigsh(second, 3, return_info=True)
+    warm = gn.eigsh(second, 3, v0=start, return_info=True)
+    assert warm[2].space == cold[2].space != "parameters"
+    assert warm[2].products < cold[2].products
+    np.testing.assert_allclose(warm[0], cold[0], rtol=1e-9)
+    assert warm[1].shape == start.shape
+    # restrict is the adjoint of lift, and takes an eigenvector to one of the dual
+    dual = first.dual()
+    rng = np.random.default_rng(0)
+    Y, V = rng.standard_normal((dual.shape[0], 2)), rng.standard_normal((2, first.shape[0]))
+    np.testing.assert_allclose(dual.restrict(V) @ Y, V @ dual.lift(np.asfortranarray(Y)), rtol=1e-10)
+    np.testing.assert_allclose(dual.restrict(dual.lift(np.asfortranarray(Y)).T).T, dual @ Y, rtol=1e-8, atol=1e-12)
+
+
 def test_what_a_tracker_refuses():
     for options, error, message in (
         ({"top": 0}, ValueError, "top and low are both 0"),

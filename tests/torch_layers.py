@@ -60,6 +60,17 @@ def _one(layer, parameters, x):
             return x.flatten(1)
         case gn.Scale():
             return layer.factor * x
+        case gn.BatchNorm():
+            weight = None if layer.weight is None else next(parameters)
+            bias = None if layer.bias is None else next(parameters)
+            mean, var = (None if a is None else torch.tensor(a).to(x.dtype) for a in (layer.mean, layer.var))
+            if layer.training:
+                mean = var = None
+            return F.batch_norm(x, mean, var, weight, bias, layer.training, eps=layer.eps)
+        case gn.LayerNorm():
+            weight = None if layer.weight is None else next(parameters)
+            bias = None if layer.bias is None else next(parameters)
+            return F.layer_norm(x, layer.normalized_shape or x.shape[1:], weight, bias, layer.eps)
         case gn.Residual():
             body = run(layer.layers, parameters, x)
             return run(layer.shortcut or (), parameters, x) + layer.scale * body

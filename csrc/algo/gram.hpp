@@ -109,7 +109,7 @@ class Gram {
     }
 
     // out = R^T J v for each row v (s, p): the adjoint of lift. 2 n p + 2 n r sum(m_l) flops a vector.
-    void restrict_to_samples(View<const T> v, View<T> out) {
+    void restrict_to_dual(View<const T> v, View<T> out) {
         const index n = owner_.samples();
         backend().fill(out, T(0));
         auto buffer = backend().template allocate<T>(n * owner_.network().max_width());

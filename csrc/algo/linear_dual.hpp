@@ -29,15 +29,13 @@ class LinearDual {
         backend().copy(range, range_view());
         for_inputs([&](index l, View<const T> y) {
             const View<T> small(r_all_.data() + l * r_ * r_, r_, r_);
-            symmetric_product(y, small);
+            backend().syrk(y, small);
             if (dense[std::size_t(l)]->bias) {
                 const View<const T> ones = ones_column();
                 backend().gemm(Op::none, Op::transpose, T(1), ones, ones, T(1), small);
             }
         });
-        for_outputs([&](index l, View<const T> a) {
-            backend().gemm(Op::none, Op::transpose, T(1), a, a, T(0), View<T>(p_.data() + l * k_ * k_, k_, k_));
-        });
+        for_outputs([&](index l, View<const T> a) { backend().syrk(a, View<T>(p_.data() + l * k_ * k_, k_, k_)); });
     }
 
     index size() const { return k_ * r_; }
@@ -99,25 +97,34 @@ class LinearDual {
         });
     }
 
-   private:
-    // out = y y^T by block rows of the lower triangle, each copied onto the upper one: r^2 m (1 + 1 / blocks) flops in
-    // place of 2 r^2 m.
-    void symmetric_product(View<const T> y, View<T> out) {
-        const index blocks = r_ >= symmetric_from ? symmetric_blocks : 1, height = (r_ + blocks - 1) / blocks;
-        for (index at = 0, done = 0; at < r_; at += height, ++done) {
-            const index count = std::min(height, r_ - at);
-            backend().gemm(Op::none, Op::transpose, T(1), y.row_range(at, count), y.row_range(0, at + count), T(0),
-                           out.block(at, count, 0, at + count));
-            if (done > 0)
-                backend().transpose(Batch<const T>(View<const T>(out).block(at, count, 0, height), done, height),
-                                    Batch<T>(out.block(0, height, at, count), done, height * out.stride));
-        }
+    // Row j of out (s, k r) = sum_l A_l dW_l Y_l^T for the direction dW in row j of v (s, p): the adjoint of lift.
+    void restrict_to_dual(View<const T> v, View<T> out) {
+        const auto dense = network_.dense();
+        std::vector<Buffer> left(dense.size());
+        for_outputs([&](index l, View<const T> a) {
+            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
+            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
+        });
+        for_inputs([&](index l, View<const T> y) {
+            const layers::Dense<T>& layer = *dense[std::size_t(l)];
+            const View<const T> a(left[std::size_t(l)].data(), k_, layer.fan_out());
+            Buffer buffer = backend().template allocate<T>(k_ * layer.fan_in() + k_);
+            for (index j = 0; j < v.rows; ++j) {
+                const View<T> vj(out.row(j), k_, r_), moved(buffer.data(), k_, layer.fan_in());
+                const T* at = v.row(j) + layer.offset;
+                backend().gemm(Op::none, Op::none, T(1), a, View<const T>(at, layer.fan_out(), layer.fan_in()), T(0), moved);
+                backend().gemm(Op::none, Op::transpose, T(1), View<const T>(moved), y, l == 0 ? T(0) : T(1), vj);
+                if (layer.bias) {
+                    const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
+                    const View<const T> bias(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1);
+                    backend().gemm(Op::none, Op::none, T(1), a, bias, T(0), column);
+                    backend().gemm(Op::none, Op::transpose, T(1), View<const T>(column), ones_column(), T(1), vj);
+                }
+            }
+        });
     }
 
-    // With 4 block rows 5/8 of the flops are left; more of them read all rows of y again and again. Below some hundred rows
-    // the products would get too thin.
-    static constexpr index symmetric_blocks = 4, symmetric_from = 256;
-
+   private:
     B& backend() const { return network_.backend(); }
     View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }
     View<const T> ones_column() const { return View<const T>(range_view()).block(0, r_, network_.inputs(), 1); }

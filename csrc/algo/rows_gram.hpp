@@ -16,10 +16,7 @@ template <class B, class T>
 class RowGroups {
    public:
     RowGroups(GaussNewton<B, T>& owner, bool reduced)
-        : owner_(owner),
-          r_(owner.rank(reduced)),
-          whole_(r_ == owner.rank(true)),
-          factor_(owner.factor(reduced)) {}
+        : owner_(owner), r_(owner.rank(reduced)), whole_(r_ == owner.rank(true)), factor_(owner.factor(reduced)) {}
 
     index per_sample() const { return r_; }
     // The loss's rows sqrt(scale) R_i^T, (n r, outputs).

@@ -37,7 +37,11 @@ auto by_dtype(DType dtype, F&& f) {
 
 template <class T>
 solvers::Apply<T> as_function(Operator& op) {
-    return [&op](View<const T> in, View<T> out) { op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols}); };
+    solvers::Apply<T> apply = [&op](View<const T> in, View<T> out) {
+        op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols});
+    };
+    apply.resolution = op.resolution();
+    return apply;
 }
 
 }  // namespace gnfast::api::dispatch

@@ -153,7 +153,7 @@ class GramOf final : public Gram {
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
     void form(Array out, const Monitor& monitor) override { self_.form(view<T>(out), monitor); }
     std::vector<double> diagonal() override { return self_.diagonal(); }
-    void restrict_to_samples(Array v, Array out) override { self_.restrict_to_samples(read<T>(v), view<T>(out)); }
+    void restrict_to_dual(Array v, Array out) override { self_.restrict_to_dual(read<T>(v), view<T>(out)); }
 
    private:
     S self_;
@@ -168,6 +168,7 @@ class LinearDualOf final : public LinearDual {
     index cols() const override { return self_.size(); }
     void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
     void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
+    void restrict_to_dual(Array v, Array out) override { self_.restrict_to_dual(read<T>(v), view<T>(out)); }
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
     void factors(Array p, Array r) const override {
         const index k = self_.outputs(), n = self_.range();
@@ -225,6 +226,25 @@ class CholeskyInverseOf final : public Operator {
     bool interleaved_;
 };
 
+class Widened final : public Operator {
+   public:
+    explicit Widened(Operator& op) : op_(op) {}
+    DType dtype() const override { return DType::float64; }
+    index rows() const override { return op_.rows(); }
+    index cols() const override { return op_.cols(); }
+    double resolution() const override { return op_.resolution(); }
+    void apply(Array in, Array out) override {
+        auto buffer = backend().template allocate<float>(in.rows * in.cols + out.rows * out.cols);
+        const View<float> from(buffer.data(), in.rows, in.cols), to(buffer.data() + in.rows * in.cols, out.rows, out.cols);
+        backend().copy(read<double>(in), from);
+        op_.apply({from.data, from.rows, from.cols}, {to.data, to.rows, to.cols});
+        backend().copy(View<const float>(to), view<double>(out));
+    }
+
+   private:
+    Operator& op_;
+};
+
 }  // namespace
 
 std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers) {
@@ -261,6 +281,11 @@ std::unique_ptr<Operator> make_stored(DType dtype, Array lower) {
 std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved) {
     return by_dtype(
         dtype, [&]<class T>() -> std::unique_ptr<Operator> { return std::make_unique<CholeskyInverseOf<T>>(lower, copies, interleaved); });
+}
+
+std::unique_ptr<Operator> make_widened(Operator& op) {
+    if (op.dtype() != DType::float32) throw std::invalid_argument("only an operator in float32 is widened");
+    return std::make_unique<Widened>(op);
 }
 
 index cholesky(DType dtype, Array a) {

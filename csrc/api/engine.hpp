@@ -10,8 +10,8 @@
 #include "algo/blocking.hpp"
 #include "core/loss.hpp"
 #include "core/monitor.hpp"
-#include "core/types.hpp"
 #include "core/norm.hpp"
+#include "core/types.hpp"
 #include "core/windows.hpp"
 
 namespace gnfast::api {
@@ -33,6 +33,8 @@ class Operator {
     virtual index rows() const = 0;
     virtual index cols() const = 0;
     virtual void apply(Array in, Array out) = 0;
+    // Relative rounding of a product, which may be made in less precision than that of the vectors.
+    virtual double resolution() const { return dtype() == DType::float32 ? 0x1p-23 : 0x1p-52; }
 };
 
 struct LayerSpec;
@@ -57,7 +59,7 @@ struct PoolSpec {
 };
 struct NormSpec {
     NormShape shape;
-    void *weight, *bias;             // (channels) or nullptr
+    void *weight, *bias;  // (channels) or nullptr
     double eps;
     void *inverse, *shift, *gain;  // given statistics as algo/layers/norm.hpp has them, or nullptr
 };
@@ -102,10 +104,11 @@ class GaussNewton : public Operator {
     virtual index outputs() const = 0;
 };
 
-// Either dual: a symmetric operator whose vectors can be lifted to parameters, with its wide-limit preconditioner's block.
+// Either dual: a symmetric operator whose vectors can be taken to parameters and back, with its wide-limit preconditioner's block.
 class Dual : public Operator {
    public:
     virtual void lift(Array v, Array out) = 0;
+    virtual void restrict_to_dual(Array v, Array out) = 0;  // the adjoint of lift
     virtual void mean_over_outputs(Array out) = 0;
 };
 
@@ -113,7 +116,6 @@ class Gram : public Dual {
    public:
     virtual void form(Array out, const Monitor& monitor) = 0;
     virtual std::vector<double> diagonal() = 0;
-    virtual void restrict_to_samples(Array v, Array out) = 0;
 };
 
 class LinearDual : public Dual {
@@ -134,6 +136,9 @@ std::unique_ptr<Operator> make_stored(DType dtype, Array lower);
 // (L L^T)^-1 for a Cholesky factor, borrowed. Vectors are `copies` vectors of the factor's size one after another, or,
 // interleaved, one beside another.
 std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index copies, bool interleaved);
+
+// Vectors in float64, products by an operator in float32, borrowed.
+std::unique_ptr<Operator> make_widened(Operator& op);
 
 // Lower triangle of a, in place; 0, or the pivot (from 1) at which a turned out not to be positive definite.
 index cholesky(DType dtype, Array a);

@@ -2,9 +2,9 @@
 
 #include <utility>
 
-#include "algo/solvers/diagonal.hpp"
 #include "algo/solvers/nystrom_preconditioner.hpp"
 #include "algo/solvers/trace.hpp"
+#include "algo/solvers/xtrace.hpp"
 #include "api/dispatch.hpp"
 
 namespace gnfast::api {
@@ -44,13 +44,13 @@ solvers::Estimate trace(Operator& op, TraceMethod method, const solvers::Estimat
     });
 }
 
-index hutchinson_diagonal(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares) {
+solvers::DiagonalResult hutchinson_diagonal(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares) {
     return by_dtype(op.dtype(), [&]<class T>() {
         return solvers::hutchinson_diagonal<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(mean), view<T>(squares));
     });
 }
 
-index xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares) {
+solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares) {
     return by_dtype(op.dtype(), [&]<class T>() {
         return solvers::xdiag<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(mean), view<T>(squares));
     });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "algo/solvers/cg.hpp"
+#include "algo/solvers/diagonal.hpp"
 #include "algo/solvers/probes.hpp"
 #include "algo/solvers/quadrature.hpp"
 #include "api/engine.hpp"
@@ -11,9 +12,9 @@ namespace gnfast::api {
 enum class TraceMethod { hutchinson, hutch_plus_plus, xtrace };
 solvers::Estimate trace(Operator& op, TraceMethod method, const solvers::EstimatorOptions& options);
 
-// mean and squares (1, size): the estimates' mean and sum of squared deviations; returns how many there were.
-index hutchinson_diagonal(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
-index xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
+// mean and squares (1, size): the estimates' mean and sum of squared deviations.
+solvers::DiagonalResult hutchinson_diagonal(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
+solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
 
 solvers::Quadrature lanczos_quadrature(Operator& op, const solvers::QuadratureOptions& options);
 solvers::Small chebyshev_moments(Operator& op, double centre, double half, const solvers::QuadratureOptions& options);

@@ -19,9 +19,9 @@ solvers::EstimatorOptions estimator_options(index samples, index max_products, d
     return {samples, max_products, tol, block, seed, monitor_of(progress)};
 }
 
-solvers::QuadratureOptions quadrature_options(index probes, index steps, index block, bool reorthogonalize, std::uint64_t seed,
+solvers::QuadratureOptions quadrature_options(index probes, index steps, index block, bool reorthogonalize, index first, std::uint64_t seed,
                                               const py::object& progress) {
-    return {probes, steps, block, reorthogonalize, seed, monitor_of(progress)};
+    return {probes, steps, block, reorthogonalize, first, seed, monitor_of(progress)};
 }
 
 api::TraceMethod trace_method(const std::string& name) {
@@ -51,19 +51,23 @@ void register_estimators(py::module_& m) {
         "op"_a, "method"_a, "samples"_a, "max_products"_a, "tol"_a, "block"_a, "seed"_a, "progress"_a);
     m.def(
         "diagonal",
-        [](api::Operator& op, const std::string& method, index samples, index block, std::uint64_t seed, const py::object& progress,
-           const py::array& mean, const py::array& squares) {
-            const auto options = estimator_options(samples, 0, 0, block, seed, progress);
+        [](api::Operator& op, const std::string& method, index samples, index max_products, double tol, index block, std::uint64_t seed,
+           const py::object& progress, const py::array& mean, const py::array& squares) {
+            const auto options = estimator_options(samples, max_products, tol, block, seed, progress);
             const api::Array first = output(mean, op.dtype(), 1, op.rows()), second = output(squares, op.dtype(), 1, op.rows());
-            const py::gil_scoped_release release;
-            return method == "xdiag" ? api::xdiag(op, options, first, second) : api::hutchinson_diagonal(op, options, first, second);
+            solvers::DiagonalResult found;
+            {
+                const py::gil_scoped_release release;
+                found = method == "xdiag" ? api::xdiag(op, options, first, second) : api::hutchinson_diagonal(op, options, first, second);
+            }
+            return py::make_tuple(found.count, solvers::student(found.count), found.products, found.converged);
         },
-        "op"_a, "method"_a, "samples"_a, "block"_a, "seed"_a, "progress"_a, "mean"_a, "squares"_a);
+        "op"_a, "method"_a, "samples"_a, "max_products"_a, "tol"_a, "block"_a, "seed"_a, "progress"_a, "mean"_a, "squares"_a);
     m.def(
         "lanczos_quadrature",
-        [](api::Operator& op, index probes, index steps, index block, bool reorthogonalize, std::uint64_t seed,
-           const py::object& progress) {
-            const auto options = quadrature_options(probes, steps, block, reorthogonalize, seed, progress);
+        [](api::Operator& op, index probes, index steps, index block, bool reorthogonalize, std::uint64_t seed, const py::object& progress,
+           index first) {
+            const auto options = quadrature_options(probes, steps, block, reorthogonalize, first, seed, progress);
             solvers::Quadrature found;
             {
                 const py::gil_scoped_release release;
@@ -72,12 +76,12 @@ void register_estimators(py::module_& m) {
             return py::make_tuple(matrix(found.nodes), matrix(found.weights), matrix(found.coarse_nodes), matrix(found.coarse_weights),
                                   matrix(found.residuals), found.products);
         },
-        "op"_a, "probes"_a, "steps"_a, "block"_a, "reorthogonalize"_a, "seed"_a, "progress"_a);
+        "op"_a, "probes"_a, "steps"_a, "block"_a, "reorthogonalize"_a, "seed"_a, "progress"_a, "first"_a = 0);
     m.def(
         "chebyshev_moments",
         [](api::Operator& op, double centre, double half, index probes, index moments, index block, std::uint64_t seed,
            const py::object& progress) {
-            const auto options = quadrature_options(probes, moments, block, false, seed, progress);
+            const auto options = quadrature_options(probes, moments, block, false, 0, seed, progress);
             solvers::Small found;
             {
                 const py::gil_scoped_release release;

@@ -116,6 +116,11 @@ void register_operators(py::module_& m) {
              [](api::Dual& self, const py::array& v, const py::array& out, index parameters) {
                  product(self.dtype(), v, self.cols(), out, parameters, [&](api::Array from, api::Array to) { self.lift(from, to); });
              })
+        .def("restrict",
+             [](api::Dual& self, const py::array& v, const py::array& out, index parameters) {
+                 product(self.dtype(), v, parameters, out, self.rows(),
+                         [&](api::Array from, api::Array to) { self.restrict_to_dual(from, to); });
+             })
         .def("mean_over_outputs", [](api::Dual& self, const py::array& out) {
             const api::Array to = output(out, self.dtype(), -1, -1);
             const py::gil_scoped_release release;
@@ -128,12 +133,6 @@ void register_operators(py::module_& m) {
                  return api::make_gram(owner, reduced);
              }),
              py::keep_alive<1, 2>())
-        .def("restrict_to_samples",
-             [](api::Gram& self, const py::array& v, const py::array& out) {
-                 const api::Array from = input(v, self.dtype(), -1, -1), to = output(out, self.dtype(), from.rows, self.rows());
-                 const py::gil_scoped_release release;
-                 self.restrict_to_samples(from, to);
-             })
         .def("diagonal",
              [](api::Gram& self) {
                  std::vector<double> found;
@@ -171,6 +170,7 @@ void register_operators(py::module_& m) {
             return api::make_cholesky_inverse(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0)), copies, interleaved);
         },
         py::keep_alive<0, 1>());
+    m.def("widened", &api::make_widened, py::keep_alive<0, 1>());
     m.def("callback", [](py::function f, index size, const std::string& dtype) -> std::unique_ptr<api::Operator> {
         return std::make_unique<CallbackOperator>(std::move(f), size, dtype);
     });

@@ -38,9 +38,11 @@ class CpuBackend {
         parallel_rows(out.rows, out.cols, [&](index i) { std::fill_n(out.row(i), out.cols, value); });
     }
 
-    template <class T>
-    void copy(View<const T> in, View<T> out) {
-        parallel_rows(out.rows, out.cols, [&](index i) { std::copy_n(in.row(i), in.cols, out.row(i)); });
+    // Also from one precision to the other.
+    template <class S, class T>
+    void copy(View<const S> in, View<T> out) {
+        parallel_rows(out.rows, out.cols,
+                      [&](index i) { std::transform(in.row(i), in.row(i) + in.cols, out.row(i), [](S x) { return static_cast<T>(x); }); });
     }
 
     // out = alpha op(a) op(b) + beta out, split over the threads by the longer side of out, or, when out is small
@@ -116,6 +118,11 @@ class CpuBackend {
         } else {
             parallel_for(members * parts, one);
         }
+    }
+
+    template <class T>
+    void syrk(View<const T> a, View<T> out) {
+        symmetric::product(a, out);
     }
 
     template <class T>

@@ -99,7 +99,8 @@ void normalize(View<const T> x, const NormShape& shape, double eps, View<T> norm
 }
 
 // The derivative of normalize times the gain (1, channels), if there is one, which comes first or last:
-// out_j = beta out_j + gain inverse P in_j with P t = t - mean(t) - normalized mean(normalized t), a projector; last <-> first is the adjoint.
+// out_j = beta out_j + gain inverse P in_j with P t = t - mean(t) - normalized mean(normalized t), a projector; last <-> first is the
+// adjoint.
 template <class T>
 void normalize_derivative(View<const T> normalized, View<const T> inverse, const NormShape& shape, View<const T> gain, bool gain_first,
                           Batch<const T> in, T beta, Batch<T> out) {

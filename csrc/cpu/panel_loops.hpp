@@ -59,21 +59,37 @@ GNFAST_INLINE void fetch(const T* from, const T* to) {
     for (; from < to; from += line<T>) __builtin_prefetch(from, 0, 2);
 }
 
-// The same for any number of rows; c(i) is where row i goes, ahead(i) fetches what will be needed of row i later.
+template <class T, int Bytes, int R, class Target, class Ahead>
+GNFAST_INLINE void tile_at(index i, index steps, const T* left, const T* panel, bool accumulate, Target&& c, Ahead&& ahead) {
+    T* target[R];
+    for (int q = 0; q < R; ++q) {
+        target[q] = c(i + q);
+        ahead(i + q);
+    }
+    tile<T, Bytes, R>(steps, left + i * left_stride, panel, accumulate, target);
+}
+
+// The same for any number of rows, in tiles of nearly equal height: one row alone has too few sums to fill the pipeline and takes as
+// long as four of a full tile. c(i) is where row i goes, ahead(i) fetches what will be needed of row i later. (No lambda for the
+// cases: the compiler would not inline it, and so compile it for the oldest processor.)
 template <class T, int Bytes, class Target, class Ahead>
 GNFAST_INLINE void sweep(index rows, index steps, const T* left, const T* panel, bool accumulate, Target&& c, Ahead&& ahead) {
     index i = 0;
-    for (; i + tile_rows <= rows; i += tile_rows) {
-        T* target[tile_rows];
-        for (int q = 0; q < tile_rows; ++q) {
-            target[q] = c(i + q);
-            ahead(i + q);
-        }
-        tile<T, Bytes, tile_rows>(steps, left + i * left_stride, panel, accumulate, target);
-    }
-    for (; i < rows; ++i) {
-        T* target = c(i);
-        tile<T, Bytes, 1>(steps, left + i * left_stride, panel, accumulate, &target);
+    for (index tiles = ceil_div(rows, tile_rows); tiles > 0; --tiles) {
+        const index height = ceil_div(rows - i, tiles);
+        if (height == 6)
+            tile_at<T, Bytes, 6>(i, steps, left, panel, accumulate, c, ahead);
+        else if (height == 5)
+            tile_at<T, Bytes, 5>(i, steps, left, panel, accumulate, c, ahead);
+        else if (height == 4)
+            tile_at<T, Bytes, 4>(i, steps, left, panel, accumulate, c, ahead);
+        else if (height == 3)
+            tile_at<T, Bytes, 3>(i, steps, left, panel, accumulate, c, ahead);
+        else if (height == 2)
+            tile_at<T, Bytes, 2>(i, steps, left, panel, accumulate, c, ahead);
+        else
+            tile_at<T, Bytes, 1>(i, steps, left, panel, accumulate, c, ahead);
+        i += height;
     }
 }
 

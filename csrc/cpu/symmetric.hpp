@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "cpu/buffer.hpp"
@@ -13,7 +14,7 @@ namespace gnfast::cpu::symmetric {
 
 // Of 128, 256 and 512 as the widest panel for 5,000 unknowns: 31, 34 and 39 GF/s where a plain product had 40.
 constexpr index widest_panel = 512, least_panel = 128, least_tile = 256;
-constexpr index symm_tile = 256, solve_panel = 128, few = 16;
+constexpr index symm_tile = 256, product_tile = 256, solve_panel = 128, few = 16;
 // Four rows of 512 numbers fill half of a first-level cache; 64 rows use each part of the vectors while it is near.
 constexpr index thin_rows = 64, thin_cols = 512;
 
@@ -83,6 +84,30 @@ void multiply(View<const T> lower, View<const T> v, View<T> out) {
     sum_partial(View<const T>(partial.data(), threads * s, size), out);
 }
 
+// Task -> (row, column) of a lower triangle of tiles, longest rows first.
+inline std::pair<index, index> tile_of(index tiles, index task) {
+    index row = tiles - 1, col = task;
+    while (col > row) col -= row-- + 1;
+    return {row, col};
+}
+
+// out = a a^T by tiles of the lower triangle, each copied onto the upper one while it is in cache; rows^2 cols flops.
+template <class T>
+void product(View<const T> a, View<T> out) {
+    const index size = out.rows, tiles = ceil_div(size, product_tile), height = ceil_div(size, std::max<index>(1, tiles));
+    parallel_for(tiles * (tiles + 1) / 2, [&](index task) {
+        const auto [row, col] = tile_of(tiles, task);
+        const index i = row * height, j = col * height, ni = std::min(height, size - i), nj = std::min(height, size - j);
+        const View<T> target = out.block(i, ni, j, nj);
+        if (row == col)
+            call::syrk(T(1), a.row_range(i, ni), T(0), target);
+        else
+            call::gemm(Op::none, Op::transpose, T(1), a.row_range(i, ni), a.row_range(j, nj), T(0), target);
+        for (index p = 0; p < ni; ++p)
+            for (index q = 0; q < (row == col ? p : nj); ++q) out.row(j + q)[i + p] = target.row(p)[q];
+    });
+}
+
 struct Asymmetry {
     double scale, difference;  // the largest |a_ij| and |a_ij - a_ji|
     bool finite;
@@ -126,13 +151,11 @@ index cholesky_by_panels(View<T> a, index panel_width) {
         parallel_ranges(below, 64, [&](index first, index count) { call::trsm(Op::transpose, diagonal, panel.row_range(first, count)); });
         const index tiles = ceil_div(below, tile);
         parallel_for(tiles * (tiles + 1) / 2, [&](index task) {
-            // Longest rows first: task -> (row, column) of the lower triangle, from the bottom up.
-            index row = tiles - 1, left = task;
-            while (left > row) left -= row-- + 1;
-            const index i = row * tile, j = left * tile;
+            const auto [row, col] = tile_of(tiles, task);
+            const index i = row * tile, j = col * tile;
             const index ni = std::min(tile, below - i), nj = std::min(tile, below - j);
             const View<T> target = a.block(at + width + i, ni, at + width + j, nj);
-            if (row == left)
+            if (row == col)
                 call::syrk(T(-1), panel.row_range(i, ni), T(1), target);
             else
                 call::gemm(Op::none, Op::transpose, T(-1), View<const T>(panel.row_range(i, ni)), View<const T>(panel.row_range(j, nj)),

@@ -41,6 +41,7 @@ from gnfast.spectrum import (
     Tracker,
     cond,
     eigsh,
+    operator,
     rank,
     rank_profile,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "load",
     "logdet",
     "mlp",
+    "operator",
     "prune",
     "rank",
     "rank_profile",

@@ -36,8 +36,12 @@ class _Normalization(Layer):
         return [array for name, array in self.arrays().items() if name in PARAMETERS]
 
     def with_parameters(self, values: Iterator[Array]) -> Self:
-        fields = {**self.arrays(), **self.options()}
-        return type(self)(**(fields | {name: next(values) for name in PARAMETERS if name in fields}))
+        found = {name: next(values) for name in PARAMETERS if getattr(self, name) is not None}
+        arrays = self.arrays()
+        if found:  # statistics go with the parameters' dtype
+            dtype = next(iter(found.values())).dtype
+            arrays = {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
+        return type(self)(**(arrays | found | self.options()))
 
     def __repr__(self) -> str:
         sizes = dict.fromkeys("x".join(map(str, array.shape)) for array in self.arrays().values())
@@ -48,7 +52,9 @@ class _Normalization(Layer):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BatchNorm(_Normalization):
-    """Batch normalisation, y = weight (x - mean) / sqrt(var + eps) + bias for each channel of samples (c,), (c, l) or (c, h, w).
+    """Batch normalisation, y = weight (x - mean) / sqrt(var + eps) + bias for each channel.
+
+    Channels are the first axis of a sample (c,), (c, l) or (c, h, w).
 
     Args:
         weight: (c,), a parameter, or None for ones.
@@ -56,8 +62,8 @@ class BatchNorm(_Normalization):
         mean: (c,), the running mean; read unless `training`.
         var: (c,), the running variance, not negative; read unless `training`.
         eps: Not negative.
-        training: Use mean and variance (without Bessel's correction) of the batch, the whole X. Each output then depends
-            on all samples: products take the whole batch at once, and each row of the Jacobian is a product of its own.
+        training: Use mean and variance (without Bessel's correction) of the batch, the whole X. Each output then
+            depends on all samples: products take the whole batch at once, and each row of the Jacobian is a product.
 
     Raises:
         TypeError: Arrays of different dtypes.
@@ -126,8 +132,8 @@ class LayerNorm(_Normalization):
     Args:
         weight: Of the normalised shape, a parameter, or None for ones.
         bias: Of the normalised shape, a parameter, or None for zeros.
-        normalized_shape: The last axes of a sample that are taken together, an integer or a tuple; None for the shape of
-            weight or bias, and where there is neither for whole samples.
+        normalized_shape: The last axes of a sample that are taken together, an integer or a tuple; None for the shape
+            of weight or bias, and where there is neither for whole samples.
         eps: Not negative.
 
     Raises:
@@ -142,7 +148,7 @@ class LayerNorm(_Normalization):
     bias: Array | None = None
     normalized_shape: int | tuple[int, ...] | None = None
     eps: float = 1e-5
-    is_linear: ClassVar[bool] = False
+    is_linear = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", _checks.at_least_zero(self.eps, "eps"))

@@ -313,6 +313,15 @@ class Dual(SymmetricOperator):
         self._dual.lift(rows, out, self.owner.shape[0])
         return out.T
 
+    def restrict(self, rows: Array) -> Array:
+        """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`.
+
+        An eigenvector of norm one with eigenvalue lambda becomes one of the dual, of norm sqrt(lambda).
+        """
+        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        self._dual.restrict(rows, out, self.owner.shape[0])
+        return out
+
     def preconditioner(self) -> Preconditioner | None:
         """The inverse of the wide limit of this dual, I_k (x) its mean over outputs, or None where that is singular.
 
@@ -361,12 +370,6 @@ class Gram(Dual):
     def diagonal(self) -> Array:
         """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
         return self._dual.diagonal()
-
-    def restrict(self, rows: Array) -> Array:
-        """R^T J v (s, N) for each row v of `rows` (s, p): the adjoint of `lift`."""
-        out = np.empty((len(rows), self.shape[0]), self.dtype)
-        self._dual.restrict_to_samples(rows, out)
-        return out
 
     @property
     def stored(self) -> bool:

@@ -104,6 +104,23 @@ Matrix<double> definite(index size) {
 
 double symmetric(const Matrix<double>& lower, index i, index j) { return lower(std::max(i, j), std::min(i, j)); }
 
+TEST("backend: syrk fills both triangles") {
+    with_threads([](CpuBackend& backend) {
+        for (const index size : {1, 63, 130}) {
+            const Matrix<double> a = random<double>(size, 37, 8);
+            Matrix<double> out(size, size);
+            backend.syrk(a.read(), out.view());
+            for (index i = 0; i < size; ++i)
+                for (index j = 0; j < size; ++j) {
+                    double expected = 0;
+                    for (index q = 0; q < 37; ++q) expected += a(i, q) * a(j, q);
+                    CHECK_NEAR(out(i, j), expected, rounding<double>(37));
+                }
+            CHECK(out.gaps_untouched());
+        }
+    });
+}
+
 TEST("backend: symm_lower reads one triangle, in tiles") {
     with_threads([](CpuBackend& backend) {
         for (const index size : {1, 100, 256, 300})

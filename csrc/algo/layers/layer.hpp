@@ -33,10 +33,10 @@ struct Residual {
 }  // namespace layers
 
 template <class T>
-struct Layer
-    : std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>, layers::Scale, layers::Residual<T>> {
-    using std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>,
-                       layers::Scale, layers::Residual<T>>::variant;
+struct Layer : std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>, layers::Scale,
+                            layers::Residual<T>> {
+    using std::variant<layers::Dense<T>, layers::Activation, layers::Convolution<T>, layers::Pool<T>, layers::Norm<T>, layers::Scale,
+                       layers::Residual<T>>::variant;
 };
 
 template <class T>

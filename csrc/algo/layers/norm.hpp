@@ -27,7 +27,6 @@ struct Norm {
     template <class B>
     void forward(Workspace<B, T>& work, View<const T> x, View<T> out, Kept<T>& kept, Store<B, T>& store) const {
         const index n = x.rows;
-        View<const T> normalized = x;
         if (given() && !weight) {
             work.backend.affine_channels(one(x), row(inverse), row(shift), shape, T(0), one(out));
             if (bias) work.backend.affine_channels(nothing(), nothing(), row(bias), shape, T(1), one(out));

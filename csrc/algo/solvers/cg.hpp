@@ -145,7 +145,7 @@ class BlockCg {
         std::vector<double> values;
         backend_.small_eigh(pq.values, k, values);
         largest_ = std::max(largest_, values.back());
-        const double rounding = 10 * double(std::numeric_limits<T>::epsilon()) * largest_;
+        const double rounding = 10 * apply_.resolution * largest_;
         if (values.front() < -rounding || largest_ <= 0)
             throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
         Small inverse(k, k);

@@ -102,7 +102,7 @@ class Davidson {
    private:
     View<const T> known() const { return View<const T>(basis_.row_range(0, done_)); }
     View<const T> images() const { return View<const T>(image_.row_range(0, done_)); }
-    double floor() const { return double(std::numeric_limits<T>::epsilon()) * norm_ * 4; }
+    double floor() const { return apply_.resolution * norm_ * 4; }
 
     // A random start with the preconditioner applied lies near the low end already.
     void start() {

@@ -77,7 +77,7 @@ class Lanczos {
     }
 
     View<const T> known(index rows) const { return View<const T>(basis_.row_range(0, rows)); }
-    double floor() const { return double(std::numeric_limits<T>::epsilon()) * norm_ * 4; }
+    double floor() const { return apply_.resolution * norm_ * 4; }
 
     void start() {
         const View<T> first = basis_.row_range(0, block_);

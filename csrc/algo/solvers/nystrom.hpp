@@ -22,7 +22,7 @@ template <class B, class T>
 Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& options, View<T> vectors) {
     Blocks<B, T> blocks(backend, options.seed);
     const index s = vectors.rows;
-    const double eps = std::numeric_limits<T>::epsilon();
+    const double eps = apply.resolution;
     auto buffer = backend.template allocate<T>(2 * s * size);
     const View<T> w(buffer.data(), s, size), y(buffer.data() + s * size, s, size);
     blocks.fill_start(options, w);

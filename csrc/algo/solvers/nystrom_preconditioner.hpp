@@ -32,7 +32,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
         backend.copy(View<const T>(w), vectors);
         return values;
     }
-    const double shift = std::sqrt(double(size)) * double(std::numeric_limits<T>::epsilon()) * norm;
+    const double shift = std::sqrt(double(size)) * apply.resolution * norm;
     const std::vector<double> shifts(static_cast<std::size_t>(rank), shift), one(static_cast<std::size_t>(rank), 1.0);
     backend.combine_rows(shifts, View<const T>(w), one, vectors);  // Y = A W + nu W
     // M = W Y^T = E diag(m) E^T; M^-1/2 Y has the approximation's Gram matrix.
@@ -47,7 +47,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
         for (index q = 0; q < rank; ++q) m(i, q) /= std::sqrt(std::max(eigenvalues[static_cast<std::size_t>(i)], shift / 10));
     blocks.transform(m, vectors);
     // F = C U with orthonormal U, then the eigenvectors of C^T C = U F^T F U^T turn U into those of F^T F.
-    const Small c = blocks.orthonormalize(none, vectors, double(std::numeric_limits<T>::epsilon()) * std::sqrt(shift));
+    const Small c = blocks.orthonormalize(none, vectors, apply.resolution * std::sqrt(shift));
     Small gram(rank, rank);
     for (index q = 0; q < rank; ++q)
         for (index i = 0; i < rank; ++i)

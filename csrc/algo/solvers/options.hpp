@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -10,9 +11,13 @@
 
 namespace gnfast::solvers {
 
-// out = A v, a block of vectors, one a row.
+// out = A v, a block of vectors, one a row. Products may be made in less precision than T: `resolution` is its rounding, which
+// nothing that is said of A goes beyond, while what is done with the vectors has T's own.
 template <class T>
-using Apply = std::function<void(View<const T>, View<T>)>;
+struct Apply : std::function<void(View<const T>, View<T>)> {
+    using std::function<void(View<const T>, View<T>)>::function;
+    double resolution = std::numeric_limits<T>::epsilon();
+};
 
 constexpr const char* nonfinite_product = "a product with the operator gave NaN or infinite values; check its entries";
 

@@ -47,7 +47,15 @@ std::vector<double> finite_dots(B& backend, View<const T> w, View<const T> y) {
     return dots;
 }
 
-// Mean of independent numbers and its standard error (Welford 1962).
+// Errors are told so that two of them hold the truth as often as two standard errors of many numbers do, in 95 of 100 cases. The spread
+// of few numbers is itself uncertain: Student's quantile over the normal one for `count` numbers, by its series in 1 / (count - 1)
+// at z = 2 (Abramowitz & Stegun 26.7.5), within 1 % from three numbers on.
+inline double student(index count) {
+    const double x = 1 / double(std::max<index>(1, count - 1));
+    return 1 + x * (1.25 + x * (1.53 + x * (1.43 + x * 0.92)));
+}
+
+// Mean of independent numbers and its error (Welford 1962).
 class Mean {
    public:
     void add(double x) {
@@ -63,7 +71,7 @@ class Mean {
     // Unknown, that is infinite, after a single number.
     double error() const {
         if (count_ < 2) return std::numeric_limits<double>::infinity();
-        return std::sqrt(squares_ / (double(count_) * double(count_ - 1)));
+        return student(count_) * std::sqrt(squares_ / (double(count_) * double(count_ - 1)));
     }
 
    private:

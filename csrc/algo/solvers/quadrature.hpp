@@ -15,6 +15,7 @@ struct QuadratureOptions {
     index steps = 1;  // nodes a probe, or moments
     index block = 1;  // probes that advance together
     bool reorthogonalize = true;
+    index first = 0;  // of the probes: those before it were drawn already
     std::uint64_t seed = 0;
     Monitor monitor;
 };
@@ -67,7 +68,7 @@ class LanczosQuadrature {
         const std::vector<double> zero(static_cast<std::size_t>(s)), one(static_cast<std::size_t>(s), 1.0);
         index previous = 0, now = 1, next = 2;
         backend_.fill(vectors(previous, s), T(0));
-        fill_probes(backend_, Probe::signs, options_.seed, first, vectors(now, s));
+        fill_probes(backend_, Probe::signs, options_.seed, options_.first + first, vectors(now, s));
         backend_.combine_rows(zero, View<const T>(vectors(now, s)), scale, vectors(now, s));
         std::vector<double> factor(static_cast<std::size_t>(s)), behind(static_cast<std::size_t>(s)), squares;
         for (index j = 0; j < steps_; ++j) {
@@ -90,7 +91,7 @@ class LanczosQuadrature {
                 double beta = std::sqrt(squares[at]);
                 norm[at] = std::max(norm[at], std::abs(alpha_(i, j)) + beta - behind[at]);
                 // An invariant subspace: the rest is rounding (of a product, some eps |A| sqrt(size)). The probe goes on as zeros.
-                if (beta <= std::max(64.0, std::sqrt(double(size_))) * double(std::numeric_limits<T>::epsilon()) * norm[at]) {
+                if (beta <= std::max(64.0, std::sqrt(double(size_))) * apply_.resolution * norm[at]) {
                     length_[at] = std::min(length_[at], j + 1);
                     beta = 0;
                 }

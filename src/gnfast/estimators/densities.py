@@ -34,7 +34,7 @@ class Density:
         grid: (points,) eigenvalues.
         values: (points,) the density: per unit of the eigenvalue, or, with `log`, per decade. Summed over the cells of
             the grid it gives 1 (with `log` 1 - zero_fraction) where the grid covers the spectrum.
-        error: (points,) standard error over the probes.
+        error: (points,) standard error over the probes, as in `Estimate`.
         log: Whether the grid is logarithmic.
         width: Standard deviation of the smoothing, in eigenvalues or decades; for "kpm" the resolution at mid-interval.
         zero_fraction: With `log`, the share of eigenvalues at or below the level of rounding, which it cannot show,
@@ -108,6 +108,7 @@ def density(
     width: float | None = None,
     block_size: int | None = None,
     progress: Any = None,
+    precision: Any = None,
 ) -> Density:
     """The spectral density of a symmetric operator by random probes, all of which advance together.
 
@@ -115,7 +116,8 @@ def density(
     counted in `nullity` and `mass_at_zero`.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         method: "lanczos": stochastic Lanczos quadrature, smoothed by normal densities; resolves both ends and many
             decades. "kpm": the kernel polynomial method, 2 * steps Chebyshev moments with Jackson damping; less memory,
             and one resolution all over the spectrum's interval.
@@ -129,6 +131,8 @@ def density(
             spectrum's extent. "kpm" has its own and takes none.
         block_size: Probes that advance together; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
         A `Density` with `grid`, `values`, `error` and a method `plot()`.
@@ -153,11 +157,11 @@ def density(
             raise ValueError("width is given but method 'kpm' smooths by its number of steps; leave it out")
     with reporting(progress) as report:
         if method == "lanczos":
-            found = measure(A, probes, steps, seed, block_size, report)
+            found = measure(A, probes, steps, seed, block_size, report, precision)
             low, high = float(found.nodes.min()), float(found.nodes.max())
             products, nodes, weights = found.products, found.nodes, found.weights
         else:
-            low, high, moments, products = _moments(A, probes, steps, seed, block_size, report)
+            low, high, moments, products = _moments(A, probes, steps, seed, block_size, report, precision)
             nodes = weights = np.empty((probes, 0))
     cut = matrices.zero_cut(max(abs(low), abs(high)), A.shape[0], A.dtype)
     if log is None:
@@ -215,10 +219,16 @@ def _smoothed(found: Measure, log: bool, width: float, cut: float) -> Cumulative
 
 
 def _moments(
-    A: SymmetricOperator, probes: int, steps: int, seed: int, block_size: int | None, report: _core.Progress
+    A: SymmetricOperator,
+    probes: int,
+    steps: int,
+    seed: int,
+    block_size: int | None,
+    report: _core.Progress,
+    precision: Any,
 ) -> tuple[float, float, Array, int]:
     """An interval that holds the spectrum, Chebyshev moments (probes, 2 steps) on it, and vectors multiplied."""
-    A = stored_where_cheaper(A, probes * steps, report)
+    A = matrices.in_precision(stored_where_cheaper(A, probes * steps, report), precision)
     block = block_of(A, probes, block_size)
     ends = measure(A, min(4, probes), 20, seed + 1, block_size, report)
     low, high, products = float(ends.nodes.min()), float(ends.nodes.max()), ends.products

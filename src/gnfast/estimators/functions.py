@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from gnfast._arrays import Array
 from gnfast.estimators.results import EffectiveDimension, LogDet
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
-from gnfast.spectrum.eigen import reporting
-from gnfast.spectrum.quadrature import measure
+from gnfast.spectrum.eigen import ConvergenceWarning, reporting
+from gnfast.spectrum.quadrature import measure, stored_where_cheaper
 
 METHODS = ("auto", "exact", "lanczos")
 
@@ -27,8 +28,11 @@ def logdet(
     steps: int = 100,
     seed: int = 0,
     *,
+    tol: float | None = None,
+    max_products: int | None = None,
     block_size: int | None = None,
     progress: Any = None,
+    precision: Any = None,
 ) -> LogDet:
     """log det (A + damping I) of a symmetric operator, with its error.
 
@@ -36,24 +40,33 @@ def logdet(
     + (p - N) log damping, since G has p - N further eigenvalues zero.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         damping: At least 0; positive where the operator is singular, as a GaussNewton with p > N is.
         method: "exact" (Cholesky of the stored matrix), "lanczos" (stochastic Lanczos quadrature), or "auto": exact
             for up to 800 unknowns.
         probes: Random vectors, all multiplied at once; the error falls like 1 / sqrt(probes).
         steps: Lanczos steps for each, at most N. A wide spectrum without damping needs many.
         seed: Of the probes; the same whatever the block size.
+        tol: Relative error asked for: more probes are drawn until the estimate's own error is no larger.
+        max_products: Vectors multiplied before giving up on `tol`; None means N, or 100 * probes * steps if that is
+            fewer, and a first round in any case.
         block_size: Probes that advance together; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
-        A `LogDet` with `value`, `error`, `method`, `exact` and `products`. The error is one standard error over
-        the probes together with what the second half of the steps changed.
+        A `LogDet` with `value`, `error`, `method`, `exact`, `products` and `converged`. The error is that over the
+        probes together with what the second half of the steps changed.
 
     Raises:
         TypeError: Bad kinds or dtypes.
         ValueError: Bad arguments, or A + damping I is not positive definite.
         MemoryError: "exact", and the matrix exceeds the operator's `memory_limit`.
+
+    Warns:
+        ConvergenceWarning: `tol` was not met.
 
     References:
         Ubaru, Chen & Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal.
@@ -66,9 +79,9 @@ def logdet(
             f"damping is 0 but op has {space.nullity:,} eigenvalues zero; pass a positive damping, or op.dual()"
         )
     beyond = space.nullity * math.log(damping) if space.nullity else 0.0
-    A = space.operator
+    A, draws = space.operator, Draws(probes, steps, seed, tol, max_products, block_size, progress, precision)
     if _is_exact(A, method):
-        K = _damped(A, damping)
+        K = _damped(A, damping, precision)
         if _core.cholesky(K) != 0:
             raise ValueError(_NOT_POSITIVE)
         logs = 2 * np.log(K.diagonal().astype(np.float64))
@@ -81,8 +94,7 @@ def logdet(
             raise ValueError(_NOT_POSITIVE)
         return np.log(nodes + damping)
 
-    value, error, products = _by_quadrature(A, logarithm, probes, steps, seed, block_size, progress)
-    return LogDet(value + beyond, error, "stochastic Lanczos quadrature", False, products)
+    return LogDet(*_by_quadrature(A, logarithm, beyond, draws))
 
 
 def effective_dimension(
@@ -93,34 +105,43 @@ def effective_dimension(
     steps: int = 100,
     seed: int = 0,
     *,
+    tol: float | None = None,
+    max_products: int | None = None,
     block_size: int | None = None,
     progress: Any = None,
+    precision: Any = None,
 ) -> EffectiveDimension:
     """tr A (A + damping I)^-1 of a positive semi-definite operator: how many directions rise above the damping.
 
     Of a GaussNewton it is taken in its dual, which has the same non-zero eigenvalues.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
         damping: Positive.
         method: "exact" (all eigenvalues of the stored matrix), "lanczos", or "auto": exact for up to 800 unknowns.
-        probes, steps, seed, block_size, progress: As in `logdet`.
+        probes, steps, seed, tol, max_products, block_size, progress, precision: As in `logdet`.
 
     Returns:
-        An `EffectiveDimension` with `value`, `error`, `method`, `exact` and `products`.
+        An `EffectiveDimension` with `value`, `error`, `method`, `exact`, `products` and `converged`.
 
     Raises:
         TypeError: Bad kinds or dtypes.
         ValueError: Bad arguments, or negative eigenvalues.
         MemoryError: "exact", and the matrix exceeds the operator's `memory_limit`.
 
+    Warns:
+        ConvergenceWarning: `tol` was not met.
+
     References:
         MacKay, "Bayesian interpolation", Neural Computation 1992; Ubaru, Chen & Saad, 2017.
     """
-    A = space_of(op).operator
+    A, draws = space_of(op).operator, Draws(probes, steps, seed, tol, max_products, block_size, progress, precision)
     damping = _checks.positive(damping, "damping")
     if _is_exact(A, method):
-        values = np.maximum(matrices.semidefinite_eigenvalues(_damped(A, 0.0)).astype(np.float64), 0)
+        values = np.maximum(
+            matrices.semidefinite_eigenvalues(_damped(A, 0.0, precision), A.dtype).astype(np.float64), 0
+        )
         # An eigenvalue moved by r moves its share by r damping / (value + damping)^2.
         slope = matrices.rounding(float(values[-1]), A.dtype) * float(np.sum(damping / (values + damping) ** 2))
         shares = values / (values + damping)
@@ -132,8 +153,7 @@ def effective_dimension(
         positive = np.maximum(nodes, 0)
         return positive / (positive + damping)
 
-    value, error, products = _by_quadrature(A, share, probes, steps, seed, block_size, progress)
-    return EffectiveDimension(value, error, "stochastic Lanczos quadrature", False, products)
+    return EffectiveDimension(*_by_quadrature(A, share, 0.0, draws))
 
 
 # ----------------------------------------------------------------------------------------------------------- steps
@@ -163,26 +183,58 @@ def _is_exact(A: SymmetricOperator, method: str) -> bool:
     return method == "exact" or (method == "auto" and A.shape[0] <= matrices.DENSE_SIZE and A.fits_in_memory)
 
 
-def _damped(A: SymmetricOperator, damping: float) -> Array:
-    K = A.new_square()
-    A.form(K)
+def _damped(A: SymmetricOperator, damping: float, precision: Any) -> Array:
+    work = matrices.in_precision(A, precision)
+    K = work.new_square()
+    work.form(K)
     matrices.check_finite(K)
     K.reshape(-1)[:: len(K) + 1] += damping
     return K
 
 
+class Draws(NamedTuple):
+    """What a quadrature is asked for, as it was given."""
+
+    probes: int
+    steps: int
+    seed: int
+    tol: float | None
+    max_products: int | None
+    block_size: int | None
+    progress: Any
+    precision: Any
+
+
 def _by_quadrature(
-    A: SymmetricOperator,
-    f: Callable[[Array], Array],
-    probes: int,
-    steps: int,
-    seed: int,
-    block_size: int | None,
-    progress: Any,
-) -> tuple[float, float, int]:
-    probes, steps = _checks.integer(probes, "probes", 2), _checks.integer(steps, "steps")
-    seed = _checks.integer(seed, "seed", 0)
-    with reporting(progress) as report:
-        found = measure(A, probes, steps, seed, block_size, report)
-    mean, error = found.mean(f)
-    return A.shape[0] * mean, A.shape[0] * error, found.products
+    A: SymmetricOperator, f: Callable[[Array], Array], beyond: float, draws: Draws
+) -> tuple[float, float, str, bool, int, bool]:
+    """tr f(A) + beyond, as the fields of an `Estimate`: all probes at once, and more of them until `tol` is met."""
+    probes, steps = _checks.integer(draws.probes, "probes", 2), _checks.integer(draws.steps, "steps")
+    seed, size, method = _checks.integer(draws.seed, "seed", 0), A.shape[0], "stochastic Lanczos quadrature"
+    tol = 0.0 if draws.tol is None else _checks.positive(draws.tol, "tol")
+    limit = min(size, 100 * probes * steps)
+    if draws.max_products is not None:
+        limit = _checks.integer(draws.max_products, "max_products")
+    with reporting(draws.progress) as report:
+        A = stored_where_cheaper(A, probes * min(steps, size), report)
+        found = measure(A, probes, steps, seed, draws.block_size, report, draws.precision)
+        while True:
+            mean, spread, drift = (size * part for part in found.parts(f))
+            value, error, count = mean + beyond, math.hypot(spread, drift), len(found.nodes)
+            allowed = tol * abs(value)
+            if not tol or error <= allowed:
+                return value, error, method, False, found.products, True
+            # As many more as the spread asks for: at most three times as many, since it is itself an estimate.
+            wanted = count * (spread**2 / (allowed**2 - drift**2) - 1) if drift < allowed else 0
+            more = min(3 * count, math.ceil(1.1 * wanted), (limit - found.products) // min(steps, size))
+            if more < 1:
+                break
+            found = found.joined(measure(A, more, steps, seed, draws.block_size, report, draws.precision, first=count))
+    cure = "max_products" if drift < allowed else "steps"
+    warnings.warn(
+        f"{method} stopped after {found.products} products with error {error:.2g} of {value:.6g}, above tol {tol:g}; "
+        f"raise {cure}",
+        ConvergenceWarning,
+        stacklevel=_checks.level_of_caller(),
+    )
+    return value, error, method, False, found.products, False

@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         value: The number.
-        error: One standard error of a random estimate, or what rounding may have done to an exact value.
+        error: Of a random estimate: two errors hold the truth in about 95 of 100 draws, a standard error that few
+            probes widen by Student's quantile; or what rounding may have done to an exact value.
         method: How it was found; an exact value says what it is made of.
         exact: Whether nothing but rounding stands between it and the truth.
         products: Vectors multiplied by the operator.
@@ -56,8 +57,8 @@ class Diagonal:
 
     Attributes:
         values: (N,), of the operator's dtype.
-        error: (N,), one standard error of each entry of an estimate, or what rounding may have done to an exact one.
-        method, exact, products: As in `Estimate`.
+        error: (N,), of each entry as in `Estimate`.
+        method, exact, products, converged: As in `Estimate`.
     """
 
     values: Array
@@ -65,6 +66,7 @@ class Diagonal:
     method: str
     exact: bool = False
     products: int = 0
+    converged: bool = True
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)

@@ -77,6 +77,7 @@ def solve(
     max_iterations: int | None = None,
     seed: int = 0,
     progress: Any = None,
+    precision: Any = None,
 ) -> tuple[Array, SolveInfo]:
     """Solve (A + damping I) x = b for a symmetric positive semi-definite operator, all right-hand sides together.
 
@@ -84,8 +85,9 @@ def solve(
     dependent, as equal or converged right-hand sides make them, are dropped.
 
     Args:
-        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64.
-        b: (N,) or (N, s), of the operator's dtype.
+        op: A GaussNewton, or any symmetric operator, array or LinearOperator (N, N), float32 or float64; of a function
+            `gnfast.operator` makes one.
+        b: (N,) or (N, s), of the operator's dtype or of `precision`, which x has.
         damping: At least 0; positive where the operator is singular.
         tol: Relative residual of each right-hand side; None means 1e-8 for float64 and 1e-4 for float32.
         preconditioner: "nystrom", None, or an operator (N, N) that multiplies with an approximate inverse, for
@@ -100,6 +102,8 @@ def solve(
         max_iterations: Block steps before giving up; None means 100 + 2 N, at most 10,000.
         seed: Of the Nystrom approximation.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
         x, shaped as `b`, and a `SolveInfo`.
@@ -116,8 +120,8 @@ def solve(
         conjugate gradient method", BIT 2017; Frangella, Tropp & Udell, 2023; Woodbury, 1950.
     """
     A = matrices.as_symmetric(op)
-    size = A.shape[0]
-    right = _right_hand_sides(b, A)
+    work, size = matrices.in_precision(A, precision), A.shape[0]
+    right = _right_hand_sides(b, work)
     damping = _checks.at_least_zero(damping, "damping")
     tol = tolerance(tol, A.dtype, double=1e-8, single=1e-4)
     space = _checks.choice(space, "space", ("auto", "parameters", "dual"))
@@ -129,10 +133,10 @@ def solve(
     with reporting(progress) as report:
         gram = _dual_of(A, space, damping, x0, preconditioner)
         if gram is not None:
-            x, info = _solve_in_dual(A, gram, right, damping, tol, preconditioner, rank, limit, seed, report)
+            x, info = _solve_in_dual(work, gram, right, damping, tol, preconditioner, rank, limit, seed, report)
         else:
-            x = np.zeros_like(right) if x0 is None else _right_hand_sides(x0, A, "x0", len(right)).copy()
-            info = _conjugate_gradients(A, right, x, damping, tol, preconditioner, rank, limit, seed, report)
+            x = np.zeros_like(right) if x0 is None else _right_hand_sides(x0, work, "x0", len(right)).copy()
+            info = _conjugate_gradients(work, right, x, damping, tol, preconditioner, rank, limit, seed, report)
     if not info.converged:
         warnings.warn(
             f"solve stopped after {info.iterations} steps with relative residuals up to {info.residuals.max():.1e}: "
@@ -163,6 +167,8 @@ def _conjugate_gradients(
         name = f"Nystrom preconditioner of rank {M.rank}"
     elif preconditioner is not None:
         M, name = matrices.as_symmetric(preconditioner), "the given preconditioner"
+        if M.shape == A.shape and M.dtype == matrices.product_dtype(A):
+            M = matrices.in_precision(M, A.dtype)
         if M.shape != A.shape or M.dtype != A.dtype:
             raise ValueError(
                 f"preconditioner is {M.shape[0]} x {M.shape[1]} in {M.dtype} but op is {A.shape[0]} x {A.shape[1]} "
@@ -196,7 +202,7 @@ def nystrom(
         values = np.array(_core.nystrom_factors(A.core, seed, rows))
         products += at
         # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
-        known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, A.dtype)
+        known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, matrices.product_dtype(A))
         kappa = 1 + float(values[-1]) / damping if damping > 0 else np.inf
         left = vectors * min(size, math.sqrt(kappa) * math.log(2 / tol) / 2)
         if at >= most or kappa <= 11 or not known[-1] or left <= 2 * at:
@@ -243,18 +249,20 @@ def _solve_in_dual(
     best, iterations, products = np.full(len(right), np.inf), 0, 0
     M: Any = preconditioner
     name = ""
-    K = stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report)
+    K = matrices.in_precision(stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report), right.dtype)
     while True:
         if isinstance(M, str):
             M, count = nystrom(K, damping, rank, tol, len(right), seed)
             products += count
             name = f"Nystrom preconditioner of rank {M.rank}"
-        below, y = gram.restrict(left), np.zeros((len(right), gram.shape[0]), gram.dtype)
+        below = gram.restrict(left.astype(gram.dtype, copy=False)).astype(K.dtype, copy=False)
+        y = np.zeros_like(below)
         inner = max(0.01 * tol, 10 * float(np.finfo(gram.dtype).eps))
         info = _conjugate_gradients(K, below, y, damping, inner, M, rank, limit, seed, report)
         iterations, products = iterations + info.iterations, products + info.products
-        step = x + (left - gram.lift(y.T).T) / gram.dtype.type(damping)
-        left = right - G.matmat(step.T).T - gram.dtype.type(damping) * step
+        lifted = gram.lift(y.astype(gram.dtype, copy=False).T).T
+        step = x + (left - lifted) / G.dtype.type(damping)
+        left = right - G.matmat(step.T).T - G.dtype.type(damping) * step
         residuals = np.linalg.norm(left, axis=1) / norms
         products += len(right)
         if residuals.max() < best.max():
@@ -269,11 +277,12 @@ def _solve_in_dual(
 
 
 def _right_hand_sides(b: Any, A: SymmetricOperator, name: str = "b", count: int | None = None) -> Array:
-    """Rows (s, N)."""
+    """Rows (s, N), in the operator's dtype or in that of its products."""
     found, size = _arrays.as_array(b, name), A.shape[0]
     columns = found.shape[1] if found.ndim == 2 else 1
     if found.ndim not in (1, 2) or found.shape[0] != size or columns != (count or columns) or columns == 0:
         wanted = f"({size},) or ({size}, s)" if count is None else f"that of b, {count} right-hand sides"
         raise ValueError(f"{name} has shape {found.shape} but must be {wanted}")
     rows = _arrays.as_c_contiguous(found.reshape(size, columns).T)
-    return _checks.array(rows, name, (columns, size), A.dtype, "op")
+    dtype = A.dtype if rows.dtype == A.dtype else matrices.product_dtype(A)
+    return _checks.array(rows, name, (columns, size), dtype, "op").astype(A.dtype, copy=False)

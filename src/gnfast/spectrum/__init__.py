@@ -2,6 +2,7 @@
 
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
+from gnfast.spectrum.matrices import operator
 from gnfast.spectrum.ranks import Rank, RankProfile, rank, rank_profile
 from gnfast.spectrum.tracker import Tracked, Tracker
 
@@ -15,6 +16,7 @@ __all__ = [
     "Tracker",
     "cond",
     "eigsh",
+    "operator",
     "rank",
     "rank_profile",
 ]

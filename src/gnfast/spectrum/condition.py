@@ -73,7 +73,15 @@ class Condition:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
-def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None = None, seed: int = 0) -> Condition:
+def cond(
+    G: Any,
+    certify: bool = False,
+    progress: Any = None,
+    tol: float | None = None,
+    seed: int = 0,
+    *,
+    precision: Any = None,
+) -> Condition:
     """The condition number of the non-zero spectrum, lambda_max / lambda_min, with an interval and its reasons.
 
     It is computed on the dual (`G.dual()`), whose smallest eigenvalue is the smallest non-zero one of G, never by
@@ -89,6 +97,8 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
         progress: True shows a line on stderr, a callable is called with (stage, done, total), total 0 if unknown.
         tol: Relative accuracy of both eigenvalues; None means 1e-9 for float64 and 1e-4 for float32.
         seed: Of the starting blocks.
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
         A `Condition`.
@@ -111,7 +121,7 @@ def cond(G: Any, certify: bool = False, progress: Any = None, tol: float | None 
     tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
     certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
     with reporting(progress) as report:
-        search = Search(A, certify, tol, seed, report)
+        search = Search(A, certify, tol, seed, report, precision)
         found = search.run()
     top, low = found.largest, found.smallest
     value = max(top.value / low.value, 1.0)

@@ -39,11 +39,13 @@ def eigsh(
     checkpoint: Any = None,
     progress: Any = None,
     return_eigenvectors: bool = True,
+    precision: Any = None,
 ) -> Any:
     """A few eigenpairs at one end of the spectrum of a symmetric operator, or at both.
 
     Args:
-        op: An operator of gnfast, any SciPy LinearOperator, or a symmetric array, (N, N), float32 or float64.
+        op: An operator of gnfast, any SciPy LinearOperator, or a symmetric array, (N, N), float32 or float64; of a
+            function `gnfast.operator` makes one.
         k: Eigenpairs, 1 to N.
         which: "LA", the largest, "SA", the smallest, or "BE", k // 2 from the lower end and the rest from the upper.
         method: "auto", or
@@ -69,16 +71,19 @@ def eigsh(
             only.
         max_products: Vectors multiplied before giving up; None means 100 + 20 N, at most a million.
         v0: (N,) or (N, b): vectors to start from, say the eigenvectors of a neighbouring problem; widens the block to
-            b. None starts from random ones. LAPACK has no use for it.
+            b. None starts from random ones. Those of a `GaussNewton` are taken to the space that is searched. LAPACK
+            has no use for it.
         checkpoint: A path: the state is written there every few seconds, between two block steps, and a call with the
             same problem goes on from it; removed at the end of the search. Not for "dense" and "nystrom".
         progress: True shows a line on stderr with the residual, a callable is called with (stage, done, total), total 0
             if unknown; stage is a str whose attribute `residual` is the largest residual of the pairs, or None.
         return_eigenvectors: False leaves the eigenvectors out, and the lifting of a dual's with them.
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
-        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, and the `EigenInfo` if asked for: a
-        tuple of those asked for, or the eigenvalues alone.
+        Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, or `precision`, and the `EigenInfo`
+        if asked for: a tuple of those asked for, or the eigenvalues alone.
 
     Raises:
         TypeError: Bad kinds or dtypes.
@@ -114,10 +119,11 @@ def eigsh(
         tolerance(tol, A.dtype, double=1e-10, single=1e-5),
         None if block_size is None else _checks.integer(block_size, "block_size", 1, size),
         min(10**6, 100 + 20 * size) if max_products is None else _checks.integer(max_products, "max_products"),
-        _start(v0, A, block_size),
+        _start(v0, A, block_size, matrices.in_precision(A, precision).dtype),
         _checks.integer(seed, "seed", 0),
         None,
         checkpoint,
+        precision,
     )
     if checkpoint is not None and method in ("dense", "nystrom"):
         raise ValueError(f"method {method!r} keeps no checkpoint; use method='lanczos' or leave checkpoint out")
@@ -150,7 +156,7 @@ def _check_method(method: str, which: str) -> None:
         raise ValueError(f"method is {method!r}, which needs {ends}, not {which!r}; use method='lanczos'")
 
 
-def _start(v0: Any, A: SymmetricOperator, block_size: int | None) -> Array | None:
+def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtype[Any]) -> Array | None:
     if v0 is None:
         return None
     found = _arrays.as_array(v0, "v0")
@@ -161,16 +167,20 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None) -> Array | Non
         raise ValueError(
             f"v0 has {rows.shape[1]} vectors but block_size is {block_size}; raise it or pass fewer vectors"
         )
-    return _checks.array(rows.T, "v0", ("b", "N"), A.dtype, "the operator")
+    given = dtype if found.dtype == dtype else A.dtype
+    return _checks.array(rows.T, "v0", ("b", "N"), given, "the operator").astype(dtype, copy=False)
 
 
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
     """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
     G = task.A
-    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton) and task.which == "LA" and task.start is None else G
+    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton) and task.which == "LA" else G
     if not isinstance(dual, Dual) or dual is G:
         return _solve_auto(task)
-    found = _solve_auto(replace(task, A=dual, block=task.block and min(task.block, dual.shape[0])))
+    start = task.start
+    if start is not None:
+        start = dual.restrict(start[: dual.shape[0]].astype(dual.dtype, copy=False)).astype(start.dtype, copy=False)
+    found = _solve_auto(replace(task, A=dual, block=task.block and min(task.block, dual.shape[0]), start=start))
     pairs = spaces.lifted(dual, found, with_vectors)
     if pairs is None and found.info.converged:
         return _solve(

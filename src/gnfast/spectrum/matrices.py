@@ -6,6 +6,7 @@ A stored matrix is the lower triangle, with the diagonal, of an array (N, N) in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,18 +38,18 @@ class Stored(SymmetricOperator):
 
 
 class Foreign(SymmetricOperator):
-    """A symmetric LinearOperator of somebody else's."""
+    """A symmetric operator of somebody else's, known by its products with blocks of vectors, (N, s) to (N, s)."""
 
-    def __init__(self, op: LinearOperator, dtype: np.dtype[Any]) -> None:
+    def __init__(self, function: Callable[[Array], Any], size: int, dtype: np.dtype[Any]) -> None:
         def product(block: Array) -> Array:
-            out = _arrays.as_array(op.matmat(block.T), "the product with op")
+            out = _arrays.as_array(function(block.T), "the product with op")
             if out.dtype.kind == "c":
                 raise TypeError("op gave a complex product but must be real symmetric")
             if out.shape != block.T.shape:
                 raise ValueError(f"op gave a product of shape {out.shape} for a block of shape {block.T.shape}")
             return np.ascontiguousarray(out.T, dtype)
 
-        super().__init__(_core.callback(product, op.shape[0], dtype.name), dtype)
+        super().__init__(_core.callback(product, size, dtype.name), dtype)
         self._check_symmetry()
 
     def _check_symmetry(self) -> None:
@@ -61,6 +62,65 @@ class Foreign(SymmetricOperator):
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
 
 
+class Wide(SymmetricOperator):
+    """An operator in float32 whose vectors are float64: its products round, what is done with the vectors does not."""
+
+    def __init__(self, op: SymmetricOperator) -> None:
+        super().__init__(_core.widened(op.core), np.dtype(np.float64))
+        self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
+
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        # In float32 in the second half of the memory; row i, made wide, ends before the narrow row i + 1 begins.
+        size = self.shape[0]
+        narrow = out.reshape(-1).view(np.float32)[size**2 :].reshape(size, size)
+        products = self.op.form(narrow, progress)
+        for i in range(size):
+            out[i, : i + 1] = narrow[i, : i + 1].copy()
+        return products
+
+
+def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
+    """What solvers work on: A itself, or in float64 where that is asked for and its products are in float32."""
+    wanted = A.dtype if precision is None else _checks.float_dtype(precision, "precision")
+    if wanted == A.dtype:
+        return A
+    if wanted == np.float32:
+        raise ValueError("precision is 'float32' but op has float64; leave it out, or pass an operator in float32")
+    return Wide(A)
+
+
+def product_dtype(A: SymmetricOperator) -> np.dtype[Any]:
+    """What the products are computed in, which limits what can be said about the eigenvalues."""
+    found: np.dtype[Any] = A.op.dtype if isinstance(A, Wide) else A.dtype
+    return found
+
+
+def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64") -> SymmetricOperator:
+    """A function that multiplies by a symmetric matrix, as an operator that all solvers and estimators take.
+
+    Args:
+        function: Takes a block of vectors (N, s) of `dtype`, one a column and contiguous each, which it may keep or
+            overwrite, and returns the products, (N, s), as an array or what NumPy reads as one. What it raises comes
+            out of the solver that called it, as it is.
+        size: N, which a function does not tell.
+        dtype: "float32" or "float64", of the vectors; products in another precision are converted.
+
+    Returns:
+        A `scipy.sparse.linalg.LinearOperator` (N, N).
+
+    Raises:
+        TypeError: Bad kinds, or complex products.
+        ValueError: A bad size, products of another shape, or a matrix that is not symmetric: one block of two random
+            vectors is multiplied to see.
+    """
+    if isinstance(function, LinearOperator) or not callable(function):
+        raise TypeError(
+            f"function is of type {type(function).__name__} but must be a function of a block of vectors (N, s); "
+            "operators and arrays are taken as they are"
+        )
+    return Foreign(function, _checks.integer(size, "size"), _checks.float_dtype(dtype))
+
+
 def as_symmetric(op: Any) -> SymmetricOperator:
     """An operator of gnfast as it is, any other LinearOperator, array or sparse matrix once it is known to fit."""
     if isinstance(op, SymmetricOperator):
@@ -68,6 +128,11 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     if scipy.sparse.issparse(op):
         op = aslinearoperator(op)
     if not isinstance(op, LinearOperator):
+        if callable(op) and not hasattr(op, "__array__"):
+            raise TypeError(
+                f"op is a {type(op).__name__}, which is called but has no size; pass gnfast.operator(op, size), size "
+                "the number of rows of the blocks that it multiplies"
+            )
         matrix = _arrays.as_array(op, "op")
         _check_square(matrix.shape)
         matrix = matrix.T if matrix.flags.f_contiguous else matrix  # nobody can tell them apart, once it is symmetric
@@ -79,7 +144,7 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")
-    return Foreign(op, dtype if _arrays.is_float(dtype) else np.dtype(np.float64))
+    return Foreign(op.matmat, op.shape[0], dtype if _arrays.is_float(dtype) else np.dtype(np.float64))
 
 
 def _check_square(shape: tuple[int, ...]) -> None:
@@ -111,11 +176,11 @@ def rounding(largest: float, dtype: np.dtype[Any]) -> float:
 
 
 # ------------------------------------------------------------------------------- stored matrices, which are overwritten
-def semidefinite_eigenvalues(K: Array) -> Array:
-    """All eigenvalues of a positive semi-definite matrix, ascending."""
+def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
+    """All eigenvalues of a positive semi-definite matrix, ascending; `dtype` is what its entries were computed in."""
     check_finite(K)
     values: Array = scipy.linalg.eigvalsh(K.T, lower=False, overwrite_a=True, check_finite=False)
-    if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), values.dtype):
+    if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
             f"the matrix must be positive semi-definite but has the eigenvalue {values[0]:.6g}; look at gnfast.eigsh"
         )

@@ -72,6 +72,12 @@ class Task:
     seed: int
     report: _core.Progress
     path: Any = None  # of the checkpoint
+    precision: Any = None
+
+    @cached_property
+    def op(self) -> SymmetricOperator:
+        """What is worked on: A, which says what can be claimed, or A with vectors in more precision."""
+        return matrices.in_precision(self.A, self.precision)
 
     @cached_property
     def preconditioner(self) -> SymmetricOperator | None:
@@ -90,7 +96,7 @@ class Task:
 
 def dense(task: Task) -> Pairs:
     """LAPACK on the whole matrix."""
-    A, k, which = task.A, task.k, task.which
+    A, k, which = task.op, task.k, task.which
     K = A.new_square()
     products = A.form(K, task.report)
     if which == "BE":
@@ -115,7 +121,7 @@ def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = N
     else:
         block = task.block_or(default_block(task.A, task.k))
         basis = max(2 * task.k + 4 * block, 24 if task.A.space == "parameters" else 60)
-    rows = np.zeros((task.k, task.size), task.A.dtype)
+    rows = np.zeros((task.k, task.size), task.op.dtype)
     raw = _checkpointed(task, method, block, basis, rows, "lanczos", core)
     return _ascending(task, raw, rows, method)
 
@@ -123,17 +129,17 @@ def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = N
 def nystrom(task: Task) -> Pairs:
     """A one-pass sketch, then block Krylov steps from its vectors until the tolerance is met."""
     block = task.block_or(task.k + OVERSAMPLING)
-    rows = np.zeros((block, task.size), task.A.dtype)
-    sketch = _core.nystrom(task.A.core, rows, task.seed, task.report, start=task.start)
+    rows = np.zeros((block, task.size), task.op.dtype)
+    sketch = _core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
     found = len(sketch["values"])
     if task.limit < 2 * block:
         kept = min(task.k, found)
         sketch = {**sketch, "values": sketch["values"][:kept], "residuals": sketch["residuals"][:kept]}
         return _ascending(task, sketch, rows[:kept], "nystrom")
-    vectors = np.zeros((task.k, task.size), task.A.dtype)
+    vectors = np.zeros((task.k, task.size), task.op.dtype)
     more: dict[str, Any] = {"start": rows[:found] if found else None, "keep": True}
     basis, limit = 12 * block, task.limit - block
-    raw = _core.lanczos(task.A.core, vectors, True, block, basis, limit, task.tol, 0.0, task.seed, task.report, **more)
+    raw = _core.lanczos(task.op.core, vectors, True, block, basis, limit, task.tol, 0.0, task.seed, task.report, **more)
     raw["products"] += sketch["products"]
     raw["passes"] += sketch["passes"]
     return _ascending(task, raw, vectors, "nystrom")
@@ -145,8 +151,9 @@ def davidson(task: Task, method: str = "davidson") -> Pairs:
     block = max(task.k, task.block_or(max(4, task.k)))
     basis = 3 * block if method == "lobpcg" else 10 * block
     norm = largest(A, 1, 0.1, task.seed, task.report) if task.which == "SA" else None
-    rows = np.zeros((task.k, task.size), A.dtype)
-    core = None if task.preconditioner is None else task.preconditioner.core
+    rows = np.zeros((task.k, task.size), task.op.dtype)
+    inverse = None if task.preconditioner is None else matrices.in_precision(task.preconditioner, task.op.dtype)
+    core = None if inverse is None else inverse.core
     raw = _checkpointed(
         task, method, block, basis, rows, "davidson", preconditioner=core, norm=norm.value if norm else 0.0
     )
@@ -161,31 +168,31 @@ def inverse(task: Task) -> Pairs | None:
     A singular matrix is shifted by sqrt(eps) times its largest diagonal entry: that keeps the null vectors apart from
     the rest, and costs the eigenvalues no more than rounding does.
     """
-    A, size = task.A, task.size
-    K = A.new_square()
-    products = A.form(K, task.report)
+    A, op, size = task.A, task.op, task.size
+    K = op.new_square()
+    products = op.form(K, task.report)
     matrices.check_finite(K)
     scale = float(np.abs(K.diagonal()).max())
     shift, failed = 0.0, _core.cholesky(K)
     if failed and scale > 0:
         shift = float(np.sqrt(np.finfo(A.dtype).eps)) * scale
-        A.form(K)
-        K.reshape(-1)[:: size + 1] += np.asarray(shift, A.dtype)
+        op.form(K)
+        K.reshape(-1)[:: size + 1] += np.asarray(shift, K.dtype)
         failed = _core.cholesky(K)
     if failed:
         return None
     block = task.block_or(min(max(8, task.k), size))
-    rows = np.zeros((task.k, size), A.dtype)
+    rows = np.zeros((task.k, size), K.dtype)
     core = _core.cholesky_inverse(K, 1, False)
     # A relative accuracy of 1 / mu is one of mu.
     raw = _checkpointed(task, "inverse", block, max(2 * task.k + 4 * block, 60), rows, "lanczos", core)
     mu, r = np.array(raw["values"]), np.array(raw["residuals"])
     vectors = rows[: len(mu)].T
-    image = A.matmat(vectors) if len(mu) else vectors
+    image = op.matmat(vectors) if len(mu) else vectors
     raw["norm"] = largest(A, 1, 0.1, task.seed, task.report).value
     raw["products"] += products + len(mu)
     quotients = np.einsum("ij,ij->j", vectors, image, dtype=float)
-    residuals = np.linalg.norm(image - vectors * quotients.astype(A.dtype), axis=0)
+    residuals = np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0)
     # Two certificates for each pair: of the inverse, narrow for small eigenvalues, and of the matrix, narrow for large.
     bounds = inverse_intervals(mu, r + matrices.rounding(mu.max(initial=0), A.dtype), shift, raw["norm"], A.dtype)
     direct = intervals(quotients, residuals, raw["norm"], A.dtype)
@@ -193,7 +200,7 @@ def inverse(task: Task) -> Pairs | None:
     bounds = np.where(by_quotient[:, None], direct, bounds)
     values = np.where(by_quotient | (shift > 0), quotients, 1 / mu)
     order = np.argsort(values, kind="stable")
-    pairs = _pairs(task, raw, values.astype(A.dtype)[order], vectors[:, order], residuals[order], "inverse")
+    pairs = _pairs(task, raw, values.astype(K.dtype)[order], vectors[:, order], residuals[order], "inverse")
     return pairs._replace(info=pairs.info._replace(intervals=bounds[order]))
 
 
@@ -228,9 +235,10 @@ def _checkpointed(
     checkpoint = None
     if task.path is not None:
         search = {"which": task.which, "k": task.k, "method": method, "block": block, "basis": basis, "seed": task.seed}
+        search["precision"] = task.op.dtype.name
         checkpoint = Checkpoint(task.path, task.A, search)
         more |= {"save": checkpoint.save, "restore": checkpoint.load()}
-    op, largest_end = task.A.core if core is None else core, task.which != "SA" or core is not None
+    op, largest_end = task.op.core if core is None else core, task.which != "SA" or core is not None
     numbers = (block, basis, task.limit, task.tol, norm, task.seed, task.report)
     try:
         if solver == "lanczos":

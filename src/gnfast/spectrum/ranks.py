@@ -55,6 +55,7 @@ def rank(
     seed: int = 0,
     *,
     progress: Any = None,
+    precision: Any = None,
 ) -> Rank:
     """The numerical rank of a symmetric positive semi-definite operator: its eigenvalues above `cut`.
 
@@ -68,6 +69,8 @@ def rank(
             resolve them: without a gap there, the answer is as vague as the question.
         seed: Of the probes.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
+        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
+            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
         A `Rank`.
@@ -80,6 +83,7 @@ def rank(
         Ubaru & Saad, "Fast methods for estimating the numerical rank of large matrices", ICML 2016.
     """
     A = matrices.as_symmetric(op).dual()
+    work = matrices.in_precision(A, precision)
     method = _checks.choice(method, "method", METHODS)
     cut = None if cut is None else _checks.at_least_zero(cut, "cut")
     probes, steps = _checks.integer(probes, "probes", 2), _checks.integer(steps, "steps")
@@ -88,16 +92,16 @@ def rank(
     storable = size <= matrices.STORED_SIZE and A.fits_in_memory
     with reporting(progress) as report:
         if method == "lanczos" or (method == "auto" and not storable):
-            return _by_quadrature(A, cut, probes, steps, seed, report)
+            return _by_quadrature(A, cut, probes, steps, seed, report, precision)
         if size > matrices.STORED_SIZE:
             raise ValueError(
                 f"op is {size} x {size} but its matrix has to be stored, which is done up to {matrices.STORED_SIZE}; "
                 "use method='lanczos'"
             )
-        K = A.new_square()
-        A.form(K, report)
+        K = work.new_square()
+        work.form(K, report)
         if size <= matrices.SPECTRUM_SIZE:
-            values = matrices.semidefinite_eigenvalues(K)
+            values = matrices.semidefinite_eigenvalues(K, A.dtype)
             cut = matrices.zero_cut(float(values[-1]), size, A.dtype) if cut is None else cut
             return Rank(int(np.count_nonzero(values > cut)), size, cut, "whole spectrum by LAPACK")
         if cut is None:
@@ -177,7 +181,7 @@ def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any 
     K = A.new_square()
     with reporting(progress) as report:
         A.form(K, report)
-    values = matrices.semidefinite_eigenvalues(K).astype(np.float64)
+    values = matrices.semidefinite_eigenvalues(K, A.dtype).astype(np.float64)
     top = float(values[-1])
     if top <= 0:
         raise ValueError("op is zero, so that nothing lies above any cut")
@@ -197,10 +201,16 @@ def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any 
 
 # ----------------------------------------------------------------------------------------------------------- steps
 def _by_quadrature(
-    A: SymmetricOperator, cut: float | None, probes: int, steps: int, seed: int, report: _core.Progress
+    A: SymmetricOperator,
+    cut: float | None,
+    probes: int,
+    steps: int,
+    seed: int,
+    report: _core.Progress,
+    precision: Any,
 ) -> Rank:
     """N times the mean weight of the nodes above the cut; those that are not known well enough count as undecided."""
-    found, size = measure(A, probes, steps, seed, None, report), A.shape[0]
+    found, size = measure(A, probes, steps, seed, None, report, precision), A.shape[0]
     if cut is None:
         cut = matrices.zero_cut(float(found.nodes.max()), size, A.dtype)
     shares = np.sum(found.weights * (found.nodes > cut), axis=1)

@@ -8,7 +8,7 @@ Singular: the whole spectrum again, or a pivoted Cholesky factorisation that lea
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,11 @@ class Found(NamedTuple):
 class Search:
     """One search for both ends, and what was noticed on the way."""
 
-    def __init__(self, A: SymmetricOperator, certify: bool, tol: float, seed: int, report: _core.Progress) -> None:
+    def __init__(
+        self, A: SymmetricOperator, certify: bool, tol: float, seed: int, report: _core.Progress, precision: Any = None
+    ) -> None:
         self.A, self.certify, self.tol, self.seed, self.report = A, certify, tol, seed, report
+        self.op = matrices.in_precision(A, precision)  # what is worked on; A says what can be claimed
         self.notes: list[str] = []
 
     def run(self) -> Found:
@@ -66,11 +69,11 @@ class Search:
 
     # ----------------------------------------------------------------------------------------------------- routes
     def _whole(self, K: Array, products: int) -> Found:
-        values = matrices.semidefinite_eigenvalues(K)
+        values = matrices.semidefinite_eigenvalues(K, self.A.dtype)
         cut = self._cut(float(values[-1]))
         above, below = values[values > cut], values[values <= cut]
         full = len(below) == 0
-        residual = matrices.rounding(float(values[-1]), values.dtype)
+        residual = matrices.rounding(float(values[-1]), self.A.dtype)
         return Found(
             End(float(values[-1]), residual, products),
             End(float(above[0]), residual),
@@ -83,15 +86,16 @@ class Search:
 
     def _by_products(self, A: Dual) -> Found | None:
         """Both ends without a stored matrix, or None if the dual turns out to be singular."""
-        preconditioner = A.preconditioner()
-        if preconditioner is None:
+        own, op = A.preconditioner(), self.op
+        if own is None:
             return None
-        top = self._largest(A, block=1)
+        preconditioner = matrices.in_precision(own, op.dtype)
+        top = self._largest(op, block=1)
         cut = self._cut(top.value)
-        row, block = np.zeros((1, A.shape[0]), A.dtype), _vectors_at_once(A)
+        row, block = np.zeros((1, A.shape[0]), op.dtype), _vectors_at_once(A)
         basis = max(20, 10 * block)
         raw = _core.davidson(
-            A.core, preconditioner.core, row, block, basis, 20_000, self.tol, top.value, self.seed, self.report
+            op.core, preconditioner.core, row, block, basis, 20_000, self.tol, top.value, self.seed, self.report
         )
         low = End.of(raw, A.shape[0])
         if low.value <= cut:
@@ -130,8 +134,8 @@ class Search:
     # ------------------------------------------------------------------------------------------------------ steps
     def _matrix(self, out: Array | None = None) -> Array:
         """The matrix, formed anew: what is done with it overwrites it."""
-        K = self.A.new_square() if out is None else out
-        self.A.form(K, self.report)
+        K = self.op.new_square() if out is None else out
+        self.op.form(K, self.report)
         return K
 
     def _largest(self, A: SymmetricOperator, block: int) -> End:
@@ -154,7 +158,7 @@ class Search:
     def _certified(self, found: Found, K: Array) -> Found:
         """Sylvester's law: K - a I and b I - K have Cholesky factors if and only if the spectrum lies in (a, b)."""
         margin = 10 * self.tol
-        doubt = matrices.rounding(found.largest.value, K.dtype)
+        doubt = matrices.rounding(found.largest.value, self.A.dtype)
         above, below = found.largest.value * (1 + margin) + doubt, found.smallest.value * (1 - margin) - doubt
         for sign, shift, end in ((1, below, "lower"), (-1, above, "upper")):
             self._matrix(K)

@@ -62,8 +62,9 @@ def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
         return None
     vectors = pairs.vectors
     if with_vectors:
-        vectors = dual.lift(np.asfortranarray(vectors))
-        vectors *= (1 / np.sqrt(values)).astype(dual.dtype)
+        wanted = vectors.dtype
+        vectors = dual.lift(np.asfortranarray(vectors, dual.dtype)).astype(wanted, copy=False)
+        vectors *= (1 / np.sqrt(values)).astype(wanted)
         _orthonormalize(vectors)
     residuals = info.residuals * np.sqrt(max(info.norm, float(values.max())) / values)
     # The eigenvalues themselves are the dual's, and so are their intervals.

@@ -10,6 +10,7 @@ import numpy as np
 
 from gnfast import _checks
 from gnfast._arrays import Array
+from gnfast.operators import Dual
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
 from gnfast.spectrum.methods import EigenInfo, Pairs
@@ -39,8 +40,9 @@ class Tracker:
     """Follows the top and the bottom of a spectrum through training.
 
     A step of training changes the matrix little, so that the eigenvectors of the last one are nearly those of the
-    next: each search starts from them. A `GaussNewton` is followed on its dual, whose vectors belong to samples and
-    keep their meaning while the samples stay the same; where the size changes the search starts anew.
+    next: each search starts from them. A `GaussNewton` is followed on its dual. The top of its spectrum starts from
+    vectors taken to parameters, which keep their meaning when the samples change; the low end from the dual's own,
+    which belong to samples, and anew where their number changes.
 
     Args:
         top: Eigenvalues at the upper end, at least 0.
@@ -61,7 +63,8 @@ class Tracker:
         self.tol = tol
         self.seed = _checks.integer(seed, "seed", 0)
         self.history: list[Tracked] = []
-        self._vectors: dict[str, Array] = {}
+        self._vectors: dict[str, Array] = {}  # of the space that was searched
+        self._parameters: Array | None = None  # (p, top), those of the top of a GaussNewton
 
     @property
     def products(self) -> int:
@@ -105,15 +108,22 @@ class Tracker:
         return step.values
 
     def _end(self, A: Any, which: str, count: int, tol: float) -> tuple[Array, EigenInfo, bool]:
-        before = self._vectors.get(which)
-        warm = before is not None and before.shape[0] == A.shape[0] and before.dtype == A.dtype
+        start = self._start(A, which)
         method = "lanczos" if which == "LA" else "auto"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            start = before if warm else None
             values, vectors, info = cast(Pairs, eigsh(A, count, which, method, tol, self.seed, True, v0=start))
         self._vectors[which] = vectors
-        return values, info, warm
+        if which == "LA":
+            # The lower end's small eigenvalues are lost in what a step of training changes of the map to parameters.
+            self._parameters = A.lift(np.asfortranarray(vectors)) if isinstance(A, Dual) else None
+        return values, info, start is not None
+
+    def _start(self, A: Any, which: str) -> Array | None:
+        above, before = self._parameters, self._vectors.get(which)
+        if which == "LA" and above is not None and isinstance(A, Dual):
+            return A.restrict(above.T).T if (A.owner.shape[0], A.dtype) == (len(above), above.dtype) else None
+        return before if before is not None and (len(before), before.dtype) == (A.shape[0], A.dtype) else None
 
     def __repr__(self) -> str:
         return f"Tracker(top={self.top}, low={self.low}, {len(self.history)} updates, {self.products} products)"
