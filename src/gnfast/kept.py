@@ -88,15 +88,15 @@ class KeptGram(_Kept):
         self._core.lift(v, full, self._parameters)
         masked = np.zeros_like(full)
         masked[:, self._kept] = full[:, self._kept]
-        self._core.restrict(masked, out)
+        self._core.restrict(masked, out, self._parameters)
 
     def lift(self, v: Array, out: Array, parameters: int) -> None:
         full = np.empty((len(v), self._parameters), v.dtype)
         self._core.lift(v, full, self._parameters)
         self._gathered(full, out)
 
-    def restrict(self, v: Array, out: Array) -> None:
-        self._core.restrict(self._scattered(v), out)
+    def restrict(self, v: Array, out: Array, parameters: int) -> None:
+        self._core.restrict(self._scattered(v), out, self._parameters)
 
     def mean_over_outputs(self, out: Array) -> None:
         """That of the network before it was pruned: a preconditioner need not be exact."""
