@@ -90,6 +90,16 @@ def test_solvers_see_the_pruned_spectrum(name: str, loss: str) -> None:
     assert np.abs(D @ x + 0.1 * x - D[:, 0]).max() <= 1e-7 * np.abs(D).max()
 
 
+def test_float32() -> None:
+    net = dense_net()
+    X = np.random.default_rng(7).standard_normal((N, 4)).astype(np.float32)
+    single = gn.prune(net.with_parameters([array.astype(np.float32) for array in net.parameters()]), 0.3)
+    G, D = gn.GaussNewton(single, X), gn.GaussNewton(gn.prune(net, 0.3), X.astype(np.float64))
+    assert (single.kept == gn.prune(net, 0.3).kept).all()
+    assert G.gram().diagonal() == pytest.approx(D.gram().diagonal(), rel=1e-4)
+    assert gn.cond(G).value == pytest.approx(gn.cond(D).value, rel=1e-2)
+
+
 def test_a_linear_network_has_no_structured_dual_once_pruned() -> None:
     net = gn.prune(dense_net("identity"), 0.5)
     X = np.random.default_rng(5).standard_normal((N, 4))

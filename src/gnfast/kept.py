@@ -6,7 +6,7 @@ R^T J E E^T J^T R.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,9 @@ class KeptGaussNewton(_Kept):
 class KeptGram(_Kept):
     """What the core's Gram does, by products with J^T and J: the Hadamard form of dense layers has no place for E."""
 
-    def __init__(self, core: _core.Gram, kept: Array, parameters: int) -> None:
+    def __init__(self, core: _core.Gram, kept: Array, parameters: int, dtype: np.dtype[Any]) -> None:
         super().__init__(kept, parameters)
-        self._core = core
+        self._core, self._dtype = core, dtype
 
     def apply(self, v: Array, out: Array) -> None:
         full = np.empty((len(v), self._parameters), v.dtype)
@@ -103,7 +103,7 @@ class KeptGram(_Kept):
         self._core.mean_over_outputs(out)
 
     def form(self, out: Array, progress: _core.Progress) -> None:
-        for first, units in self._units(out.dtype):
+        for first, units in self._units():
             self.apply(units, out[first : first + len(units)])
             if progress:
                 progress("forming the Gram matrix", first + len(units), len(out))
@@ -111,15 +111,16 @@ class KeptGram(_Kept):
     def diagonal(self) -> Array:
         """The squared norms of the Jacobian's rows, in float64."""
         found = np.empty(self._core.size)
-        for first, units in self._units(np.dtype(np.float64)):
+        for first, units in self._units():
             rows = np.empty((len(units), len(self._kept)), units.dtype)
             self.lift(units, rows, len(self._kept))
-            found[first : first + len(units)] = np.einsum("ij,ij->i", rows, rows)
+            found[first : first + len(units)] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
         return found
 
-    def _units(self, dtype: np.dtype[Any]) -> Any:
+    def _units(self) -> Iterator[tuple[int, Array]]:
+        """All unit vectors, a block of them at a time, and the first one's number."""
         size = self._core.size
         for first in range(0, size, BLOCK):
-            units = np.zeros((min(BLOCK, size - first), size), dtype)
+            units = np.zeros((min(BLOCK, size - first), size), self._dtype)
             units[np.arange(len(units)), first + np.arange(len(units))] = 1
             yield first, units

@@ -351,7 +351,7 @@ class Gram(Dual):
         needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
         whole, kept = _core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
-        core = whole if kept is None else KeptGram(whole, kept, owner.whole_core.size)
+        core = whole if kept is None else KeptGram(whole, kept, owner.whole_core.size, owner.dtype)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dense: Array | None = None
 
