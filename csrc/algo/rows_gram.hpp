@@ -111,7 +111,7 @@ class RowsGram {
             const index s = std::min(most, v.rows - j);
             const View<T> w(buffer.data(), s, p);
             lift(v.row_range(j, s), w);
-            restrict_to_samples(View<const T>(w), out.row_range(j, s));
+            restrict_to_dual(View<const T>(w), out.row_range(j, s));
         }
     }
 
@@ -125,7 +125,7 @@ class RowsGram {
     }
 
     // out = R^T J v for each row v (s, p): the adjoint of lift.
-    void restrict_to_samples(View<const T> v, View<T> out) {
+    void restrict_to_dual(View<const T> v, View<T> out) {
         const index n = owner_.samples(), k = owner_.outputs();
         auto buffer = backend().template allocate<T>(v.rows * n * k);
         owner_.jvp(v, View<T>(buffer.data(), v.rows, n * k));
