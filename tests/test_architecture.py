@@ -50,8 +50,8 @@ PYTHON_HEIGHTS = {
 }
 # files that grew out of a room's own file
 PART_OF = {
-    **dict.fromkeys(("plan", "block_operator", "conv_dual"), "operators"),
-    **dict.fromkeys(("layers", "convolutions", "norms", "patches"), "networks"),
+    **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept"), "operators"),
+    **dict.fromkeys(("layers", "convolutions", "norms", "patches", "pruning", "architectures"), "networks"),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}

@@ -321,3 +321,12 @@ def test_a_block_is_its_columns(method, s):
         V = block(np.random.default_rng(s), op.shape[1], s, G.dtype)
         columns = np.stack([op @ V[:, j] for j in range(s)], axis=1)
         np.testing.assert_allclose(op @ V, columns, rtol=0, atol=1e-13 * np.abs(columns).max())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gram_products_through_few_inputs(bias):
+    """With n > 2 fan_in in the first layer only: A (A^T C) there, the Gram of the inputs in the others."""
+    net, X = gn.mlp([3, 9, 5, 2], "tanh", bias=bias, seed=1), np.random.default_rng(2).standard_normal((13, 3))
+    V = np.asfortranarray(np.random.default_rng(3).standard_normal((26, 5)))
+    expected = gn.GaussNewton(net, X).gram().to_dense() @ V
+    np.testing.assert_allclose(gn.GaussNewton(net, X).gram() @ V, expected, rtol=1e-12, atol=1e-13)

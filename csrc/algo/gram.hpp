@@ -37,12 +37,16 @@ class Gram {
     }
 
     // out = K v for each row of v (s, n r), K never stored: per layer C = u . B_l, T = (A A^T + bias) C, u += T . B_l.
-    // 2 n^2 m_l + 4 n r m_l flops a vector and layer.
+    // 2 n^2 m_l + 4 n r m_l flops a vector and layer, or 4 n p_l in place of the first where the inputs are few: T = A (A^T C).
     void apply(View<const T> v, View<T> out) {
         const index n = owner_.samples(), width = owner_.network().max_width();
         const std::lock_guard guard(lock_);
         make_input_grams();
-        const index per_vector = 2 * n * width;
+        index parameters = 0;
+        for_dense([&](std::size_t, const layers::Dense<T>& dense) {
+            if (few_inputs(dense)) parameters = std::max(parameters, dense.parameters());
+        });
+        const index per_vector = 2 * n * width + parameters;
         const index block = std::max<index>(1, std::min(v.rows, index(blocking::workspace_target) / (per_vector * index(sizeof(T)))));
         if (workspace_.size() < block * per_vector) workspace_ = backend().template allocate<T>(block * per_vector);
         for (index j = 0; j < v.rows; j += block) {
@@ -56,9 +60,17 @@ class Gram {
                 const index m = dense.fan_out();
                 const Batch<T> c(View<T>(workspace_.data(), n, m), s, n * m);
                 const Batch<T> t(View<T>(workspace_.data() + s * n * m, n, m), s, n * m);
-                const View<const T> gram(input_grams_[at++].data(), n, n);
                 backend().contract_in(rows_->rows(l), r_, u, c);
-                backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(gram, s, 0), Batch<const T>(c), T(0), t);
+                if (few_inputs(dense)) {
+                    layers::Dense<T> alone = dense;
+                    alone.offset = 0;
+                    const View<T> w(workspace_.data() + 2 * s * n * width, s, dense.parameters());
+                    alone.gradient(backend(), owner_.pass().kept(l), Batch<const T>(c), T(0), w);
+                    alone.direction(backend(), owner_.pass().kept(l), View<const T>(w), t);
+                } else {
+                    const View<const T> gram(input_grams_[at++].data(), n, n);
+                    backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(gram, s, 0), Batch<const T>(c), T(0), t);
+                }
                 backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), result);
             });
         }
@@ -70,15 +82,17 @@ class Gram {
         const index n = owner_.samples();
         const std::lock_guard guard(lock_);
         make_input_grams();
-        auto buffer = backend().template allocate<T>(n * n);
-        const View<T> rows_gram(buffer.data(), n, n);
+        auto buffer = backend().template allocate<T>(2 * n * n);
+        const View<T> rows_gram(buffer.data(), n, n), other(buffer.data() + n * n, n, n);
         backend().fill(out, T(0));
         std::size_t at = 0;
         for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
             // (n r, m) read as (n, r m): the inner product over outputs and units at once.
             const View<const T> flat(rows_->rows(l).data, n, r_ * dense.fan_out());
             backend().gemm(Op::none, Op::transpose, T(1) / T(r_), flat, flat, T(0), rows_gram);
-            backend().add_product(View<const T>(input_grams_[at++].data(), n, n), View<const T>(rows_gram), out);
+            if (few_inputs(dense)) make_input_gram(l, dense, other);
+            const T* gram = few_inputs(dense) ? other.data : input_grams_[at++].data();
+            backend().add_product(View<const T>(gram, n, n), View<const T>(rows_gram), out);
         });
     }
 
@@ -131,28 +145,39 @@ class Gram {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) f(l, *dense);
     }
 
+    // Whether products take two steps through the inputs rather than their Gram matrix (n, n): fewer flops.
+    bool few_inputs(const layers::Dense<T>& dense) const { return 2 * dense.fan_in() < owner_.samples(); }
+
+    void make_input_gram(std::size_t l, const layers::Dense<T>& dense, View<T> gram) {
+        const View<const T> a = owner_.pass().kept(l);
+        if (dense.bias) backend().fill(gram, T(1));
+        backend().gemm(Op::none, Op::transpose, T(1), a, a, dense.bias ? T(1) : T(0), gram);
+    }
+
     void make_input_grams() {
-        if (!input_grams_.empty()) return;
+        if (made_) return;
         const index n = owner_.samples();
-        const double limit = owner_.memory_limit(), layers = double(owner_.network().dense().size());
-        const double rows = BackwardRows<B, T>::bytes(owner_.network(), n, r_), grams = (layers + 1) * double(n) * double(n) * sizeof(T);
+        double matrices = 2;  // those that mean_over_outputs needs
+        for_dense([&](std::size_t, const layers::Dense<T>& dense) { matrices += few_inputs(dense) ? 0 : 1; });
+        const double limit = owner_.memory_limit(), rows = BackwardRows<B, T>::bytes(owner_.network(), n, r_);
+        const double grams = matrices * double(n) * double(n) * sizeof(T);
         if (limit > 0 && rows + grams > limit)
             throw memory_limit_error("a product with the Gram dual needs " + megabytes(rows + grams) + " (backward rows " +
                                      megabytes(rows) + ") but memory_limit is " + megabytes(limit) +
                                      "; raise memory_limit or pass fewer samples");
         for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+            if (few_inputs(dense)) return;
             input_grams_.push_back(backend().template allocate<T>(n * n));
-            const View<T> gram(input_grams_.back().data(), n, n);
-            const View<const T> a = owner_.pass().kept(l);
-            if (dense.bias) backend().fill(gram, T(1));
-            backend().gemm(Op::none, Op::transpose, T(1), a, a, dense.bias ? T(1) : T(0), gram);
+            make_input_gram(l, dense, View<T>(input_grams_.back().data(), n, n));
         });
+        made_ = true;
     }
 
     GaussNewton<B, T>& owner_;
     std::shared_ptr<const BackwardRows<B, T>> rows_;
     index r_;
-    std::vector<typename B::template buffer<T>> input_grams_;
+    std::vector<typename B::template buffer<T>> input_grams_;  // of the layers that have not few inputs
+    bool made_ = false;
     typename B::template buffer<T> workspace_;
     std::mutex lock_;  // of the work space: products may come from several threads
 };

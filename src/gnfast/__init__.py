@@ -1,5 +1,8 @@
 """Gauss-Newton curvature of wide neural networks: products, eigenvalues, condition numbers and their bounds."""
 
+import importlib
+from typing import Any
+
 from gnfast._checks import CopyWarning
 from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
 
@@ -8,6 +11,7 @@ from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: 
 from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets
+from gnfast.architectures import resnet20
 from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
     Density,
@@ -27,6 +31,7 @@ from gnfast.estimators import (
 )
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
+from gnfast.pruning import PrunedNetwork, prune
 from gnfast.spectrum import (
     Condition,
     ConvergenceWarning,
@@ -41,6 +46,16 @@ from gnfast.spectrum import (
     rank,
     rank_profile,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Bridges to other libraries are imported when somebody asks for them."""
+    if name == "interop":
+        return importlib.import_module("gnfast.interop")
+    if name == "from_torch":
+        return importlib.import_module("gnfast.interop.torch").from_torch
+    raise AttributeError(f"module 'gnfast' has no attribute {name!r}")
+
 
 __version__ = build_info()["version"]
 
@@ -71,6 +86,7 @@ __all__ = [
     "NystromPreconditioner",
     "Plan",
     "Pool",
+    "PrunedNetwork",
     "Rank",
     "RankProfile",
     "Residual",
@@ -92,8 +108,10 @@ __all__ = [
     "logdet",
     "mlp",
     "operator",
+    "prune",
     "rank",
     "rank_profile",
+    "resnet20",
     "set_num_threads",
     "solve",
     "trace",

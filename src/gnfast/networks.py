@@ -71,6 +71,11 @@ class Network:
         return self._layers
 
     @property
+    def kept(self) -> Array | None:
+        """Where the parameters are among all entries of the arrays; None where all of them are: see `gnfast.prune`."""
+        return None
+
+    @property
     def is_chain(self) -> bool:
         """Whether there are only `Dense`, `Activation` and `Flatten`: what bounds and the linear dual are for."""
         return all(isinstance(layer, Dense | Activation | Flatten) for layer in self._layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.block_operator import BlockOperator
 from gnfast.factors import range_factor
+from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
 from gnfast.losses import loss_at
 from gnfast.networks import Network
 from gnfast.patches import Chain, chain
@@ -39,6 +40,10 @@ class SymmetricOperator(BlockOperator):
         return self
 
     def _transpose(self) -> Self:
+        return self
+
+    def dual(self) -> SymmetricOperator:
+        """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
         return self
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
@@ -155,8 +160,10 @@ class GaussNewton(SymmetricOperator):
         flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype)
         limit = self.memory_limit or 0.0
         core = _core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
-        super().__init__(core, net.dtype)
-        self.core: _core.GaussNewton = core
+        self.whole_core = core  # on all entries of the arrays
+        self.products = core if net.kept is None else KeptGaussNewton(core, net.kept)
+        operator = core if net.kept is None else operator_of(self.products.apply, len(net.kept), net.dtype)
+        super().__init__(operator, net.dtype)
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | ConvDual | None = None
 
@@ -177,7 +184,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self)
+        return Jacobian(self.products, (len(self.X) * self.outputs, self.shape[1]), self.dtype)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -207,6 +214,8 @@ class GaussNewton(SymmetricOperator):
         """
         from gnfast.conv_dual import ConvDual
 
+        if self.net.kept is not None:
+            raise ValueError("the linear dual needs all weights as parameters but the network is pruned; use gram()")
         if self._linear_dual is None:
             self._linear_dual = LinearDual(self) if self.net.is_chain else ConvDual(self)
         return self._linear_dual
@@ -239,9 +248,19 @@ class GaussNewton(SymmetricOperator):
         return make_plan(self, _checks.integer(vectors, "vectors"))
 
     def __repr__(self) -> str:
-        p, n, method = self.shape[0], len(self.X), self.core.plan(BLOCK)["method"]
+        p, n, method = self.shape[0], len(self.X), self.products.plan(BLOCK)["method"]
         loss = self.loss if self.weights is None else f"weighted {self.loss}"
-        return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product, {self.dtype}, {self.device})"
+        return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product of the core, {self.dtype}, {self.device})"
+
+
+class JacobianProducts(Protocol):
+    """Who multiplies with a Jacobian; blocks hold one vector a row."""
+
+    def jvp(self, v: Array, u: Array) -> None:
+        """u (s, n k) <- J v for each row v (s, p)."""
+
+    def vjp(self, u: Array, v: Array) -> None:
+        """v (s, p) <- J^T u for each row u (s, n k)."""
 
 
 class Jacobian(BlockOperator):
@@ -250,16 +269,16 @@ class Jacobian(BlockOperator):
     `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
     """
 
-    def __init__(self, owner: GaussNewton) -> None:
-        self._owner = owner
-        super().__init__((len(owner.X) * owner.outputs, owner.shape[1]), owner.dtype)
+    def __init__(self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        super().__init__(shape, dtype)
+        self._products = products
 
     def _apply(self, rows: Array, out: Array) -> None:
-        self._owner.core.jvp(rows, out)
+        self._products.jvp(rows, out)
         _check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
 
     def _adjoint(self) -> BlockOperator:
-        return _TransposedJacobian(self._owner, self)
+        return _TransposedJacobian(self._products, self)
 
     _transpose = _adjoint
 
@@ -268,13 +287,13 @@ class Jacobian(BlockOperator):
 
 
 class _TransposedJacobian(BlockOperator):
-    def __init__(self, owner: GaussNewton, jacobian: Jacobian) -> None:
-        self._owner, self._jacobian = owner, jacobian
-        super().__init__(jacobian.shape[::-1], owner.dtype)
+    def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
+        super().__init__(jacobian.shape[::-1], jacobian.dtype)
+        self._products, self._jacobian = products, jacobian
 
     def _apply(self, rows: Array, out: Array) -> None:
         _check_finite(rows, "V")
-        self._owner.core.vjp(rows, out)
+        self._products.vjp(rows, out)
 
     def _adjoint(self) -> Jacobian:
         return self._jacobian
@@ -285,10 +304,13 @@ class _TransposedJacobian(BlockOperator):
 class Dual(SymmetricOperator):
     """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
 
-    _dual: _core.Dual  # where the core holds the dual
+    _dual: _core.Dual | KeptGram  # where the core holds the dual
 
-    def __init__(self, owner: GaussNewton, core: _core.Operator, block: int, copies: int, interleaved: bool) -> None:
-        super().__init__(core, owner.dtype)
+    def __init__(
+        self, owner: GaussNewton, core: _core.Operator | KeptGram, block: int, copies: int, interleaved: bool
+    ) -> None:
+        operator = operator_of(core.apply, block * copies, owner.dtype) if isinstance(core, KeptGram) else core
+        super().__init__(operator, owner.dtype)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
         self._block, self._copies, self._interleaved = block, copies, interleaved
@@ -348,14 +370,15 @@ class Preconditioner(SymmetricOperator):
 class Gram(Dual):
     """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it."""
 
-    _dual: _core.Gram
+    _dual: _core.Gram | KeptGram
     space = "samples"
 
     def __init__(self, owner: GaussNewton, rank: int) -> None:
         n = len(owner.X)
         needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        core = _core.Gram(owner.core, rank < owner.outputs)
+        whole, kept = _core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
+        core = whole if kept is None else KeptGram(whole, kept, owner.whole_core.size, owner.dtype)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dual = core
         self._dense: Array | None = None
@@ -405,9 +428,10 @@ class LinearDual(Dual):
 
     def __init__(self, owner: GaussNewton) -> None:
         net = owner.net
-        if not (net.is_linear and net.is_chain):
-            what = "a linear network but this one is not" if net.is_chain else "dense layers only but there are others"
-            raise ValueError(f"the linear dual needs {what}: {net!r}; use gram() or dual()")
+        if not net.is_linear:
+            raise ValueError(
+                f"the linear dual needs a linear network but this one is not: {net!r}; use gram() or dual()"
+            )
         if not owner.loss_at.is_scalar:
             got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
             raise ValueError(

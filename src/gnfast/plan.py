@@ -59,15 +59,19 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
     net, n, item = G.net, len(G.X), G.dtype.itemsize
     if net.is_chain:
         widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
+        grams = [
+            layer for layer in net.dense if 2 * layer.in_features >= n
+        ]  # the others: through the inputs, in two steps
+        through = weights - sum(layer.weight.size for layer in grams)
         return GramCosts(
             kept=n * rank * widths * item,
             start=2.0 * n * (rank + 1) * weights + 2.0 * n**2 * sum(sum(layer.weight.shape) for layer in net.dense),
             forming=float(n * rank) ** 2 * widths + 2.0 * n * (rank + 1) * weights,
-            product=2.0 * n**2 * widths + 4.0 * n * rank * widths,
-            more=n**2 * (len(net.dense) + 1) * item,
+            product=2.0 * n**2 * sum(layer.out_features for layer in grams) + 4.0 * n * (through + rank * widths),
+            more=n**2 * (len(grams) + 2) * item,
             room=0.0,
         )
-    p, core = G.shape[0], G.core.plan(BLOCK)
+    p, core = G.shape[0], G.products.plan(BLOCK)
     rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
@@ -160,7 +164,7 @@ class Plan:
 def make_plan(G: GaussNewton, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
     n = len(G.X)
-    core = G.core.plan(vectors)
+    core = G.products.plan(vectors)
     flops = core[f"flops_{core['method']}"]
     item, p = G.dtype.itemsize, G.shape[0]
 
@@ -208,6 +212,8 @@ def _linear_map(G: GaussNewton) -> Space:
     why = "" if G.loss_at.is_scalar else why
     if not net.is_linear:
         why = "the network is not linear"
+    elif net.kept is not None:
+        why = "the network is pruned"
     elif not net.is_chain:
         linear = G.convolution
         if isinstance(linear, str):

@@ -46,6 +46,8 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
         ValueError: An unknown loss, or data that do not fit the network.
         TypeError: Data of another dtype than the network's.
     """
+    if net.kept is not None:
+        return []  # each function refuses such a network with the reason
     outputs = net.output_shape(net.check_samples(X).shape[1:])
     loss = check_loss(loss, outputs[-1])
     if loss == "mse" and is_dense(net) and net.is_linear:

@@ -13,6 +13,8 @@ from gnfast.networks import Network
 
 def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:
     """X in float64, checked as the network itself would: (n, d), or (n, c, l) or (n, c, h, w) for images."""
+    if net.kept is not None:
+        raise ValueError("this bound is for networks whose weights are all parameters, not for a pruned one")
     data = net.check_samples(X)
     net.output_shape(data.shape[1:])
     return np.asarray(data, np.float64)

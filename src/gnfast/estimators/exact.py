@@ -41,14 +41,14 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
         return Known(np.einsum("la,lr->ar", P, R).ravel(), "diagonals of the factors P_l and R_l")
     if isinstance(A, GaussNewton) and backward_rows_fit(A):
         out = np.empty((1, A.shape[0]), A.dtype)
-        A.core.diagonal(out)
+        A.products.diagonal(out)
         return Known(out[0].astype(np.float64), "squares of the Jacobian, one product a layer")
     return None
 
 
 def trace_space(op: Any) -> Any:
     """The operator with the same trace for which it costs least: of a GaussNewton one of its duals."""
-    if not isinstance(op, GaussNewton):
+    if not isinstance(op, GaussNewton) or op.net.kept is not None:  # whose diagonal is free, and its Gram's is not
         return op
     if op.plan().space == "linear map":
         return op.linear_dual()
@@ -60,7 +60,7 @@ def backward_rows_fit(G: GaussNewton) -> bool:
     if G.memory_limit is None:
         return True
     needed = gram_costs(G, G.loss_at.rank).kept
-    return bool(needed + G.core.plan(1)["bytes_forward"] <= G.memory_limit)
+    return bool(needed + G.products.plan(1)["bytes_forward"] <= G.memory_limit)
 
 
 def diagonal_by_all_products(A: SymmetricOperator, block: int) -> Known:

@@ -12,7 +12,7 @@ import numpy as np
 from gnfast import _checks, _core
 from gnfast._arrays import Array
 from gnfast.estimators.results import EffectiveDimension, LogDet
-from gnfast.operators import GaussNewton, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
 from gnfast.spectrum.quadrature import measure, stored_where_cheaper
@@ -168,10 +168,9 @@ class Space(NamedTuple):
 
 
 def space_of(op: Any) -> Space:
-    if not isinstance(op, GaussNewton):
-        return Space(matrices.as_symmetric(op), 0)
-    dual = op.dual()
-    return Space(dual, op.shape[0] - dual.shape[0])
+    A = matrices.as_symmetric(op)
+    dual = A.dual()
+    return Space(dual, A.shape[0] - dual.shape[0])
 
 
 def _is_exact(A: SymmetricOperator, method: str) -> bool:

@@ -11,7 +11,7 @@ from gnfast import _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
-from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
+from gnfast.operators import Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
@@ -117,7 +117,7 @@ def cond(
         with a random start", SIAM J. Matrix Anal. Appl. 1992.
     """
     start = time.perf_counter()
-    A = matrices.as_symmetric(G.dual() if isinstance(G, GaussNewton) else G)
+    A = matrices.as_symmetric(G).dual()
     tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
     certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
     with reporting(progress) as report:
@@ -184,7 +184,7 @@ def _analytic(A: SymmetricOperator) -> Bound | None:
         P, R = A.factors()
         with blas_threads(R.shape[1]):
             return joint_from_factors(P, R)
-    if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain:
+    if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain and A.owner.net.kept is None:
         loss = A.owner.loss_at
         return deep(A.owner.net, A.owner.X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)
     return None

@@ -11,7 +11,7 @@ from scipy.linalg import lapack
 
 from gnfast import _checks, _core
 from gnfast._arrays import Array
-from gnfast.operators import GaussNewton, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import largest, reporting
 from gnfast.spectrum.quadrature import measure, standard_error
@@ -82,7 +82,7 @@ def rank(
     References:
         Ubaru & Saad, "Fast methods for estimating the numerical rank of large matrices", ICML 2016.
     """
-    A = matrices.as_symmetric(op.dual() if isinstance(op, GaussNewton) else op)
+    A = matrices.as_symmetric(op).dual()
     work = matrices.in_precision(A, precision)
     method = _checks.choice(method, "method", METHODS)
     cut = None if cut is None else _checks.at_least_zero(cut, "cut")
@@ -171,7 +171,7 @@ def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any 
         ValueError: Too large, negative cuts or eigenvalues, or a zero operator.
         MemoryError: The matrix exceeds the operator's `memory_limit`.
     """
-    A = matrices.as_symmetric(op.dual() if isinstance(op, GaussNewton) else op)
+    A = matrices.as_symmetric(op).dual()
     size = A.shape[0]
     if size > matrices.STORED_SIZE:
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from gnfast import _checks
 from gnfast._arrays import Array
-from gnfast.operators import Dual, GaussNewton
+from gnfast.operators import Dual
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
 from gnfast.spectrum.methods import EigenInfo, Pairs
@@ -82,7 +82,7 @@ class Tracker:
         Warns:
             ConvergenceWarning: The tolerance was not met; `history[-1].converged` says so too.
         """
-        A = matrices.as_symmetric(op.dual() if isinstance(op, GaussNewton) else op)
+        A = matrices.as_symmetric(op).dual()
         if self.top + self.low > A.shape[0]:
             raise ValueError(f"top + low is {self.top + self.low} but the matrix has {A.shape[0]} eigenvalues only")
         tol = self.tol if self.tol is not None else (1e-4 if A.dtype == np.float32 else 1e-6)

@@ -1,0 +1,232 @@
+"""PyTorch: Gauss-Newton operators of any module or function, by automatic differentiation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gnfast import _arrays, _checks, _core
+from gnfast._arrays import Array
+from gnfast.kept import operator_of
+from gnfast.operators import Jacobian, SymmetricOperator
+from gnfast.plan import Space, megabytes
+
+torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")
+
+from gnfast.interop._autograd import ROWS, Products  # noqa: E402  (they need torch, which an error above asks for)
+from gnfast.interop._graphs import from_torch  # noqa: E402
+from gnfast.interop._models import model_of  # noqa: E402
+
+__all__ = ["AutogradPlan", "GaussNewton", "Gram", "from_torch"]
+
+
+class GaussNewton(SymmetricOperator):
+    """The Gauss-Newton matrix G = (1/n) sum_i J_i^T H_i J_i (p, p) of any PyTorch model, by PyTorch's autograd.
+
+    A `LinearOperator` on NumPy vectors that every function of gnfast takes: `cond`, `rank`, `density` work on its
+    `dual()`. For models that `gnfast.from_torch` can read, `gnfast.GaussNewton` is faster. A product linearizes the
+    model once (`torch.func.linearize` and `vjp`) and multiplies blocks of vectors by vmap; what these cannot transform
+    goes through `torch.autograd.grad`, vector by vector.
+
+    Args:
+        module: A `torch.nn.Module`, called with X, or a function of (params, X); the outputs are (n, ...), everything
+            behind the samples one output each. It must not be random. Batch norm in training mode couples the
+            samples, which is taken into account; its running averages are left alone.
+        params: Of a module: None for all parameters that require a gradient, in the order of `module.parameters()`, or
+            a list of parameters or of their names, or a dict of names and tensors. Of a function: a tensor, or
+            lists, tuples and dicts of tensors, flat in that order. float32 or float64, one dtype and device; shared
+            parameters are one. Memory is shared: a training step makes this operator out of date, which is an error.
+        X: Samples, a tensor (n, ...) or an array, of the parameters' dtype, or integers for models that take them.
+        loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
+        weights: (n,) or (n, k), as there, arrays or tensors of the parameters' dtype; None for ones.
+        reduction: "mean" over samples, or "sum".
+        memory_limit: Bytes that one operation may use, judged by what autograd saves for a forward pass; samples are
+            taken in batches where it asks for it and the model allows it. None sets no limit.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        TypeError: Wrong kinds or dtypes.
+        ValueError: Wrong shapes or names, NaN or infinite values, a random model.
+        MemoryError: One sample, or all of them where they are coupled, exceed `memory_limit`.
+
+    References:
+        Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
+    """
+
+    space = "parameters"
+
+    def __init__(
+        self,
+        module: Any,
+        params: Any = None,
+        X: Any = None,
+        loss: Any = "mse",
+        *,
+        weights: Any = None,
+        reduction: str = "mean",
+        memory_limit: float | None = None,
+    ) -> None:
+        self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
+        self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")
+        self.model = model_of(module, params, X)
+        scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
+        self._products = Products(self.model, loss, weights, scale, self.memory_limit)
+        self.loss = self._products.loss.name
+        dtype = self.model.dtype
+        super().__init__(operator_of(self._products.apply, self._products.p, dtype), dtype)
+        self._grams: dict[int, Gram] = {}
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self._products.apply(rows, out)
+
+    def jacobian(self) -> Jacobian:
+        """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
+        return Jacobian(self._products, (self._products.n * self._products.k, self.shape[1]), self.dtype)
+
+    def gram(self, reduced: bool = False) -> Gram:
+        """The Gram (NTK) dual K = (1/n) R^T J J^T R (n r, n r), with G's non-zero spectrum.
+
+        Args:
+            reduced: For the softmax: without its null direction, r = k - 1 for k.
+        """
+        rank = self._products.rank(_checks.boolean(reduced, "reduced"))
+        if rank not in self._grams:
+            self._grams[rank] = Gram(self._products, rank < self._products.k)
+        return self._grams[rank]
+
+    def dual(self) -> SymmetricOperator:
+        """The smaller of G and its Gram dual, unless memory decides: see `plan()`."""
+        return self.gram(reduced=True) if self.plan().space == "samples" else self
+
+    def plan(self) -> AutogradPlan:
+        """Both spaces, which is taken, and how a product is made."""
+        products, n = self._products, len(self.model.X)
+        p, size = self.shape[0], n * products.rank(reduced=True)
+        forward = products.blocks.memory
+        spaces = []
+        for name, length in (("parameters", p), ("samples", size)):
+            memory = float(length) ** 2 * self.dtype.itemsize + forward
+            too_large = self.memory_limit is not None and memory > self.memory_limit
+            spaces.append(
+                Space(name, length, float(length) ** 3, memory, "more than memory_limit" if too_large else "")
+            )
+        allowed = [space for space in spaces if not space.excluded] or spaces
+        return AutogradPlan(
+            space=min(allowed, key=lambda space: space.size).name,
+            spaces=tuple(spaces),
+            sample_block=products.blocks.samples,
+            vector_block=products.blocks.vectors,
+            keeps_forward=products.blocks.kept,
+            memory=forward,
+            product=products.describe(),
+        )
+
+    def __repr__(self) -> str:
+        p, n = self.shape[0], len(self.model.X)
+        return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, autograd engine of PyTorch, {self.dtype})"
+
+
+class Gram(SymmetricOperator):
+    """The Gram (NTK) dual of a PyTorch model: applied by a product with J^T and one with J, until it is stored."""
+
+    space = "samples"
+
+    def __init__(self, products: Products, reduced: bool) -> None:
+        self._products, self._reduced = products, reduced
+        size, dtype = products.n * products.rank(reduced), products.model.dtype
+
+        def product(rows: Array, out: Array) -> None:
+            lifted = np.empty((len(rows), products.p), dtype)
+            products.lift(rows, lifted, reduced)
+            products.restrict(lifted, out, reduced)
+
+        self._product = product
+        super().__init__(operator_of(product, size, dtype), dtype)
+        self.memory_limit = products.limit
+        self._dense: Array | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether products use the matrix that `to_dense()` has formed."""
+        return self._dense is not None
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        if not np.isfinite(rows).all():
+            raise ValueError("V has NaN or infinite values; pass finite vectors")
+        self.core.apply(rows, out)
+
+    def to_dense(self) -> Array:
+        """K as an array (N, N), read-only; it is kept, and products use it from then on."""
+        if self._dense is None:
+            self._dense = _arrays.read_only(super().to_dense())
+            self.core = _core.stored(self._dense)
+        return self._dense
+
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Rows of R^T J, sample by sample, and their products; all at once where they fit, or a block by one of J.
+
+        Samples that are coupled have no rows of their own: then by products with unit vectors.
+        """
+        if self._dense is not None:
+            np.copyto(out, self._dense)
+            return 0
+        products = self._products
+        if products.samples_are_coupled() or not products.can_batch_rows():
+            return super().form(out, progress)
+        r = products.rank(self._reduced)
+        room = ROWS if products.limit is None else max(0.0, products.limit - self._square_bytes) / 2
+        step = max(1, min(products.n, int(room / (r * products.p * products.itemsize))))
+        whole = step == products.n
+        for first in range(0, products.n, step):
+            count = min(step, products.n - first)
+            rows = products.gram_rows(first, count, self._reduced)
+            target = out[first * r : (first + count) * r]
+            if whole:
+                target[:] = (rows @ rows.T).numpy(force=True)
+            else:
+                products.restrict(rows.numpy(force=True), target, self._reduced)
+            if progress:
+                progress("forming the Gram matrix", first + count, products.n)
+        return 0
+
+    def lift(self, Y: Any) -> Array:
+        """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s)."""
+        rows = self._rows_of(Y, "Y", self.shape[0])
+        out = np.empty((len(rows), self._products.p), self.dtype)
+        self._products.lift(rows, out, self._reduced)
+        return out.T
+
+    def __repr__(self) -> str:
+        state = "stored" if self.stored else "not stored"
+        return f"Gram({self.shape[0]} x {self.shape[0]}, {state}, autograd engine of PyTorch, {self.dtype})"
+
+
+@dataclass(frozen=True)
+class AutogradPlan:
+    """What `GaussNewton.dual()` takes and how a product is made.
+
+    Attributes:
+        space: "parameters" or "samples".
+        spaces: Both, with size and memory, the flops those of a whole spectrum but for a factor.
+        sample_block, vector_block: How much of the data and of a block of vectors is worked on at once.
+        keeps_forward: Whether the forward pass stays between products.
+        memory: Bytes that products keep and use, estimated.
+        product: How a product is made, in words.
+    """
+
+    space: str
+    spaces: tuple[Space, ...]
+    sample_block: int
+    vector_block: int
+    keeps_forward: bool
+    memory: float
+    product: str
+
+    def __str__(self) -> str:
+        lines = ["space            size     memory"]
+        for space in self.spaces:
+            mark = "<- taken" if space.name == self.space else space.excluded
+            lines.append(f"{space.name:12} {space.size:>8} {megabytes(space.memory):>10}  {mark}".rstrip())
+        return "\n".join([*lines, self.product])
