@@ -71,24 +71,13 @@ class LinearDual {
 
     // Row j of out (s, p): dW_l = A_l^T V_j Y_l^T, an eigenvector of M taken to parameters (not normalised).
     void lift(View<const T> v, View<T> out) {
-        const auto dense = network_.dense();
-        std::vector<Buffer> left(dense.size());
-        for_outputs([&](index l, View<const T> a) {
-            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
-            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
-        });
-        for_inputs([&](index l, View<const T> y) {
-            const layers::Dense<T>& layer = *dense[std::size_t(l)];
-            const View<const T> a(left[std::size_t(l)].data(), k_, layer.fan_out());
-            Buffer buffer = backend().template allocate<T>(k_ * layer.fan_in() + k_);
+        for_layers([&](const layers::Dense<T>& layer, View<const T> a, View<const T> y, View<T> moved, View<T> column) {
             for (index j = 0; j < v.rows; ++j) {
                 const View<const T> vj(v.row(j), k_, r_);
-                const View<T> moved(buffer.data(), k_, layer.fan_in());
                 T* at = out.row(j) + layer.offset;
                 backend().gemm(Op::none, Op::none, T(1), vj, y, T(0), moved);
                 backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0), View<T>(at, layer.fan_out(), layer.fan_in()));
                 if (layer.bias) {
-                    const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
                     backend().gemm(Op::none, Op::none, T(1), vj, ones_column(), T(0), column);
                     backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(column), T(0),
                                    View<T>(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1));
@@ -99,23 +88,14 @@ class LinearDual {
 
     // Row j of out (s, k r) = sum_l A_l dW_l Y_l^T for the direction dW in row j of v (s, p): the adjoint of lift.
     void restrict_to_dual(View<const T> v, View<T> out) {
-        const auto dense = network_.dense();
-        std::vector<Buffer> left(dense.size());
-        for_outputs([&](index l, View<const T> a) {
-            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
-            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
-        });
-        for_inputs([&](index l, View<const T> y) {
-            const layers::Dense<T>& layer = *dense[std::size_t(l)];
-            const View<const T> a(left[std::size_t(l)].data(), k_, layer.fan_out());
-            Buffer buffer = backend().template allocate<T>(k_ * layer.fan_in() + k_);
+        backend().fill(out, T(0));
+        for_layers([&](const layers::Dense<T>& layer, View<const T> a, View<const T> y, View<T> moved, View<T> column) {
             for (index j = 0; j < v.rows; ++j) {
-                const View<T> vj(out.row(j), k_, r_), moved(buffer.data(), k_, layer.fan_in());
+                const View<T> vj(out.row(j), k_, r_);
                 const T* at = v.row(j) + layer.offset;
                 backend().gemm(Op::none, Op::none, T(1), a, View<const T>(at, layer.fan_out(), layer.fan_in()), T(0), moved);
-                backend().gemm(Op::none, Op::transpose, T(1), View<const T>(moved), y, l == 0 ? T(0) : T(1), vj);
+                backend().gemm(Op::none, Op::transpose, T(1), View<const T>(moved), y, T(1), vj);
                 if (layer.bias) {
-                    const View<T> column(buffer.data() + k_ * layer.fan_in(), k_, 1);
                     const View<const T> bias(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1);
                     backend().gemm(Op::none, Op::none, T(1), a, bias, T(0), column);
                     backend().gemm(Op::none, Op::transpose, T(1), View<const T>(column), ones_column(), T(1), vj);
@@ -128,6 +108,23 @@ class LinearDual {
     B& backend() const { return network_.backend(); }
     View<T> range_view() const { return {range_.data(), r_, network_.inputs() + (affine_ ? 1 : 0)}; }
     View<const T> ones_column() const { return View<const T>(range_view()).block(0, r_, network_.inputs(), 1); }
+
+    // f(layer l, A_l (k, fan_out), Y_l (r, fan_in), work space (k, fan_in), (k, 1)), l ascending.
+    template <class F>
+    void for_layers(F&& f) const {
+        const auto dense = network_.dense();
+        std::vector<Buffer> left(dense.size());
+        for_outputs([&](index l, View<const T> a) {
+            left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
+            backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
+        });
+        for_inputs([&](index l, View<const T> y) {
+            const layers::Dense<T>& layer = *dense[std::size_t(l)];
+            Buffer work = backend().template allocate<T>(k_ * (layer.fan_in() + 1));
+            f(layer, View<const T>(left[std::size_t(l)].data(), k_, layer.fan_out()), y, View<T>(work.data(), k_, layer.fan_in()),
+              View<T>(work.data() + k_ * layer.fan_in(), k_, 1));
+        });
+    }
 
     // f(l, Y_l (r, fan_in of l)), l ascending.
     template <class F>

@@ -29,6 +29,17 @@ BLOCK_NUMBERS = 1 << 23  # of work space at a time: 64 MB
 ALWAYS_FITS = 1 << 22  # a Gram of 32 MB is never too large to be worked with
 
 
+class Group(NamedTuple):
+    """One group of a step's channels at given patches, and where its parameters lie among the flat ones."""
+
+    left: FloatArray
+    """The derivative (k, m, positions) of the output in what the group gives."""
+    met: FloatArray
+    """What its kernel meets there, (positions, r, q)."""
+    weights: slice
+    biases: slice
+
+
 @dataclass(frozen=True)
 class Step:
     """y[i, u] = b_i + sum_{j,t} K[i, j, t] x[j, stride u + dilation t] over two axes of positions, u and t pairs.
@@ -214,62 +225,52 @@ class Chain:
         U_l (k r, p_l) is the derivative of the k outputs at each patch in the step's parameters, rows ordered (output,
         patch).
         """
-        inputs, outputs = self.inputs(Z), self.outputs()
-        for index in self.trained:
-            step, k, r = self.steps[index], self.channels, len(Z)
+        k, r = self.channels, len(Z)
+        for step, groups in self._trained(Z):
             total = np.zeros((k * r, k * r))
-            ones = None if step.bias is None else Z[:, -1]
-            for group in range(step.groups):
-                left, Y = (
-                    _share(step, outputs[index], group),
-                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
-                )
-                _add_gram(total, left, Y, ones)
+            for left, Y, _, _ in groups:
+                _add_gram(total, left, Y, None if step.bias is None else Z[:, -1])
             yield total
 
     def restrict(self, V: npt.NDArray[Any], Z: FloatArray, out: npt.NDArray[Any]) -> None:
         """Row j of out (s, k r) <- U V_j for V_j (p,) in row j of V: the adjoint of `lift`."""
-        inputs, outputs = self.inputs(Z), self.outputs()
         moved = np.zeros((len(V), self.channels, len(Z)))
-        for index in self.trained:
-            step = self.steps[index]
-            at = step.offset or 0
-            for group in range(step.groups):
-                left, Y = (
-                    _share(step, outputs[index], group),
-                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
-                )
+        for step, groups in self._trained(Z):
+            for left, Y, weights, biases in groups:
                 m, q = left.shape[1], Y.shape[2]
-                met = np.tensordot(V[:, at : at + m * q].reshape(-1, m, q), Y, (2, 2))  # (s, m, positions, r)
+                met = np.tensordot(V[:, weights].reshape(-1, m, q), Y, (2, 2))  # (s, m, positions, r)
                 if step.bias is not None:
-                    biases = (step.offset or 0) + step.kernel.size + group * m
-                    met += V[:, biases : biases + m, None, None] * Z[:, -1]
+                    met += V[:, biases, None, None] * Z[:, -1]
                 moved += np.tensordot(met, left, ((1, 2), (1, 2))).transpose(0, 2, 1)
-                at += m * q
         out[:] = moved.reshape(len(V), -1)
 
     def lift(self, V: FloatArray, Z: FloatArray, out: npt.NDArray[Any]) -> None:
         """Row j of out (s, p) <- U^T V_j for V_j (k, r) in row j of V: the parameters of fixed places stay zero."""
-        inputs, outputs = self.inputs(Z), self.outputs()
         out[:] = 0
         k, r = self.channels, len(Z)
-        for index in self.trained:
-            step = self.steps[index]
-            at = step.offset or 0
-            for group in range(step.groups):
-                left, Y = (
-                    _share(step, outputs[index], group),
-                    _unfold(step, inputs[index], group, self.sizes[index + 1]),
-                )
+        for step, groups in self._trained(Z):
+            for left, Y, weights, biases in groups:
                 m, positions = left.shape[1:]
-                count = m * Y.shape[2]
                 for v, row in zip(V.reshape(-1, k, r), out, strict=True):
                     moved = np.tensordot(left, v, (0, 0))  # (m, positions, r)
-                    row[at : at + count] = (moved.reshape(m, -1) @ Y.reshape(positions * r, -1)).ravel()
+                    row[weights] = (moved.reshape(m, -1) @ Y.reshape(positions * r, -1)).ravel()
                     if step.bias is not None:
-                        biases = (step.offset or 0) + step.kernel.size + group * m
-                        row[biases : biases + m] = moved.sum(1) @ Z[:, -1]
-                at += count
+                        row[biases] = moved.sum(1) @ Z[:, -1]
+
+    def _trained(self, Z: FloatArray) -> Iterator[tuple[Step, Iterator[Group]]]:
+        """The steps that have parameters, with what their groups meet at the patches Z."""
+        inputs, outputs = self.inputs(Z), self.outputs()
+        for index in self.trained:
+            yield self.steps[index], self._groups(index, inputs[index], outputs[index])
+
+    def _groups(self, index: int, inputs: FloatArray, outputs: FloatArray) -> Iterator[Group]:
+        step = self.steps[index]
+        at, biases = step.offset or 0, (step.offset or 0) + step.kernel.size
+        for group in range(step.groups):
+            left, Y = _share(step, outputs, group), _unfold(step, inputs, group, self.sizes[index + 1])
+            m, count = left.shape[1], left.shape[1] * Y.shape[2]
+            yield Group(left, Y, slice(at, at + count), slice(biases + group * m, biases + (group + 1) * m))
+            at += count
 
 
 def _convolve(step: Step, value: FloatArray, size: Pair) -> FloatArray:
