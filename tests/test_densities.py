@@ -192,7 +192,7 @@ def test_density_of_gauss_newton_counts_its_null_space():
 
 
 def test_the_gram_is_formed_where_that_pays(monkeypatch):
-    G = gn.GaussNewton(network([9, 70, 60, 10], "relu"), data(50, 9))
+    G = gn.GaussNewton(network([40, 70, 60, 10], "relu"), data(50, 40))
     formed = []
     form = gn.Gram.form
     monkeypatch.setattr(gn.Gram, "form", lambda self, *args: formed.append(1) or form(self, *args))
