@@ -54,6 +54,9 @@ class GaussNewton {
         return hessian_.factor(reduced);
     }
 
+    // Whether H_i = I for all samples.
+    bool same_hessians() const { return hessian_.is_identity(); }
+
     // Rows sqrt(scale) R^T J before each dense layer of a chain. The reduced ones are kept: products and the Gram share them.
     std::shared_ptr<const BackwardRows<B, T>> rows(bool reduced) {
         const index r = hessian_.rank(reduced);

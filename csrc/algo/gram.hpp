@@ -26,6 +26,7 @@ class Gram {
         for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
             terms.push_back({owner_.pass().kept(l), rows_->rows(l), dense.bias != nullptr});
         });
+        const auto factor = share_factors(terms);
         const index n = owner_.samples(), per = B::gram_tile_samples(n, r_);
         // Several rows of tiles a call: enough tiles for all threads, and still a report every so often.
         const index step = per * std::max<index>(1, ceil_div(n, per * 16));
@@ -143,6 +144,26 @@ class Gram {
         const auto& all = owner_.network().layers();
         for (std::size_t l = 0; l < all.size(); ++l)
             if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) f(l, *dense);
+    }
+
+    // Where all samples have the Hessian I, the rows behind the last layer are the same for all, and those one layer below differ by the
+    // derivatives there. Returns the memory of the factor that these share.
+    typename B::template buffer<T> share_factors(std::vector<GramTerm<T>>& terms) const {
+        const auto& all = owner_.network().layers();
+        const auto* dense = std::get_if<layers::Dense<T>>(&all.back());
+        if (!owner_.same_hessians() || r_ == 1 || !dense) return {};
+        const View<const T> behind = terms.back().rows.row_range(0, r_);
+        terms.back().factor = behind;
+        const std::size_t last = all.size() - 1;
+        if (last < 2 || !std::holds_alternative<layers::Activation>(all[last - 1]) ||
+            !std::holds_alternative<layers::Dense<T>>(all[last - 2]))
+            return {};
+        auto factor = backend().template allocate<T>(r_ * dense->fan_in());
+        const View<T> shared(factor.data(), r_, dense->fan_in());
+        backend().gemm(Op::none, Op::none, T(1), behind, dense->weight, T(0), shared);
+        terms[terms.size() - 2].factor = shared;
+        terms[terms.size() - 2].derivative = owner_.pass().kept(last - 1);
+        return factor;
     }
 
     // Whether products take two steps through the inputs rather than their Gram matrix (n, n): fewer flops.

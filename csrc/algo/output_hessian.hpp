@@ -23,6 +23,8 @@ class OutputHessian {
         return loss_ == Loss::blocks && reduced ? given_.rows / samples_ : loss::factor_rank(loss_, outputs_, reduced);
     }
 
+    bool is_identity() const { return loss_ == Loss::mse && !given_.data; }
+
     // What products need of the outputs (n, k), once.
     void prepare(View<const T> outputs) {
         if (loss_ == Loss::blocks) return;

@@ -15,12 +15,15 @@
 
 namespace gnfast {
 
-// One dense layer's share of the Gram matrix: K[(i,c),(j,e)] += (<a_i, a_j> + bias) <b_ic, b_je>.
+// One dense layer's share of the Gram matrix: K[(i,c),(j,e)] += (<a_i, a_j> + bias) <b_ic, b_je>. Where rows share a factor, b_ic =
+// factor_c o derivative_i, a backend may do with half of the products; without a derivative b_ic = factor_c.
 template <class T>
 struct GramTerm {
     View<const T> inputs;  // (n, fan_in)
     View<const T> rows;    // (n r, fan_out)
     bool bias;
+    View<const T> factor{};      // (r, fan_out), or none
+    View<const T> derivative{};  // (n, fan_out), or none
 };
 
 // One dense layer's share of the factored product: its inputs, the backward rows behind it, and where its weight, followed by

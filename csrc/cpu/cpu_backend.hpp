@@ -10,6 +10,7 @@
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
 #include "cpu/factored.hpp"
+#include "cpu/gram_tiles.hpp"
 #include "cpu/images.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/norms.hpp"
@@ -349,42 +350,7 @@ class CpuBackend {
     // Rows [first, last) of samples only, so that the caller can report progress between calls.
     template <class T>
     void gram_lower(std::span<const GramTerm<T>> terms, index r, View<T> out, index first, index last) {
-        const index n = out.rows / r, per = gram_tile_samples(n, r);
-        struct Tile {
-            index i, j;
-        };
-        std::vector<Tile> tiles;
-        for (index i = first; i < last; i += per)
-            for (index j = 0; j <= i; j += per) tiles.push_back({i, j});
-        const index height = per * r;
-        std::vector<Buffer<T>> scratch(static_cast<std::size_t>(num_threads()));
-        parallel_for(static_cast<index>(tiles.size()), [&](index at) {
-            const auto [i, j] = tiles[static_cast<std::size_t>(at)];
-            const index ni = std::min(per, last - i), nj = std::min(per, n - j);
-            Buffer<T>& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
-            if (mine.size() == 0) mine = Buffer<T>(height * height + per * per + height);
-            const View<T> rows_gram(mine.data(), ni * r, nj * r), inputs_gram(mine.data() + height * height, ni, nj);
-            T* spread = mine.data() + height * height + per * per;
-            const View<T> target = out.block(i * r, ni * r, j * r, nj * r);
-            for (std::size_t l = 0; l < terms.size(); ++l) {
-                // The first layer's Gram of rows is written where the sum will stand: nothing to clear, nothing to add.
-                const GramTerm<T>& term = terms[l];
-                const View<T> product = l == 0 ? target : rows_gram;
-                tile_gram(term.rows.row_range(i * r, ni * r), term.rows.row_range(j * r, nj * r), i == j, product);
-                tile_gram(term.inputs.row_range(i, ni), term.inputs.row_range(j, nj), i == j, inputs_gram);
-                for (index p = 0; p < ni; ++p) {
-                    const index samples = i == j ? p + 1 : nj;
-                    for (index q = 0; q < samples; ++q) std::fill_n(spread + q * r, r, inputs_gram.row(p)[q] + (term.bias ? T(1) : T(0)));
-                    for (index c = 0; c < r; ++c) {
-                        const index row = p * r + c, length = i == j ? row + 1 : samples * r;
-                        if (l == 0)
-                            kernels::multiply(spread, target.row(row), length);
-                        else
-                            kernels::multiply_accumulate(spread, rows_gram.row(row), target.row(row), length);
-                    }
-                }
-            }
-        });
+        gram::lower(terms, r, out, first, last, gram_tile_samples(out.rows / r, r));
     }
 
     // Samples in a tile of the Gram: about 512 rows, fewer where that would leave the threads idle.
@@ -438,14 +404,6 @@ class CpuBackend {
         if (plain && op_a == Op::transpose && op_b == Op::none && a.rows <= thin && b.cols >= 8 * thin)
             return kernels::contract_in(b.data, b.stride, b.rows, b.cols, {a.data, 1, a.stride}, a.cols, beta, out.data, out.stride);
         call::gemm(op_a, op_b, alpha, a, b, beta, out);
-    }
-
-    template <class T>
-    static void tile_gram(View<const T> a, View<const T> b, bool same, View<T> out) {
-        if (same)
-            call::syrk(T(1), a, T(0), out);
-        else
-            call::gemm(Op::none, Op::transpose, T(1), a, b, T(0), out);
     }
 
     template <class T>

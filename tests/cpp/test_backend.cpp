@@ -264,6 +264,32 @@ TEST("backend: gram_lower is a sum of products of two Grams, tile by tile, and l
     });
 }
 
+TEST("backend: gram_lower with shared factors is that of the rows that these make") {
+    with_threads([](CpuBackend& backend) {
+        for (const auto& [n, r] : {std::array<index, 2>{5, 3}, {90, 5}, {301, 2}}) {
+            const index m = 6;
+            const Matrix<double> inputs[2] = {random<double>(n, 7, 1), random<double>(n, 4, 2)};
+            const Matrix<double> factor[2] = {random<double>(r, m, 3), random<double>(r, m, 4)}, derivative = random<double>(n, m, 5);
+            Matrix<double> rows[2] = {Matrix<double>(n * r, m), Matrix<double>(n * r, m)};
+            for (index i = 0; i < n * r; ++i)
+                for (index q = 0; q < m; ++q) {
+                    rows[0](i, q) = factor[0](i % r, q) * derivative(i / r, q);
+                    rows[1](i, q) = factor[1](i % r, q);
+                }
+            std::vector<GramTerm<double>> terms{{inputs[0].read(), rows[0].read(), true}, {inputs[1].read(), rows[1].read(), false}};
+            Matrix<double> expected(n * r, n * r), out(n * r, n * r);
+            backend.gram_lower(std::span<const GramTerm<double>>(terms), r, expected.view(), 0, n);
+            terms[0].factor = factor[0].read();
+            terms[0].derivative = derivative.read();
+            terms[1].factor = factor[1].read();
+            backend.gram_lower(std::span<const GramTerm<double>>(terms), r, out.view(), 0, n);
+            for (index i = 0; i < n * r; ++i)
+                for (index j = 0; j <= i; ++j) CHECK_NEAR(out(i, j), expected(i, j), 20 * rounding<double>(20));
+            CHECK(out.gaps_untouched());
+        }
+    });
+}
+
 TEST("backend: pointwise verbs on strided views and batches") {
     with_threads([](CpuBackend& backend) {
         const index n = 37, m = 501, s = 3;  // long enough to be cut
