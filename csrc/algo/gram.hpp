@@ -28,8 +28,8 @@ class Gram {
         });
         const auto factor = share_factors(terms);
         const index n = owner_.samples(), per = B::gram_tile_samples(n, r_);
-        // Several rows of tiles a call: enough tiles for all threads, and still a report every so often.
-        const index step = per * std::max<index>(1, ceil_div(n, per * 16));
+        // Several rows of tiles a call: enough tiles that no thread waits long for the last one, and still a report every so often.
+        const index step = per * std::max<index>(5, ceil_div(n, per * 16));
         for (index first = 0; first < n; first += step) {
             const index last = std::min(n, first + step);
             backend().gram_lower(std::span<const GramTerm<T>>(terms), r_, out, first, last);
