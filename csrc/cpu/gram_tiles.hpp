@@ -44,9 +44,9 @@ struct Pairs {
     }
 
     index at_once(index samples) const { return std::min(index(outputs.size()), std::max<index>(1, rows_at_once / samples)); }
-    // Numbers of work space for tiles of so many samples a side.
+    // Numbers of work space for tiles of up to so many samples a side.
     index scratch(const GramTerm<T>& term, index samples) const {
-        return term.derivative.data ? at_once(samples) * samples * (term.factor.cols + samples) : 0;
+        return term.derivative.data ? std::max(rows_at_once, samples) * (term.factor.cols + samples) : 0;
     }
 
     // out ((i, a), (j, b)) for samples from i and from j on.
