@@ -152,8 +152,6 @@ ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method 
     // Without a limit the rows are kept where they leave half of the machine's memory alone.
     const double room = limit > 0 ? limit : network.backend().available_memory() / 2;
     const bool fits = !coupled && least + rows_bytes <= room;
-    if (wish == Method::stored && coupled)
-        throw std::invalid_argument("method is 'stored' but an output depends on all samples, so that no row is one sample's; use 'usual'");
     if (wish == Method::stored && !fits)
         throw memory_limit_error("method=\"stored\" keeps " + megabytes(rows_bytes) + " of rows of the Jacobian beside " +
                                  megabytes(least) + " but there is room for " + megabytes(room) +
