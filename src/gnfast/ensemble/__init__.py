@@ -1,0 +1,5 @@
+"""Networks of any width in law, without their weights: condition numbers of random networks that nobody could store."""
+
+from gnfast.ensemble.results import Ensemble
+
+__all__ = ["Ensemble"]
