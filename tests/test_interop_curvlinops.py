@@ -190,7 +190,7 @@ def curvlinops_identity(like, factor: float):
 
 
 def test_forward_passes_that_do_not_fit_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gnfast.interop.curvlinops as module
+    import gnfast.interop._risk as module
 
     monkeypatch.setattr(module, "KEPT_BYTES", 1.0)
     ours, theirs = both(dense([6, 7, 3]), nn.MSELoss(), batches((6,), 3, "values"))
