@@ -94,7 +94,7 @@ def _by_products(op: KroneckerSum, seed: int) -> tuple[float, float, int]:
 
     In the wide limit the outputs decouple, every eigenvalue comes k times, and the k copies of an eigenvector of the
     mean over outputs span its space: what is best in them is next to the end however near the copies are to each other,
-    which a random start would have to tell apart (792 products with the sum at d = 784, k = 10, m = 10^9, now 11).
+    which a random start would have to tell apart (792 products with the sum at d = 784, k = 10, m = 10^9, now 15).
     """
     P, R = op.factors()
     mean = np.tensordot(np.trace(P, axis1=1, axis2=2) / op.outputs, R, 1)
