@@ -62,8 +62,9 @@ def eigsh(
             - "inverse-cg": by conjugate gradients, with a dual's own preconditioner, and products alone (SA).
 
             "auto" takes LAPACK for small matrices, the inverse for the low end of a stored one, Davidson where there
-            is a preconditioner, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces
-            that have it, and its eigenvectors are lifted to parameters.
+            is a preconditioner, the inverse by conjugate gradients where there is none and the matrix may not be
+            stored, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces that have it,
+            and its eigenvectors are lifted to parameters.
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
         seed: Of the starting block.
@@ -90,7 +91,7 @@ def eigsh(
     Raises:
         TypeError: Bad kinds or dtypes.
         ValueError: Bad arguments, a matrix that is not symmetric, NaN or infinity from a product, a checkpoint that is
-            damaged or of another search.
+            damaged or of another search, a negative eigenvalue met by an inverse.
         MemoryError: The matrix has to be formed and exceeds the operator's `memory_limit`.
         KeyboardInterrupt: Ctrl-C before there is anything to return.
 
