@@ -41,7 +41,13 @@ class NetworkSample {
     // x (n, d) and the lower triangle of x x^T, host memory, borrowed.
     NetworkSample(B& backend, F formula, const NetworkLaw& law, View<const double> x, View<const double> gram, std::uint64_t sample,
                   const Monitor& monitor)
-        : backend_(backend), formula_(formula), law_(law), x_(x), monitor_(monitor), n_(x.rows), each_(loss::factor_rank(law.loss, law.widths.back(), true)) {
+        : backend_(backend),
+          formula_(formula),
+          law_(law),
+          x_(x),
+          monitor_(monitor),
+          n_(x.rows),
+          each_(loss::factor_rank(law.loss, law.widths.back(), true)) {
         neurons_.seed = law.seed;
         neurons_.samples = n_;
         neurons_.rows = each_;
@@ -128,7 +134,8 @@ class NetworkSample {
         const index k = last.width, r = last.mix.cols;
         Small g(k, r);
         for (index s = 0; s < r; ++s)
-            for (index a = 0; a < k; ++a) g(a, s) = philox::normal<float>(law_.seed, last.forward_stream, std::uint64_t(s), std::uint64_t(a));
+            for (index a = 0; a < k; ++a)
+                g(a, s) = philox::normal<float>(law_.seed, last.forward_stream, std::uint64_t(s), std::uint64_t(a));
         const View<const double> below = hidden() == 0 ? x_ : view(std::as_const(head_));
         for (index i = 0; i < n_; ++i)
             for (index a = 0; a < k; ++a) {

@@ -41,10 +41,10 @@ auto by_dtype(DType dtype, F&& f) {
 
 inline layers::Activation activation(const std::string& name, double slope) {
     using Kind = layers::Activation::Kind;
-    static const std::map<std::string, Kind> kinds{
-        {"identity", Kind::identity},   {"relu", Kind::relu},       {"leaky_relu", Kind::leaky_relu}, {"tanh", Kind::tanh},
-        {"gelu", Kind::gelu},           {"gelu_tanh", Kind::gelu_tanh}, {"sigmoid", Kind::sigmoid},   {"silu", Kind::silu},
-        {"elu", Kind::elu},             {"softplus", Kind::softplus}};
+    static const std::map<std::string, Kind> kinds{{"identity", Kind::identity}, {"relu", Kind::relu}, {"leaky_relu", Kind::leaky_relu},
+                                                   {"tanh", Kind::tanh},         {"gelu", Kind::gelu}, {"gelu_tanh", Kind::gelu_tanh},
+                                                   {"sigmoid", Kind::sigmoid},   {"silu", Kind::silu}, {"elu", Kind::elu},
+                                                   {"softplus", Kind::softplus}};
     const auto found = kinds.find(name);
     if (found == kinds.end()) throw std::invalid_argument("activation '" + name + "' is not known to the core");
     return {found->second, slope};

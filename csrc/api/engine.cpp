@@ -11,7 +11,8 @@
 namespace gnfast::api {
 namespace {
 
-using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function, dispatch::activation;
+using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function,
+    dispatch::activation;
 
 // Specs as layers, `width` being what the one before gives.
 template <class T>

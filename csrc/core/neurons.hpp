@@ -12,7 +12,8 @@ namespace gnfast {
 // Neuron j of a layer has standard normal g_j (r) and h_j (q), column j of the random matrices of two streams in float32, and
 //   z_j = mix g_j + skip a'_j            pre-activations (n), a' of the same neuron one layer below; a_j, d_j = the activation and its
 //                                        derivative there
-//   b_j = (behind [a_j; h_j] + skip' b'_j) o d_j     derivatives (n rows) of the outputs, ' one layer above; d_j once for the rows of a sample
+//   b_j = (behind [a_j; h_j] + skip' b'_j) o d_j     derivatives (n rows) of the outputs, ' one layer above; d_j once for the rows of a
+//   sample
 // Identities are rectangular: there is nothing below or above where the other layer has no neuron j.
 struct NeuronLayer {
     index width = 0;

@@ -100,6 +100,33 @@ struct Series<double> {
     }
 };
 
+template <class T>
+GNFAST_ALWAYS_INLINE typename Series<T>::Bits to_bits(T x) {
+    typename Series<T>::Bits bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+template <class T>
+GNFAST_ALWAYS_INLINE T from_bits(typename Series<T>::Bits bits) {
+    T x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// bit ? a : b and bit ? -a : a for a bit of 0 or 1, in a way that no compiler makes a branch of.
+template <class T>
+GNFAST_ALWAYS_INLINE T choose(std::uint32_t bit, T a, T b) {
+    using Bits = typename Series<T>::Bits;
+    const Bits mask = Bits(0) - Bits(bit);
+    return from_bits<T>((to_bits(a) & mask) | (to_bits(b) & ~mask));
+}
+template <class T>
+GNFAST_ALWAYS_INLINE T negate_if(std::uint32_t bit, T a) {
+    using Bits = typename Series<T>::Bits;
+    return from_bits<T>(to_bits(a) ^ (Bits(bit) << (8 * sizeof(T) - 1)));
+}
+
 // log u, u = (a + 1/2) / 2^32: u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)). Above sqrt(1/2), f = u - 1 comes from the word's
 // complement, so that the digits of numbers next to 1 are not lost.
 template <class T>
@@ -108,17 +135,12 @@ GNFAST_ALWAYS_INLINE T log_unit(std::uint32_t a) {
     using Bits = typename S::Bits;
     constexpr Bits fraction = (Bits(1) << S::mantissa) - 1;
     const T whole = midpoint<T>(a), missing = midpoint<T>(~a);
-    Bits bits;
-    std::memcpy(&bits, &whole, sizeof bits);
-    bits += S::one - S::root_half;
+    const Bits bits = to_bits(whole) + (S::one - S::root_half);
     const T exponent = T(static_cast<std::int32_t>(bits >> S::mantissa) - static_cast<std::int32_t>(S::one >> S::mantissa) - 32);
-    bits = (bits & fraction) + S::root_half;
-    T scaled;
-    std::memcpy(&scaled, &bits, sizeof scaled);
-    const bool near_one = a >= 0xb504f334u;  // sqrt(1/2) 2^32
-    const T f = near_one ? missing * T(-0x1p-32) : scaled - T(1);
+    const std::uint32_t near_one = (a & ~(a - 0xb504f334u)) >> 31;  // a >= sqrt(1/2) 2^32
+    const T f = choose(near_one, missing * T(-0x1p-32), from_bits<T>((bits & fraction) + S::root_half) - T(1));
     const T s = f / (T(2) + f), z = s * s;
-    return (near_one ? T(0) : exponent * T(0.693147180559945309417)) + (T(2) * s + s * (z * S::logarithm(z)));
+    return choose(near_one, T(0), exponent * T(0.693147180559945309417)) + (T(2) * s + s * (z * S::logarithm(z)));
 }
 
 // Two standard normals from two words (Box & Muller 1958), in the arithmetic of T, without a branch or a library's function: a loop
@@ -132,9 +154,8 @@ GNFAST_ALWAYS_INLINE void normal_pair(std::uint32_t a, std::uint32_t b, T& x, T&
     const std::uint32_t q = (b + 0x20000000u) >> 30;
     const T t = T(static_cast<std::int32_t>(2 * (b - (q << 30)) + 1)) * T(0x1p-32 * 3.14159265358979323846);
     const T z = t * t, sine = t + t * (z * S::sine(z)), cosine = T(1) + z * S::cosine(z);
-    const T along = q & 1u ? sine : cosine, across = q & 1u ? cosine : sine;
-    x = radius * ((q + 1) & 2u ? -along : along);
-    y = radius * (q & 2u ? -across : across);
+    x = radius * negate_if((q + 1) >> 1 & 1u, choose(q & 1u, sine, cosine));
+    y = radius * negate_if(q >> 1 & 1u, choose(q & 1u, cosine, sine));
 }
 
 // Entry (row, column) of the random matrix that (seed, stream) names.

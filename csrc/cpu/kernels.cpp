@@ -274,33 +274,33 @@ GNFAST_INLINE void asymmetry_all(const T* tile, const T* mirror, index stride, i
 
 }  // namespace
 
-#define GNFAST_INSTANTIATE(T)                                                                                                           \
-    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) { \
-        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                                              \
-    }                                                                                                                                   \
-    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out,        \
-                                   index out_step) {                                                                                    \
-        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                     \
-    }                                                                                                                                   \
-    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }   \
-    GNFAST_CLONES void asymmetry(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {             \
-        asymmetry_all<T>(tile, mirror, stride, rows, cols, seen);                                                                       \
-    }                                                                                                                                   \
-    GNFAST_CLONES void symmetric_tile(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,  \
-                                      index step, index s) {                                                                            \
-        symmetric_all<T>(tile, stride, rows, cols, x, y, down, across, step, s);                                                        \
-    }                                                                                                                                   \
-    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                        \
-    GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }            \
-    void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                   \
-        sign_all<T>(seed, stream, row, out, count);                                                                                     \
-    }                                                                                                                                   \
-    GNFAST_CLONES void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale,       \
-                                  T* out, index count) {                                                                                \
-        normal_all<T>(seed, stream, row, first, scale, out, count);                                                                     \
-    }                                                                                                                                   \
-    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {       \
-        uniform_all<T>(seed, stream, row, low, high, out, count);                                                                       \
+#define GNFAST_INSTANTIATE(T)                                                                                                             \
+    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) {   \
+        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                                                \
+    }                                                                                                                                     \
+    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out,          \
+                                   index out_step) {                                                                                      \
+        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                       \
+    }                                                                                                                                     \
+    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }     \
+    GNFAST_CLONES void asymmetry(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {               \
+        asymmetry_all<T>(tile, mirror, stride, rows, cols, seen);                                                                         \
+    }                                                                                                                                     \
+    GNFAST_CLONES void symmetric_tile(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,    \
+                                      index step, index s) {                                                                              \
+        symmetric_all<T>(tile, stride, rows, cols, x, y, down, across, step, s);                                                          \
+    }                                                                                                                                     \
+    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                          \
+    GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }              \
+    void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                     \
+        sign_all<T>(seed, stream, row, out, count);                                                                                       \
+    }                                                                                                                                     \
+    GNFAST_CLONES void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale, T* out, \
+                                  index count) {                                                                                          \
+        normal_all<T>(seed, stream, row, first, scale, out, count);                                                                       \
+    }                                                                                                                                     \
+    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {         \
+        uniform_all<T>(seed, stream, row, low, high, out, count);                                                                         \
     }
 
 GNFAST_INSTANTIATE(float)

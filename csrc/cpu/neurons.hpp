@@ -170,8 +170,7 @@ void backward(F formula, const Neurons& neurons, index layer, index first, index
         tile.backward(at, highest, layer);
         const View<const double> b = tile.b(layer);
         call::syrk(1.0, b, 1.0, mine.block(0, rows, 0, rows));
-        if (sums.cols > rows)
-            call::gemm(Op::none, Op::transpose, 1.0, b, tile.g(layer), 1.0, mine.block(0, rows, rows, sums.cols - rows));
+        if (sums.cols > rows) call::gemm(Op::none, Op::transpose, 1.0, b, tile.g(layer), 1.0, mine.block(0, rows, rows, sums.cols - rows));
     });
 }
 
