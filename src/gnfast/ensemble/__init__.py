@@ -1,6 +1,9 @@
 """Networks of any width in law, without their weights: condition numbers of random networks that nobody could store."""
 
+from gnfast.ensemble.grams import Grams
+from gnfast.ensemble.law import LinearLaw
+from gnfast.ensemble.linear import linear
 from gnfast.ensemble.network import Drawn, NetworkLaw, network
-from gnfast.ensemble.results import Ensemble
+from gnfast.ensemble.results import Ensemble, LawWarning
 
-__all__ = ["Drawn", "Ensemble", "NetworkLaw", "network"]
+__all__ = ["Drawn", "Ensemble", "Grams", "LawWarning", "LinearLaw", "NetworkLaw", "linear", "network"]

@@ -15,6 +15,12 @@ IntArray = npt.NDArray[np.int64]
 BAND = (0.05, 0.5, 0.95)  # nine samples in ten, and the middle
 
 
+class LawWarning(UserWarning):
+    """Samples come from another law than the one that was asked for."""
+
+    __module__ = "gnfast.ensemble"
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Ensemble:
     """The ends of the Gauss-Newton spectrum of independent random networks, one entry per sample in every array.
@@ -64,13 +70,10 @@ class Ensemble:
     def quantiles(self, q: float | Sequence[float] = BAND) -> dict[str, FloatArray]:
         """Quantiles over the samples of every quantity, by its name: arrays of the shape of q.
 
-        They are samples themselves or lie halfway between two, so that infinite values stay infinite and meet no NaN.
+        Each is a sample itself, the smallest that a share of q of them does not exceed: infinite ones meet no NaN.
         """
-        levels = np.asarray(q, np.float64)
-        return {
-            name: np.asarray(np.quantile(a, levels, method="averaged_inverted_cdf"))
-            for name, a in self.quantities.items()
-        }
+        at = np.clip(np.ceil(np.asarray(q, np.float64) * self.samples).astype(int) - 1, 0, self.samples - 1)
+        return {name: np.sort(a)[at] for name, a in self.quantities.items()}
 
     def to_dict(self, q: Sequence[float] = BAND) -> dict[str, int | float | str]:
         """One row of a table: what was drawn, and the quantiles of every quantity as "kappa_q5", "kappa_q50", ..."""
@@ -87,7 +90,7 @@ class Ensemble:
     def __repr__(self) -> str:
         equal = len(set(self.widths)) == 1
         widths = f"width {self.widths[0]:,}" if equal else f"widths {list(self.widths)}"
-        low, middle, high = np.quantile(self.kappa, BAND, method="averaged_inverted_cdf")
+        low, middle, high = self.quantiles()["kappa"]
         return (
             f"Ensemble({self.samples} samples, depth {self.depth}, {widths}, "
             f"kappa {middle:.6g}, nine in ten from {low:.6g} to {high:.6g})"
