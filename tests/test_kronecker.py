@@ -18,7 +18,7 @@ def factors(terms, k, r, dtype):
 def test_a_sum_of_kronecker_products_is_an_operator(dtype, terms, k, r):
     P, R = factors(terms, k, r, dtype)
     op, dense = KroneckerSum(P, R), sum(np.kron(p, q) for p, q in zip(P.astype(float), R.astype(float), strict=True))
-    tol = 1e3 * np.finfo(dtype).eps
+    tol = 1e3 * float(np.finfo(dtype).eps)
     V = np.random.default_rng(0).standard_normal((k * r, 3)).astype(dtype)
     np.testing.assert_allclose(op @ V, dense @ V, atol=tol * np.abs(dense @ V).max())
     np.testing.assert_allclose(op.to_dense(), dense, rtol=tol, atol=tol)
