@@ -31,9 +31,9 @@ PHI = {
 
 def polar(f, a, b, t):
     """E f(u) f(v), u and v of standard deviations a and b at angle t: kinks at 0 are rays, where the panels end."""
-    r, wr = np.polynomial.legendre.leggauss(400)
+    r, wr = np.polynomial.legendre.leggauss(200)
     r, wr = 5 * (r + 1), 5 * wr
-    g, wg = np.polynomial.legendre.leggauss(80)
+    g, wg = np.polynomial.legendre.leggauss(40)
     ends = np.unique(np.mod([np.pi / 2, 3 * np.pi / 2, t + np.pi / 2, t - np.pi / 2], 2 * np.pi))
     ends = [*ends, ends[0] + 2 * np.pi]
     total = 0.0
@@ -70,7 +70,7 @@ def test_pointwise(name):
     np.testing.assert_allclose(slopes, (PHI[name](z + step) - PHI[name](z - step)) / (2 * step), atol=1e-9)
 
 
-# ----------------------------------------------------------------------------------------- kernels against wide networks
+# ---------------------------------------------------------------------------------- kernels against wide networks
 AWKWARD = np.random.default_rng(3).standard_normal((5, 7))
 AWKWARD[3] = AWKWARD[1]  # a duplicate
 AWKWARD[4] = -AWKWARD[0]  # antipodal
@@ -117,10 +117,10 @@ def drawn_kernel(parts, m, d, c, parameterization):
 def test_wide_networks_tend_to_the_limit_at_the_rate_of_the_root(activation, depth, skip, parameterization):
     c, draws = 1.3, 24
     found = gn.limits.gram(
-        AWKWARD, depth, activation, parameterization, slope=SLOPE, skip=skip, variances=c, neurons=400_000
+        AWKWARD, depth, activation, parameterization, slope=SLOPE, skip=skip, variances=c, neurons=200_000
     )
     size = np.linalg.norm(found.kernel)
-    errors, widths = [], [40, 160, 640]
+    errors, widths = [], [40, 120, 360]
     for m in widths:
         kernels = np.array(
             [
@@ -133,7 +133,7 @@ def test_wide_networks_tend_to_the_limit_at_the_rate_of_the_root(activation, dep
         # the mean's own error, and what is of order 1 / m
         assert bias < 3 * errors[-1] / np.sqrt(draws) + 12 / m
     rate = np.polyfit(np.log(widths), np.log(errors), 1)[0]
-    assert -0.75 < rate < -0.35
+    assert -0.8 < rate < -0.3
 
 
 def test_biases_add_their_part():
@@ -201,9 +201,9 @@ def test_rows_of_zeros():
     X = np.vstack([AWKWARD[:2], np.zeros((2, 7))])
     for activation in ("leaky_relu", "relu", "gelu", "silu", "tanh"):
         slopes = Pointwise(activation, SLOPE).moments(of_rows(X)).slopes
-        z = np.random.default_rng(0).standard_normal((400_000, 7)) @ X.T
+        z = np.random.default_rng(0).standard_normal((100_000, 7)) @ X.T
         drawn = Pointwise(activation, SLOPE)(z)[1]
-        np.testing.assert_allclose(slopes, drawn.T @ drawn / len(z), atol=5e-3)
+        np.testing.assert_allclose(slopes, drawn.T @ drawn / len(z), atol=1e-2)
         found = gn.limits.gram(X, 3, activation, slope=SLOPE, variances="lecun")
         assert found.rank == (3 if activation == "softplus" else 2)
 

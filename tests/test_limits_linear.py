@@ -1,4 +1,4 @@
-"""Linear networks of finite width: closed forms against drawn weights, and against Bartlett's factors at large widths."""
+"""Linear networks of finite width: closed forms against drawn weights, and Bartlett's factors at large widths."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def drawn(rng, widths, c):
     ],
 )
 def test_moments(hidden, d, k, c):
-    rng, samples = np.random.default_rng(1), 30_000
+    rng, samples = np.random.default_rng(1), 10_000
     found = gn.limits.linear(hidden, len(hidden) + 1, d, k, variances=c)
     G = np.array([drawn(rng, [d, *hidden, k], c) for _ in range(samples)])
     mean = G.mean(axis=0)
@@ -84,7 +84,7 @@ def bartlett(rng, m, p):
 
 
 def test_first_order_of_kappa():
-    """At m = 10^8, from products of Bartlett factors; the edges of a Gaussian orthogonal matrix are 5 % inside at 100."""
+    """At m = 10^8, from products of Bartlett factors; edges of Gaussian orthogonal matrices are 5 % inside at 100."""
     rng, m, d, k, depth = np.random.default_rng(2), 10**8, 120, 80, 4
     C = [np.eye(d)]
     T = [bartlett(rng, m, d) for _ in range(depth - 1)]

@@ -63,8 +63,8 @@ class Limit:
 
     def __repr__(self) -> str:
         return (
-            f"<Limit of {self.activation} networks, {self.depth} layers, {self.parameterization}: kappa {self.kappa:.6g}, "
-            f"rank {self.rank} of {len(self.eigenvalues)}>"
+            f"<Limit of {self.activation} networks, {self.depth} layers, {self.parameterization}: "
+            f"kappa {self.kappa:.6g}, rank {self.rank} of {len(self.eigenvalues)}>"
         )
 
 
@@ -91,18 +91,18 @@ def gram(
 
     starting from c_1 X X^T / d, products elementwise. What the parameterizations make of it:
 
-        standard    lim J J^T / m = sum_{l >= 2} E_{l-1} B_l: of our networks, by their own weights. Layer 1 has a share of
-                    order 1/m, and so have biases.
-        ntk         lim J J^T = c_1 X X^T B_1 / d + sum_{l >= 2} c_l E_{l-1} B_l: the parameters are standard normal, the
-                    weights sqrt(c_l / fan_in) times them (Jacot et al. 2018). Biases add B_l.
-        mup         X X^T B_1 + sum_{l >= 2} E_{l-1} B_l: the last layer's weights are smaller by sqrt(m), and learning
-                    rates m for layer 1 and biases, 1 for hidden weights, 1/m for the last layer stand before each
-                    layer's part, so that all of them learn (maximal update, Yang & Hu 2021). Biases add B_l.
+        standard    lim J J^T / m = sum_{l >= 2} E_{l-1} B_l: of our networks, by their own weights. The shares of layer
+                    1 and of biases are of order 1/m.
+        ntk         lim J J^T = c_1 X X^T B_1 / d + sum_{l >= 2} c_l E_{l-1} B_l: the parameters are standard normal,
+                    the weights sqrt(c_l / fan_in) times them (Jacot et al. 2018). Biases add B_l.
+        mup         X X^T B_1 + sum_{l >= 2} E_{l-1} B_l: the last layer's weights are smaller by sqrt(m), and before
+                    the layers' parts stand learning rates, m for layer 1 and hidden biases, 1 for hidden weights and
+                    1/m for the last ones, so that all of them learn (maximal update, Yang & Hu 2021). Biases add B_l.
 
-    Skips as in `gnfast.mlp`, W_l + b_l I. Those of the first layer reach d of m neurons and vanish. Linear networks:
-    c_l becomes c_l + b_l^2 in E and B. Others: pre-activations are not Gaussian any more, and the expectations are taken
-    over neurons drawn (`gnfast.limits.neurons`), with an error. A skip of a last layer behind a nonlinear one would make
-    each output see one neuron more than all others: it has no limit that is not random, and must be 0.
+    Skips as in `gnfast.mlp`, W_l + b_l I. Those of the first layer reach d of m neurons and vanish. In linear networks
+    c_l becomes c_l + b_l^2 in E and B. In others pre-activations are not Gaussian any more, and the expectations are
+    taken over neurons drawn (`gnfast.limits.neurons`), with an error. A skip of the last layer behind a nonlinear one
+    would make each output see one neuron more than all others: its limit is random, and it must be 0.
 
     Args:
         X: (n, d), float32 or float64; computed in float64. Duplicates and rows of zeros are welcome.

@@ -97,8 +97,8 @@ def linear(
     independent, and the second moments follow from a recursion over the layers. To first order the fluctuations of
     sum_l w_l Q_l / q_l, w_l the layers' shares, are a Gaussian orthogonal matrix of variance
     t_Q^2 = sum_j (sum_{l > j} w_l)^2 / m_j, whose eigenvalues end at +- 2 t_Q sqrt d, and likewise
-    t_P^2 = sum_j (sum_{l < j} w_l)^2 / m_{j-1}: so much for kappa. That is for d, k much larger than 1 and m much larger
-    than d and k; one output or one input contributes nothing. For k = 1 and two layers it is 1 + 4 sqrt(d / m).
+    t_P^2 = sum_j (sum_{l < j} w_l)^2 / m_{j-1}: so much for kappa. That is for d and k much larger than 1 and m much
+    larger than both; one output or one input contributes nothing. For k = 1 and two layers it is 1 + 4 sqrt(d / m).
 
     Args:
         m: Width of all hidden layers, or one number each.

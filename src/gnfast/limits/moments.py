@@ -1,7 +1,7 @@
 """Second moments of an activation and of its derivative: what an infinitely wide layer makes of a covariance.
 
-For (u, v) Gaussian with the covariance of two samples: E phi(u) phi(v) and E phi'(u) phi'(v), in closed form for
-identity, relu, leaky_relu (Cho & Saul 2009), erf (Williams 1997) and gelu (below), by Hermite expansions for the others.
+For (u, v) Gaussian with the covariance of two samples: E phi(u) phi(v) and E phi'(u) phi'(v), in closed form
+for identity, relu, leaky_relu (Cho & Saul 2009), erf (Williams 1997) and gelu, by Hermite expansions for the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gnfast.networks import Network
 
 NAMES = (*ACTIVATIONS, "erf")  # erf is no layer of networks, but the field's kernels are known by it
 
-# Hermite expansions. The integrand is phi times a Hermite function times exp(-x^2 / 4), which is below 1e-17 beyond 12.5.
+# Hermite expansions. The integrand is phi times a Hermite function times exp(-x^2 / 4), below 1e-16 from here on.
 REACH = 12.5
 PANELS, POINTS = 64, 16  # an even number: one panel ends at 0, where activations may have kinks
 TERMS = 2048  # Hermite functions oscillate with sqrt(2,048) = 45 radians a unit, 18 a panel: 16 points resolve them
@@ -79,7 +79,7 @@ class Pointwise:
 
 # ------------------------------------------------------------------------------------------------------- closed forms
 def rectified(z: Covariance, slope: float) -> Moments:
-    """leaky_relu: q ((1 + a^2) k1 - 2 a k1m) and (1 + a^2) k0 + 2 a k0m, in angles and without a difference of near numbers.
+    """leaky_relu: q ((1 + a^2) k1 - 2 a k1m) and (1 + a^2) k0 + 2 a k0m, without a difference of near numbers.
 
     With t the angle and g = (sin t - t cos t) / (2 pi), the new angle t' has
     sin^2(t' / 2) = sin^2(t / 2) - g (1 - a)^2 / (1 + a^2), and g is about t^3 / (6 pi).
@@ -121,7 +121,7 @@ def gelu(z: Covariance) -> Moments:
 
 # ------------------------------------------------------------------------------------------------ Hermite expansions
 def expanded(phi: Pointwise, z: Covariance) -> Moments:
-    """Any activation: E f(u) f(v) = sum_j c_j(u) c_j(v) cos^j t, c_j the coefficients of f(scale x) in Hermite polynomials.
+    """Any activation: E f(u) f(v) = sum_j c_j(u) c_j(v) cos^j t, c_j the Hermite coefficients of f(scale x).
 
     Every term is positive semi-definite, and Parseval's equality says what the terms left out amount to: rounding for
     analytic activations of usual scales, some 1e-6 of the derivative's moments for elu, whose second derivative jumps.
