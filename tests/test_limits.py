@@ -115,12 +115,12 @@ def drawn_kernel(parts, m, d, c, parameterization):
     ],
 )
 def test_wide_networks_tend_to_the_limit_at_the_rate_of_the_root(activation, depth, skip, parameterization):
-    c, draws = 1.3, 24
+    c, draws = 1.3, 40
     found = gn.limits.gram(
         AWKWARD, depth, activation, parameterization, slope=SLOPE, skip=skip, variances=c, neurons=200_000
     )
     size = np.linalg.norm(found.kernel)
-    errors, widths = [], [40, 120, 360]
+    errors, widths = [], [40, 400]
     for m in widths:
         kernels = np.array(
             [
@@ -128,12 +128,13 @@ def test_wide_networks_tend_to_the_limit_at_the_rate_of_the_root(activation, dep
                 for seed in range(draws)
             ]
         )
-        errors.append(np.sqrt(np.mean(np.sum((kernels - found.kernel) ** 2, axis=(1, 2)))) / size)
+        distances = np.linalg.norm(kernels - found.kernel, axis=(1, 2)) / size
+        errors.append(np.median(distances))  # tails are heavy at small widths
         bias = np.linalg.norm(kernels.mean(axis=0) - found.kernel) / size
         # the mean's own error, and what is of order 1 / m
-        assert bias < 3 * errors[-1] / np.sqrt(draws) + 12 / m
-    rate = np.polyfit(np.log(widths), np.log(errors), 1)[0]
-    assert -0.8 < rate < -0.3
+        assert bias < 4 * errors[-1] / np.sqrt(draws) + 12 / m
+    rate = np.log(errors[1] / errors[0]) / np.log(10)
+    assert -0.75 < rate < -0.25
 
 
 def test_biases_add_their_part():
