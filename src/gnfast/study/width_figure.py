@@ -1,0 +1,117 @@
+"""The figure of `gnfast width`: kappa against width, and how far it is from that of the infinitely wide network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gnfast.study.figures import LOOKS, STYLE
+from gnfast.study.width import Existing, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, RED, GREEN = (colour for colour, _ in LOOKS[:3])
+GREY = "0.45"
+TERABYTE = math.sqrt(1e12 / 4)  # the width at which the float32 weights of one layer take a terabyte
+
+
+def draw(title: str, rows: Sequence[Row], limit: float, networks: Sequence[Existing], paths: Sequence[Path]) -> None:
+    """Draw a table of `gnfast width` in the formats that the paths end in.
+
+    Blue: the median over draws and, shaded, nine draws in ten. Red, dashed: the bound of Zhao, Singh & Lucchi. Grey:
+    the infinitely wide network. Green: networks that exist. Curves are labelled where they are, and told apart by
+    dashes and markers as well as by colour.
+
+    Raises:
+        ValueError: no width has a finite condition number.
+        ImportError: matplotlib is not installed.
+        OSError: a file cannot be written.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
+    rows = [row for row in rows if math.isfinite(row.kappa[1])]
+    if not rows:
+        raise ValueError("there is nothing to draw: no width has a finite condition number")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 3.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        known = math.isfinite(limit)
+        panels = figure.subplots(1, 1 + known, squeeze=False, width_ratios=[1.45, 1][: 1 + known])[0]
+        _kappas(panels[0], rows, limit, networks)
+        if known:
+            _deviations(panels[1], rows)
+        figure.suptitle(title, fontsize=8.5)
+        for path in paths:
+            figure.savefig(path, dpi=200)
+
+
+def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> None:
+    x = np.array([row.width for row in rows], float)
+    low, middle, high = np.array([row.kappa for row in rows]).T
+    paper = np.array([row.paper for row in rows])
+    axes.set(xscale="log", yscale="log", xlabel="width m of the hidden layers", ylabel=r"condition number $\kappa(G)$")
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(x, middle, "o-", color=BLUE, markersize=3)
+    fewest = min(row.draws for row in rows)
+    bounded = np.isfinite(paper)
+    # Labels stand where the curves are apart: the bound's above its left end, the median's below its own.
+    _label(axes, f"median of {fewest} draws,\nshaded: 5 % to 95 %", x[0], low[0], BLUE, (4, -12), va="top")
+    if bounded.any():
+        axes.plot(x[bounded], paper[bounded], "--", color=RED)
+        first = np.flatnonzero(bounded)[0]
+        _label(axes, "bound of Zhao, Singh\n& Lucchi (2024), median", x[first], paper[first], RED, (7, 0), va="center")
+    if math.isfinite(limit):
+        axes.axhline(limit, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+        _label(axes, rf"infinite width: $\kappa$ = {_digits(limit)}", x[-1], limit, GREY, (0, -5), ha="right", va="top")
+    for network in networks:
+        axes.plot(network.width, network.kappa, "D", color=GREEN, markersize=5, markeredgecolor="black", zorder=3)
+        _label(axes, network.name, network.width, network.kappa, GREEN, (6, 6))
+    if x[0] < TERABYTE < x[-1]:
+        axes.axvspan(TERABYTE, x[-1], color="0.94", zorder=0)
+        axes.text(
+            TERABYTE * 1.3, 0.98, "weights of one layer\ntake over 1 TB", color=GREY, fontsize=7, va="top",
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    lowest = min(np.nanmin(low), limit if math.isfinite(limit) else np.inf)
+    axes.set_ylim(bottom=lowest * (np.nanmax(high) / lowest) ** -0.15)
+
+
+def _deviations(axes: Axes, rows: Sequence[Row]) -> None:
+    x = np.array([row.width for row in rows], float)
+    low, middle, high = np.array([row.deviation for row in rows]).T
+    axes.set(xscale="log", yscale="log", xlabel="width m of the hidden layers")
+    axes.set_title(r"distance from infinite width, $|\kappa / \kappa_\infty - 1|$")
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(x, middle, "o-", color=BLUE, markersize=3)
+    guide = 2.5 * high[-1] * np.sqrt(x[-1] / x)
+    shown = guide < max(high) * 3
+    axes.plot(x[shown], guide[shown], color=GREY, linewidth=1, linestyle=(0, (4, 2)))
+    at = np.flatnonzero(shown)[shown.sum() // 2]
+    _label(axes, r"$1/\sqrt{m}$", x[at], guide[at], GREY, (4, 4))
+
+
+def _label(axes: Axes, text: str, x: float, y: float, colour: str, offset: tuple[int, int], **alignment: Any) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=offset,
+        textcoords="offset points",
+        color=colour,
+        fontsize=7.5,
+        linespacing=1.1,
+        **alignment,
+    )
+
+
+def _digits(value: float) -> str:
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return rf"{mantissa} $\cdot 10^{{{int(exponent)}}}$" if exponent else mantissa
