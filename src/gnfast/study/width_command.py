@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gnfast.study import width_figure
 from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete
-from gnfast.study.tables import number
+from gnfast.study.tables import markdown_table, number, rich_table
 from gnfast.study.width import Existing, Row, WidthStudy, existing, summarise
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder:
     limit, reason = study.limit()
     rows = summarise(records, limit)
     _write(rows, limit, networks, folder)
-    console.print(_table(str(study), rows, limit, networks))
+    console.print(rich_table(str(study), HEADERS, _lines(rows, limit, networks)))
     if reason:
         console.print(f"no infinite width is shown: {reason}", markup=False, highlight=False)
     if rows:
@@ -124,22 +124,8 @@ def _lines(rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> l
     return lines + [(f"{net.name}: {net.width:,}", "-", number(net.kappa), *blank, "-") for net in networks]
 
 
-def _table(title: str, rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> object:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in HEADERS:
-        table.add_column(header, justify="right")
-    for line in _lines(rows, limit, networks):
-        table.add_row(*line)
-    return table
-
-
 def _write(rows: Sequence[Row], limit: float, networks: Sequence[Existing], folder: Path) -> None:
-    rule = "|" + "---:|" * len(HEADERS)
-    lines = [f"| {' | '.join(line)} |" for line in (HEADERS, *_lines(rows, limit, networks))]
-    (folder / "table.md").write_text("\n".join([lines[0], rule, *lines[1:]]) + "\n", encoding="utf-8")
+    (folder / "table.md").write_text(markdown_table(HEADERS, _lines(rows, limit, networks)), encoding="utf-8")
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(

@@ -61,14 +61,19 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
     axes.set(xscale="log", yscale="log", xlabel="width m of the hidden layers", ylabel=r"condition number $\kappa(G)$")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(x, middle, "o-", color=BLUE, markersize=3)
-    fewest = min(row.draws for row in rows)
     bounded = np.isfinite(paper)
-    # Labels stand where the curves are apart: the bound's above its left end, the median's below its own.
-    _label(axes, f"median of {fewest} draws,\nshaded: 5 % to 95 %", x[0], low[0], BLUE, (4, -12), va="top")
+    draws = f"median of {min(row.draws for row in rows)} draws,\nshaded: 5 % to 95 %"
     if bounded.any():
         axes.plot(x[bounded], paper[bounded], "--", color=RED)
-        first = np.flatnonzero(bounded)[0]
-        _label(axes, "bound of Zhao, Singh\n& Lucchi (2024), median", x[first], paper[first], RED, (7, 0), va="center")
+        at = min(np.flatnonzero(bounded)[0] + 2, len(x) - 1)
+        _label(axes, "bound of Zhao, Singh\n& Lucchi (2024), median", x[at], paper[at], RED, (8, 8))
+        axes.annotate(
+            draws, (x[at], middle[at]), (0.02, 0.03), textcoords="axes fraction", color=BLUE, fontsize=7.5,
+            linespacing=1.1, arrowprops={"arrowstyle": "-", "color": BLUE, "linewidth": 0.6},
+        )  # fmt: skip
+    else:
+        at = min(2, len(x) - 1)
+        _label(axes, draws, x[at], high[at], BLUE, (8, 8))
     if math.isfinite(limit):
         axes.axhline(limit, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
         _label(axes, rf"infinite width: $\kappa$ = {_digits(limit)}", x[-1], limit, GREY, (0, -5), ha="right", va="top")
@@ -82,6 +87,7 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     lowest = min(np.nanmin(low), limit if math.isfinite(limit) else np.inf)
+    axes.minorticks_off()
     axes.set_ylim(bottom=lowest * (np.nanmax(high) / lowest) ** -0.15)
 
 
@@ -92,6 +98,7 @@ def _deviations(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_title(r"distance from infinite width, $|\kappa / \kappa_\infty - 1|$")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(x, middle, "o-", color=BLUE, markersize=3)
+    axes.minorticks_off()
     guide = 2.5 * high[-1] * np.sqrt(x[-1] / x)
     shown = guide < max(high) * 3
     axes.plot(x[shown], guide[shown], color=GREY, linewidth=1, linestyle=(0, (4, 2)))
