@@ -63,12 +63,6 @@ def variance(family: str, shape: Shape, gain: float) -> float:
     return {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out)}.get(family, 1 / fan_in)
 
 
-def variance(family: str, shape: Shape, gain: float) -> float:
-    """Of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun" or "ntk"."""
-    fan_out, fan_in = shape
-    return {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out)}.get(family, 1 / fan_in)
-
-
 def weights(
     init: Initializer, shapes: Sequence[Shape], activation: str, slope: float, seed: int, dtype: np.dtype[Any]
 ) -> list[Array]:
