@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, ensemble, limits
+from gnfast import _checks, ensemble, initializers, limits
 from gnfast.ensemble.results import BAND, Ensemble, FloatArray
 from gnfast.networks import load
 from gnfast.operators import GaussNewton
@@ -74,11 +74,15 @@ class WidthStudy:
     name: str = "width"
 
     def __post_init__(self) -> None:
+        _checks.choice(self.activation, "activation", (*initializers.GAINS, "leaky_relu"))
+        _checks.real(self.slope, "slope")
+        _checks.real(self.skip, "skip")
+        _checks.integer(self.depth, "depth", 2)
+        _checks.integer(self.k, "k")
         for width in self.widths:
             _checks.integer(width, "widths")
         _checks.integer(self.draws, "draws")
         _checks.integer(self.seed, "seed", 0)
-        _checks.integer(self.depth, "depth", 2)
 
     @property
     def is_linear(self) -> bool:

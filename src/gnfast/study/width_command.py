@@ -71,6 +71,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
 
 
 def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder: Path) -> int:
+    title = str(study)  # reads the data: mistakes there are told before anything is made
     networks = [existing(path, study) for path in weights]
     records = complete(console, study, folder, nullcontext())
     if records is None:
@@ -78,12 +79,12 @@ def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder:
     limit, reason = study.limit()
     rows = summarise(records, limit)
     _write(rows, limit, networks, folder)
-    console.print(rich_table(str(study), HEADERS, _lines(rows, limit, networks)))
+    console.print(rich_table(title, HEADERS, _lines(rows, limit, networks)))
     if reason:
         console.print(f"no infinite width is shown: {reason}", markup=False, highlight=False)
     if rows:
         paths = [folder / "figure.png", folder / "figure.svg"]
-        width_figure.draw(str(study), rows, limit, networks, paths)
+        width_figure.draw(title, rows, limit, networks, paths)
     files = f"{RESULTS}, table.csv, table.md" + ", figure.png, figure.svg" * bool(rows)
     console.print(f"{folder}: {files}", markup=False, highlight=False)
     failed = sum(record.values is None for record in records)
