@@ -95,7 +95,7 @@ def linear_table(row: dict[str, Any]) -> str:
         "gnfast, s",
         "NumPy: a middle layer, s",
         "first and last, s",
-        f"all {case['depth']}, s",
+        "all layers, s",
         "times faster",
     ]
     return f"{text}\n\n{harness.table(['m', 's a sample'], lines)}\n\n{harness.table(header, versus)}"
@@ -149,8 +149,8 @@ def wide_table(row: dict[str, Any]) -> str:
         for found in row["rows"]
     ]
     text = (
-        f"Leaky ReLU, n = {case['n']}, k = 1, depth {case['depth']}: one sample of the Gram matrix and its spectrum in a "
-        f"fresh process; time grows like m^{row['exponent']:.2f}."
+        f"Leaky ReLU, n = {case['n']}, k = 1, depth {case['depth']}: one sample of the Gram matrix and its spectrum in "
+        f"a fresh process; time grows like m^{row['exponent']:.2f}."
     )
     versus = [
         [f"drawing the weights, {dtype}", harness.digits(weights[dtype]), f"**{weights[dtype] / weights['law']:.1f}**"]
@@ -203,9 +203,7 @@ def normals_table(row: dict[str, Any]) -> str:
     return f"{text}\n\n{harness.table(['', '10^9 numbers a second', 'GB/s written'], lines)}"
 
 
-PARTS: dict[
-    str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str], dict[str, Any], dict[str, Any]]
-] = {
+PARTS: dict[str, tuple[Callable[..., Any], Callable[..., str], dict[str, Any], dict[str, Any]]] = {
     "linear": (linear, linear_table, LINEAR, QUICK_LINEAR),
     "network": (wide, wide_table, WIDE, QUICK_WIDE),
     "normals": (normals, normals_table, WIDE, QUICK_WIDE),

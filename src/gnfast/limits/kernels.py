@@ -130,12 +130,12 @@ def gram(
     phi = Pointwise(activation, slope)
     parameterization = _checks.choice(parameterization, "parameterization", PARAMETERIZATIONS)
     skips = _checks.reals(skip, "skip", depth, each="dense layer")
-    c = _variances(variances, phi, depth)
+    c = variances_of(variances, phi, depth)
     biased = _checks.boolean(bias, "bias")
     _check_last(skips[-1], phi, parameterization)
     neurons, seed = _checks.integer(neurons, "neurons", 2), _checks.integer(seed, "seed", 0)
 
-    own, ones = _factors(parameterization, c, data.shape[1], biased)
+    own, ones = layer_factors(parameterization, c, data.shape[1], biased)
 
     def parts(samples: Covariance) -> tuple[list[FloatArray], list[FloatArray], float]:
         """What the weights of each layer add to the kernel, and what its bias adds."""
@@ -187,7 +187,7 @@ def _gains(c: Sequence[float], skips: Sequence[float]) -> list[float]:
     return [c[0], *(a + b**2 for a, b in zip(c[1:], skips[1:], strict=True))]
 
 
-def _factors(parameterization: str, c: Sequence[float], features: int, bias: bool) -> tuple[list[float], float]:
+def layer_factors(parameterization: str, c: Sequence[float], features: int, bias: bool) -> tuple[list[float], float]:
     """What stands before the layers' own parts, and before B_l for the biases."""
     if parameterization == "standard":
         return [0.0, *[1.0] * (len(c) - 1)], 0.0
@@ -203,7 +203,7 @@ def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
     return values, float((max(factor.shape) * np.finfo(np.float64).eps * s[0]) ** 2)
 
 
-def _variances(given: Any, phi: Pointwise, depth: int) -> list[float]:
+def variances_of(given: Any, phi: Pointwise, depth: int) -> list[float]:
     if isinstance(given, str):
         if _checks.choice(given, "variances", ("kaiming", "lecun")) == "lecun":
             return [1.0] * depth

@@ -57,7 +57,12 @@ class Pointwise:
     @property
     def is_linear(self) -> bool:
         """Whether it is the identity."""
-        return self.name == "identity" or (self.name == "leaky_relu" and self.slope == 1.0)
+        return self.rectifier == 1
+
+    @property
+    def rectifier(self) -> float | None:
+        """The slope for negative arguments of a leaky relu, which the identity and relu are too; None of others."""
+        return {"identity": 1.0, "relu": 0.0, "leaky_relu": self.slope}.get(self.name)
 
     def __call__(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """phi(z) and phi'(z), of the shape of z."""
@@ -70,9 +75,8 @@ class Pointwise:
 
     def moments(self, z: Covariance) -> Moments:
         """The second moments for pre-activations of covariance z."""
-        rectifiers = {"identity": 1.0, "relu": 0.0, "leaky_relu": self.slope}
-        if self.name in rectifiers:
-            return rectified(z, rectifiers[self.name])
+        if self.rectifier is not None:
+            return rectified(z, self.rectifier)
         closed: dict[str, Callable[[Covariance], Moments]] = {"erf": error_function, "gelu": gelu}
         return closed.get(self.name, functools.partial(expanded, self))(z)
 
@@ -126,16 +130,16 @@ def expanded(phi: Pointwise, z: Covariance) -> Moments:
     Every term is positive semi-definite, and Parseval's equality says what the terms left out amount to: rounding for
     analytic activations of usual scales, some 1e-6 of the derivative's moments for elu, whose second derivative jumps.
     """
-    x, _ = _nodes()
+    x, _ = hermite_nodes()
     values, slopes = phi(np.outer(z.scale, x))
-    second, lost = _series(values, z.cosine)
-    first, lost_too = _series(slopes, z.cosine)
+    second, lost = hermite_series(values, z.cosine)
+    first, lost_too = hermite_series(slopes, z.cosine)
     return Moments(of_matrix(second), first, max(lost, lost_too))
 
 
-def _series(f: FloatArray, cosine: FloatArray) -> tuple[FloatArray, float]:
+def hermite_series(f: FloatArray, cosine: FloatArray) -> tuple[FloatArray, float]:
     """sum_j c_j c_j^T cos^j for f (n, nodes), and the largest share of a second moment that is missing."""
-    x, weights = _nodes()
+    x, weights = hermite_nodes()
     total = np.square(f) @ (weights * np.exp(-(x**2) / 4))
     weighted, missing = f * weights, total.copy()
     before, here, power = np.zeros_like(x), np.exp(-(x**2) / 4), np.ones_like(cosine)
@@ -152,7 +156,7 @@ def _series(f: FloatArray, cosine: FloatArray) -> tuple[FloatArray, float]:
 
 
 @functools.cache
-def _nodes() -> tuple[FloatArray, FloatArray]:
+def hermite_nodes() -> tuple[FloatArray, FloatArray]:
     """Nodes x and weights of Gauss-Legendre panels, the latter times exp(-x^2 / 4) / sqrt(2 pi).
 
     Panels and not Gauss-Hermite: its error falls like exp(-d sqrt(2 q)) only, for a pole at distance d.
