@@ -76,8 +76,8 @@ def linear_table(row: dict[str, Any]) -> str:
     case, seconds = row["case"], row["seconds"]
     lines = [[f"{int(m):,}", harness.digits(s)] for m, s in seconds.items()]
     text = (
-        f"Linear networks, d = {case['d']}, k = {case['k']}, depth {case['depth']}: seconds for one sample of the whole "
-        f"chain and kappa(G). The widest takes {row['ratio']:.2f} times as long as the narrowest."
+        f"Linear networks, d = {case['d']}, k = {case['k']}, depth {case['depth']}: seconds for one sample of the "
+        f"whole chain and kappa(G). The widest takes {row['ratio']:.2f} times as long as the narrowest."
     )
     drawn, m = row["drawn"], case["drawn"]
     versus = [
