@@ -27,7 +27,13 @@ def grams_of(net, inputs):
 # ------------------------------------------------------------------------------------------------- ends of the spectrum
 @pytest.mark.parametrize(
     ("widths", "n", "skip"),
-    [([6, 9, 7, 3], 20, 0.0), ([6, 9, 7, 3], 4, 0.5), ([6, 2, 7, 3], 20, 0.0), ([50, 60, 17], 80, 0.0)],
+    [
+        ([6, 9, 7, 3], 20, 0.0),
+        ([6, 9, 7, 3], 4, 0.5),
+        ([6, 2, 7, 3], 20, 0.0),
+        ([50, 60, 17], 80, 0.0),
+        ([50, 16, 17], 80, 0.0),
+    ],
 )
 def test_ends_are_those_of_the_gauss_newton_matrix(widths, n, skip):
     net, X = gn.mlp(widths, activation="identity", skip=skip, dtype="float64"), data(n, widths[0], smallest=0.1)

@@ -14,6 +14,10 @@
 #include "core/types.hpp"
 #include "core/windows.hpp"
 
+namespace gnfast::solvers {
+struct Inner;
+}
+
 namespace gnfast::api {
 
 enum class DType { float32, float64 };
@@ -35,6 +39,8 @@ class Operator {
     virtual void apply(Array in, Array out) = 0;
     // Relative rounding of a product, which may be made in less precision than that of the vectors.
     virtual double resolution() const { return dtype() == DType::float32 ? 0x1p-23 : 0x1p-52; }
+    // What an approximate inverse by products shares with the solver that applies it: algo/solvers/options.hpp.
+    virtual solvers::Inner* inner() { return nullptr; }
 };
 
 struct LayerSpec;

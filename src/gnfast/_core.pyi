@@ -128,6 +128,9 @@ def davidson(
     restore: dict[str, Array] | None = None,
     save: Callable[[dict[str, Array], bool], object] | None = None,
 ) -> dict[str, Any]: ...
+def cg_inverse(
+    op: Operator, preconditioner: Operator | None, damping: float, tol: float, max_iterations: int
+) -> Operator: ...
 def nystrom(
     op: Operator, vectors: Array, seed: int, progress: Progress, *, start: Array | None = None
 ) -> dict[str, Any]: ...

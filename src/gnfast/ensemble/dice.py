@@ -61,7 +61,10 @@ class Image:
             return C
         square = len(self.T) == self.T.shape[1]
         product = lower_times(self.T, C) if square else self.T @ C
-        return product + self.shift * (self.T + C) if self.shift else product
+        if self.shift:
+            product += self.T
+            product += C
+        return product
 
 
 @dataclass(frozen=True)
@@ -252,11 +255,14 @@ def lower_times(L: FloatArray, C: FloatArray) -> FloatArray:
     return product
 
 
-def gram_of(C: FloatArray) -> FloatArray:
-    """C^T C, of a square C that is lower triangular at a third of the flops."""
+def gram_of(C: FloatArray, shift: float = 0.0) -> FloatArray:
+    """(shift I + C)^T (shift I + C) - shift I, of a square C that is lower triangular at a third of the flops."""
     rows, columns = C.shape
     if rows != columns:
         return np.asarray(C.T @ C)
     found: FloatArray = lapack.dlauum(C.T, lower=0)[0].T  # the upper triangle of U U^T, U = C^T, in Fortran's order
+    if shift:
+        found += C
+        found[np.diag_indices(rows)] += C.diagonal()
     _arrays.mirror_lower(found)
     return found

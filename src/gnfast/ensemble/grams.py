@@ -77,8 +77,7 @@ def chain_grams(weights: Sequence[Weight], rank: int, seed: int, sample: int, sh
     for layer, weight in enumerate(hidden):
         image = weight.image(generator(seed, sample, layer, FORWARD), rank, shift)
         C = image.T if C is None else image.before(C)
-        square = gram_of(C)
-        Q.append(square + shift * (C + C.T) if shift else square)
+        Q.append(gram_of(C, shift))
         images.append(image)
         rank = image.rank
     rows: Rows = last.top(generator(seed, sample, len(hidden), BACKWARD), rank, shift)

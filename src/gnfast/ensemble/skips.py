@@ -105,16 +105,17 @@ def skip_grams(weights: Sequence[Weight], skips: Sequence[float], inputs: FloatA
     """
     d, k, rank, depth = weights[0].columns, weights[-1].rows, inputs.shape[1], len(weights)
     given = max(d, k)
-    space = Coordinates([given, d, *(weight.rows for weight in weights)], given, depth * (rank + k))
-    X, Q, seen = space.axes(inputs), [np.eye(rank)], []
+    space = Coordinates([d, *(weight.rows for weight in weights)], given, depth * (rank + k))
+    X, Q, seen = space.axes(inputs), [], []
     for layer, (weight, skip) in enumerate(zip(weights, skips, strict=True)):
-        rng = generator(seed, sample, layer, FORWARD)
         F, R = space.factor(X, weight.columns)
+        Q.append(R.T @ R)
+        rng = generator(seed, sample, layer, FORWARD)
         image = weight.image(rng, F.shape[1], 0.0)
         U = space.frame(rng, weight.rows, image.rank)
         seen.append((F, U, image))
-        X = np.sqrt(weight.out_scale) * U @ (image.T @ R) + skip * space.cut(X, weight.rows)
-        Q.append(X.T @ X)
+        if layer < depth - 1:
+            X = U @ (np.sqrt(weight.out_scale) * image.T @ R) + skip * space.cut(X, weight.rows)
     Y, P = space.axes(np.eye(k)), [np.eye(k)]
     for layer in reversed(range(1, depth)):
         weight, (F, U, image) = weights[layer], seen[layer]
@@ -125,9 +126,8 @@ def skip_grams(weights: Sequence[Weight], skips: Sequence[float], inputs: FloatA
         h = (directions.T * s)[:, : weight.rows - image.rank]
         pulled = weight.pull(rng, image, Rows(f, h))
         beyond = space.frame(rng, weight.columns, pulled.h.shape[1], beside=F)
-        Y = np.sqrt(weight.in_scale) * (F @ pulled.f.T + beyond @ pulled.h.T) @ R + skips[layer] * space.cut(
-            Y, weight.columns
-        )
+        through = np.sqrt(weight.in_scale) * (F @ pulled.f.T + beyond @ pulled.h.T) @ R
+        Y = through + skips[layer] * space.cut(Y, weight.columns)
         P.append(Y.T @ Y)
     ones = np.ones(depth)
-    return Grams(np.stack(P[::-1]), np.stack(Q[:-1]), ones, ones)
+    return Grams(np.stack(P[::-1]), np.stack(Q), ones, ones)
