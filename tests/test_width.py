@@ -61,7 +61,7 @@ def test_linear(capsys, data, tmp_path):
     assert narrow["rank"] == "8"
     job = study()
     kappas = np.concatenate([job.compute(point)["kappa"] for point in job.points()[:2]])
-    assert float(narrow["kappa_q50"]) == np.quantile(kappas, 0.5, method="averaged_inverted_cdf")
+    assert float(narrow["kappa_q50"]) == np.sort(kappas)[5]
     # the same command has nothing left to do
     before = (folder / "results.sqlite").read_bytes()
     assert call(capsys, *arguments)[0] == 0 and (folder / "results.sqlite").read_bytes() == before

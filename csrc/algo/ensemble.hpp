@@ -61,7 +61,7 @@ class NetworkSample {
             layer.forward_stream = first_stream + 2 * (sample * depth + l);
             layer.backward_stream = layer.forward_stream + 1;
             neurons_.layers.push_back(layer);
-            total_ += 2.0 * double(layer.width);
+            if (l + 1 < depth) total_ += 2.0 * double(layer.width);
         }
         grams_.push_back(lower(gram));
     }

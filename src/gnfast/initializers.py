@@ -49,11 +49,7 @@ def gain(activation: str, slope: float) -> float:
     if activation == "leaky_relu":
         return math.sqrt(2 / (1 + slope**2))
     if activation not in GAINS:
-        known = ", ".join(map(repr, GAINS))
-        raise ValueError(
-            f"activation is {activation!r}, which has no gain for kaiming; take another initialisation, such as "
-            f"'lecun_normal', or one of {known}, 'leaky_relu'"
-        )
+        raise ValueError(f"the kaiming variance has no gain for {activation!r}; choose another, such as lecun")
     return GAINS[activation]
 
 

@@ -53,7 +53,7 @@ class LinearLaw:
         memory_limit: float = MEMORY,
     ) -> None:
         self.inputs = _inputs(Sigma, d)
-        self.hidden = _hidden(widths, depth)
+        self.hidden = hidden_widths(widths, depth)
         dims = [len(self.inputs.basis), *self.hidden, _checks.integer(k, "k")]
         self.shapes = list(zip(dims[1:], dims[:-1], strict=True))
         self.skips = _checks.reals(skip, "skip", len(self.shapes), each="layer")
@@ -112,14 +112,19 @@ class LinearLaw:
     def _read_variances(self, given: str | Sequence[float] | None) -> list[float]:
         if given is None and self.init == "orthogonal":
             return [1 / max(shape) for shape in self.shapes]
-        if given is None or isinstance(given, str):
-            family = "kaiming" if given is None else _checks.choice(given, "variances", VARIANCES)
-            return [variance(family, shape, gain=1.0) for shape in self.shapes]
-        found = _checks.reals(given, "variances", len(self.shapes), each="layer")
-        return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
+        return entry_variances("kaiming" if given is None else given, self.shapes)
 
 
-def _hidden(widths: int | Sequence[int], depth: int | None) -> list[int]:
+def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, int]], gain: float = 1.0) -> list[float]:
+    """Of the entries of each weight (out, in): by a name of `VARIANCES`, or one number each."""
+    if isinstance(given, str):
+        family = _checks.choice(given, "variances", VARIANCES)
+        return [variance(family, shape, gain) for shape in shapes]
+    found = _checks.reals(given, "variances", len(shapes), each="layer")
+    return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
+
+
+def hidden_widths(widths: int | Sequence[int], depth: int | None) -> list[int]:
     """Widths of the hidden layers, one at least."""
     if depth is not None:
         depth = _checks.integer(depth, "depth", 2)

@@ -11,12 +11,12 @@ import scipy.linalg
 
 from gnfast import _arrays, _checks, _core
 from gnfast._runtime import blas_threads
+from gnfast.ensemble.law import entry_variances, hidden_widths
 from gnfast.ensemble.results import Ensemble, FloatArray
-from gnfast.initializers import gain, variance
+from gnfast.initializers import gain
 from gnfast.layers import Activation
 from gnfast.losses import check_loss, hessian_rank
 
-VARIANCES = ("kaiming", "xavier", "lecun", "ntk")
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
 
 
@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
     """One network at the samples."""
 
     gram: FloatArray
-    """The Gram dual K, (n r, n r) ordered (sample, row of the loss), as `GaussNewton.gram().to_dense()` has it."""
+    """The Gram dual K, (n r, n r) ordered (sample, row of the loss), as `GaussNewton.gram(reduced=True)` has it."""
     outputs: FloatArray
     """(n, k)"""
 
@@ -59,12 +59,17 @@ class NetworkLaw:
         self.activation = Activation(activation, slope)
         self.X = np.ascontiguousarray(_checks.array(X, "X", ("n", "d")), np.float64)
         outputs = _checks.integer(k, "k")
-        self.widths = [*_hidden(widths, depth), outputs]
+        hidden = hidden_widths(widths, depth)
+        self.widths = [*(_checks.integer(width, "widths", 1, WIDEST) for width in hidden), outputs]
         self.loss = check_loss(loss, outputs)
         self.rows = hessian_rank(self.loss, outputs)
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
-        self.variances = self._read_variances(variances)
+        shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
+        factor = (
+            gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
+        )
+        self.variances = entry_variances(variances, shapes, factor)
         mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
         self._scale = 1 / len(self.X) if mean else 1.0
         self._inputs_gram = self.X @ self.X.T
@@ -100,8 +105,8 @@ class NetworkLaw:
         )
         if not np.isfinite(gram).all():
             raise ValueError(
-                f"sample {sample} overflows: its outputs reach {np.abs(outputs).max():.3g} with loss {self.loss!r}; pass "
-                "smaller variances, skips or X"
+                f"sample {sample} overflows: its outputs reach {np.abs(outputs).max():.3g} with loss {self.loss!r}; "
+                "pass smaller variances, skips or X"
             )
         _arrays.mirror_lower(gram)
         return Drawn(gram, outputs)
@@ -111,15 +116,6 @@ class NetworkLaw:
             "Gaussian weights, seen through their products with the inputs and derivatives of every layer instead of "
             "being drawn: exact in law at every width, up to the rounding of draws to float32."
         )
-
-    def _read_variances(self, given: str | Sequence[float]) -> list[float]:
-        shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
-        if isinstance(given, str):
-            family = _checks.choice(given, "variances", VARIANCES)
-            factor = gain(self.activation.name, self.activation.slope) if family == "kaiming" else 1.0
-            return [variance(family, shape, factor) for shape in shapes]
-        found = _checks.reals(given, "variances", len(shapes), each="layer")
-        return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
 
 
 def network(
@@ -217,19 +213,3 @@ def _ends(spectra: FloatArray) -> dict[str, Any]:
         "trace": spectra.sum(axis=1),
         "rank": rank,
     }
-
-
-def _hidden(widths: int | Sequence[int], depth: int | None) -> list[int]:
-    """Widths of the hidden layers."""
-    if isinstance(widths, Sequence | np.ndarray) and not isinstance(widths, str):
-        found = _checks.integers(widths, "widths", at_least=1)
-        if depth is not None and _checks.integer(depth, "depth") != len(found) + 1:
-            raise ValueError(
-                f"depth is {depth} but widths has {len(found)} entries, one for each of depth - 1 hidden layers; leave "
-                "depth out, or pass one number for all"
-            )
-    elif depth is None:
-        raise ValueError("depth is missing; pass the number of layers, or the width of every hidden layer")
-    else:
-        found = [_checks.integer(widths, "widths")] * (_checks.integer(depth, "depth") - 1)
-    return [_checks.integer(width, f"widths[{i}]", 1, WIDEST) for i, width in enumerate(found)]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gnfast import _checks, ensemble, initializers, limits
-from gnfast.ensemble.results import BAND, Ensemble, FloatArray
+from gnfast.ensemble.results import Ensemble, FloatArray, quantiles
 from gnfast.networks import load
 from gnfast.operators import GaussNewton
 from gnfast.spectrum import cond
@@ -180,17 +180,17 @@ def _row(width: int, records: Sequence[Record], limit: float) -> Row:
     def series(name: str) -> FloatArray:
         return np.concatenate([np.atleast_1d(record.values[name]) for record in records if record.values])
 
-    def quantiles(values: Any) -> tuple[float, float, float]:
-        low, middle, high = np.quantile(values, BAND, method="averaged_inverted_cdf")
+    def band(values: FloatArray) -> tuple[float, float, float]:
+        low, middle, high = quantiles(values)
         return float(low), float(middle), float(high)
 
     kappa = series("kappa")
     return Row(
         width,
         len(kappa),
-        quantiles(kappa),
-        quantiles(np.abs(kappa / limit - 1)),
-        quantiles(series("paper"))[1],
+        band(kappa),
+        band(np.abs(kappa / limit - 1)),
+        band(series("paper"))[1],
         int(series("rank").min()),
         float(series("seconds").sum()) / len(kappa),
     )

@@ -112,7 +112,7 @@ def _whole(value: float) -> int:
 def _lines(rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> list[tuple[str, ...]]:
     lines = [
         (
-            f"{row.width:,}",
+            f"{row.width:,}" if row.width < 10**7 else number(row.width),
             str(row.draws),
             *map(number, (row.kappa[1], row.kappa[0], row.kappa[2], row.deviation[1], row.paper)),
             str(row.rank),

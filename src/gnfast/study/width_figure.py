@@ -55,6 +55,8 @@ def draw(title: str, rows: Sequence[Row], limit: float, networks: Sequence[Exist
 
 
 def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> None:
+    from matplotlib.ticker import LogLocator
+
     x = np.array([row.width for row in rows], float)
     low, middle, high = np.array([row.kappa for row in rows]).T
     paper = np.array([row.paper for row in rows])
@@ -76,7 +78,8 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
         _label(axes, draws, x[at], high[at], BLUE, (8, 8))
     if math.isfinite(limit):
         axes.axhline(limit, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
-        _label(axes, rf"infinite width: $\kappa$ = {_digits(limit)}", x[-1], limit, GREY, (0, -5), ha="right", va="top")
+        text = rf"infinite width: $\kappa$ = {_digits(limit)}"
+        _label(axes, text, x[-1], limit, "0.3", (0, -5), ha="right", va="top")
     for network in networks:
         axes.plot(network.width, network.kappa, "D", color=GREEN, markersize=5, markeredgecolor="black", zorder=3)
         _label(axes, network.name, network.width, network.kappa, GREEN, (6, 6))
@@ -86,17 +89,23 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
             TERABYTE * 1.3, 0.98, "weights of one layer\ntake over 1 TB", color=GREY, fontsize=7, va="top",
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
-    lowest = min(np.nanmin(low), limit if math.isfinite(limit) else np.inf)
     axes.minorticks_off()
-    axes.set_ylim(bottom=lowest * (np.nanmax(high) / lowest) ** -0.15)
+    shown = np.concatenate([low, high, paper, [limit]])
+    shown = shown[np.isfinite(shown)]
+    span = shown.max() / shown.min()
+    axes.set_ylim(bottom=shown.min() * span**-0.15)  # room for the labels below
+    if span < 100:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def _deviations(axes: Axes, rows: Sequence[Row]) -> None:
     x = np.array([row.width for row in rows], float)
-    low, middle, high = np.array([row.deviation for row in rows]).T
+    _, middle, high = np.array([row.deviation for row in rows]).T
     axes.set(xscale="log", yscale="log", xlabel="width m of the hidden layers")
     axes.set_title(r"distance from infinite width, $|\kappa / \kappa_\infty - 1|$")
-    axes.fill_between(x, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    # A draw may fall on the limit, so that the lower end of a band says nothing here.
+    axes.fill_between(x, middle, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(x, middle, "o-", color=BLUE, markersize=3)
     axes.minorticks_off()
     guide = 2.5 * high[-1] * np.sqrt(x[-1] / x)
@@ -120,5 +129,7 @@ def _label(axes: Axes, text: str, x: float, y: float, colour: str, offset: tuple
 
 
 def _digits(value: float) -> str:
+    if 1e-3 < value < 1e6:
+        return f"{float(f'{value:.3g}'):,g}"
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return rf"{mantissa} $\cdot 10^{{{int(exponent)}}}$" if exponent else mantissa
