@@ -92,7 +92,11 @@ class WidthStudy:
     @property
     def X(self) -> FloatArray:
         """The data."""
-        return inputs(self.data, self.samples, self.whiten, "float64")[0]
+        return self._inputs[0]
+
+    @property
+    def _inputs(self) -> tuple[FloatArray, float]:
+        return inputs(self.data, self.samples, self.whiten, "float64")
 
     @property
     def definition(self) -> str:
@@ -135,6 +139,8 @@ class WidthStudy:
 
     def limit(self) -> tuple[float, str]:
         """kappa of infinitely wide networks; nan and the reason where there is no such number."""
+        if self.is_linear:  # that of the data: no matrix of all samples
+            return self._inputs[1], ""
         try:
             found = limits.gram(self.X, self.depth, self.activation, slope=self.slope, skip=self.skip)
         except ValueError as error:

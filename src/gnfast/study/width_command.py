@@ -148,5 +148,5 @@ def _write(rows: Sequence[Row], limit: float, networks: Sequence[Existing], fold
             writer.writerow(
                 ["random", row.width, row.draws, middle, low, high, row.deviation[1], row.paper, row.rank, row.seconds]
             )
-        writer.writerow(["limit", "inf", "", limit])
+        writer.writerows([["limit", "inf", "", limit]] * math.isfinite(limit))
         writer.writerows(["existing", net.width, net.name, net.kappa] for net in networks)
