@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def data(tmp_path, monkeypatch):
 
 
 def call(capsys, *arguments):
-    status = cli.main(["width", "--data", "X.npy", *arguments])
+    status = cli.main(["width", "--data", str(Path("X.npy").resolve()), *arguments])  # data are kept by their path
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -39,8 +40,8 @@ def rows(folder):
 
 def study(**changes):
     values = dict(
-        data="X.npy", samples=None, whiten=False, activation="identity", slope=0.01, skip=0.0, depth=3, k=2, seed=5,
-        widths=(20, 10**9), draws=12,
+        data=str(Path("X.npy").resolve()), samples=None, whiten=False, activation="identity", slope=0.01, skip=0.0,
+        depth=3, k=2, seed=5, widths=(20, 10**9), draws=12,
     )  # fmt: skip
     return width.WidthStudy(**values | changes)
 
