@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast import _checks
+from gnfast._runtime import blas_threads
 from gnfast.bounds.chains import InputRange, input_range
 from gnfast.ensemble.dice import Gaussian, Orthogonal, Weight
 from gnfast.ensemble.grams import Grams, chain_grams, shift_for
@@ -18,7 +19,7 @@ from gnfast.ensemble.stored import stored_bytes, uniform_grams
 from gnfast.factors import factor_of_moment
 from gnfast.initializers import variance
 
-INITS = {"gaussian": "Gaussian", "orthogonal": "orthogonal (Haar)", "uniform": "uniform"}
+INITS = {"gaussian": "Gaussian", "orthogonal": "Orthogonal (Haar)", "uniform": "Uniform"}
 VARIANCES = ("kaiming", "xavier", "lecun", "ntk")
 MEMORY = 2.0**30  # bytes of stored weights, where they have to be stored
 
@@ -87,15 +88,16 @@ class LinearLaw:
 
     def draw(self, seed: int, sample: int) -> Grams:
         """P_l and Q_l of one network, from (seed, sample) alone; other samples and other seeds are independent."""
-        if self.is_stored:
-            return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
-        if any(self.skips):
-            return skip_grams(self.weights, self.skips, self.inputs.basis, seed, sample)
-        return chain_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
+        with blas_threads(self.inputs.rank):
+            if self.is_stored:
+                return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
+            if any(self.skips):
+                return skip_grams(self.weights, self.skips, self.inputs.basis, seed, sample)
+            return chain_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
 
     def __str__(self) -> str:
         if self.is_stored:
-            return "Uniform weights, drawn whole and multiplied: exact in law."
+            return f"{INITS[self.init]} weights, drawn whole and multiplied: exact in law."
         if not self.is_exact:
             gigabytes = stored_bytes(self.shapes) / 1e9
             return (
