@@ -73,7 +73,7 @@ TEST("normals: moments, neighbours, distribution and tails are those of independ
 
 template <class T>
 void check_accuracy() {
-    std::vector<std::uint32_t> words{0,          1,          2,          0xffffu,     0x10000u,    0x1fffffffu, 0x20000000u, 0x3fffffffu,
+    std::vector<std::uint32_t> words{0,           1,           2,           0xffffu,     0x10000u,    0x1fffffffu, 0x20000000u, 0x3fffffffu,
                                      0x40000000u, 0x5fffffffu, 0x60000000u, 0x7fffffffu, 0x80000000u, 0xa0000000u, 0xb504f333u, 0xb504f334u,
                                      0xbfffffffu, 0xc0000000u, 0xdfffffffu, 0xe0000000u, 0xfffffff0u, 0xffffffffu};
     for (std::uint32_t i = 0; i < 200; ++i)
