@@ -1,4 +1,4 @@
-"""The command line: ``gnfast study``, ``gnfast cond``, ``gnfast info``."""
+"""The command line: ``gnfast study``, ``gnfast paper``, ``gnfast cond``, ``gnfast info``."""
 
 # The commands live inside build_app, so that typer is imported only when the command line runs. typer reads their
 # annotations, which works there only if they are evaluated in place: no "from __future__ import annotations".
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import gnfast as gn
+from gnfast.paper import commands as paper_command
 from gnfast.study import commands as study_commands
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def build_app() -> "typer.Typer":
     console = Console()
 
     app.add_typer(study_commands.build(console), name="study")
+    paper_command.add(app, console)
 
     @app.command()
     def cond(
