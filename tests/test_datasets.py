@@ -114,7 +114,9 @@ def test_load_refuses(tmp_path):
     text, vector = tmp_path / "text.npy", tmp_path / "vector.npy"
     text.write_text("not an array")
     np.save(vector, np.ones(3))
-    with pytest.raises(ValueError, match=r"'digit' but must be 'digits', 'mnist' or the path of a .npy file"):
+    with pytest.raises(
+        ValueError, match=r"'digit' but must be 'digits', 'mnist', 'photographs', the path of a .npy file"
+    ):
         datasets.load("digit")
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.load(str(tmp_path / "none.npy"))

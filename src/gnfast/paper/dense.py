@@ -34,7 +34,7 @@ def _depth_width(options: Options) -> Study:
         name="depth-width",
         networks=LINEAR,
         widths=options.of((80, 160, 320), (800, 1500, 3000), (800, 1200, 2000, 3000)),
-        depths=options.of((2, 4, 6, 8), (2, 4, 6, 8, 10), tuple(range(1, 21))),
+        depths=options.of((2, 4, 6), (2, 4, 6, 8, 10), tuple(range(1, 21))),
         seeds=SEEDS,
         **_digits(options),
     )
@@ -67,8 +67,8 @@ def _growth(row: Row) -> str:
 
 
 def _scaling(options: Options) -> Study:
-    factors = options.of((24, 48, 96), (100, 200, 400), (50, 100, 150, 200, 300))
-    depths = options.of((4, 6, 8, 12), (8, 10, 12, 14), tuple(range(16, 25, 2)))
+    factors = options.of((20, 40, 80), (100, 200, 400), (50, 100, 150, 200, 300))
+    depths = options.of((4, 6, 9), (8, 10, 12, 14), tuple(range(16, 25, 2)))
     return Study(
         name="scaling",
         networks=LINEAR,
@@ -152,7 +152,7 @@ def _residual(options: Options) -> Study:
         name="residual",
         networks=(Family(("linear",), skip=(0, "1/L", "1/sqrt(L)", 0.5, 1, 2)),),
         widths=options.of((100,), (1000,), (1500,)),
-        depths=options.of((2, 4, 6, 8), (2, 4, 6, 8, 10), tuple(range(2, 21, 2))),
+        depths=options.of((2, 5), (2, 4, 6, 8, 10), tuple(range(2, 21, 2))),
         seeds=SEEDS,
         **_digits(options),
     )

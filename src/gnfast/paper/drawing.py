@@ -30,6 +30,7 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
         ImportError: matplotlib is not installed.
         ValueError: there is nothing to draw.
     """
+    table = figure.derive(table) if figure.derive else table
     panels = [(panel, table.where(**panel.where)) for panel in figure.panels]
     if not any(found.rows for _, found in panels):
         raise ValueError(f"there is nothing to draw: no point of {figure.name} has succeeded")

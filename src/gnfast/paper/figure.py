@@ -81,6 +81,7 @@ class Figure:
         study: the study of a setting.
         panels: side by side.
         claims: what the table is asked.
+        derive: makes the rows that are drawn from the table, where these are others.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Figure:
     study: Callable[[Options], Job]
     panels: Sequence[Panel]
     claims: Callable[[Table], list[Claim]]
+    derive: Callable[[Table], Table] | None = None
 
 
 @dataclass(frozen=True)
