@@ -34,12 +34,14 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
     panels = [(panel, table.where(**panel.where)) for panel in figure.panels]
     if not any(found.rows for _, found in panels):
         raise ValueError(f"there is nothing to draw: no point of {figure.name} has succeeded")
-    with canvas((3.1 * len(panels) + 1.6, 3.5)) as page:
-        axes = page.subplots(1, len(panels), squeeze=False)[0]
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
+    with canvas((3.1 * columns + 1.6, 2.7 * rows + 0.8)) as page:
+        axes = page.subplots(rows, columns, squeeze=False).ravel()
         for place, (panel, found) in zip(axes, panels, strict=True):
             _panel(place, panel, found)
         page.suptitle(f"{figure.title}\n{footnote}", fontsize=7.5, x=0.01, ha="left")
-        _legend(page, [line for panel, _ in panels for line in panel.lines], len(panels))
+        _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
         page.draw_without_rendering()  # places the axes, so that labels can be kept apart
         for place, (panel, found) in zip(axes, panels, strict=True):
             _label_ends(place, panel, _curves(panel, found))
@@ -68,18 +70,29 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     if panel.level:
         axes.axhline(panel.level[0], color="0.6", linewidth=0.8, zorder=0)
-    ticks = sorted({x for curve in curves for x in curve.x})
-    if panel.scales[0] == "log" and len(ticks) <= 8:
-        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
-        axes.tick_params(axis="x", which="minor", bottom=False)
-    elif all(float(tick).is_integer() for tick in ticks) and panel.scales[0] == "linear":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
     axes.set_ylabel(panel.ylabel)
     axes.set_title(panel.title)
 
 
-def _legend(page: Any, lines: list[Line], panels: int) -> None:
+def _ticks(axes: Axes, x: list[float]) -> None:
+    """Readable numbers: the values themselves on a logarithmic x, plain ones on a logarithmic y that is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if axes.get_xscale() == "log" and len(x) <= 8:
+        axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+        axes.set_xticks([], minor=True)
+    elif axes.get_xscale() == "linear" and all(float(value).is_integer() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log" and high < 100 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(6) if high < 5 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(page: Any, lines: list[Line], columns: int) -> None:
     """What the styles of the lines mean; the colours are told at the curves."""
     from matplotlib.lines import Line2D
 
@@ -87,7 +100,7 @@ def _legend(page: Any, lines: list[Line], panels: int) -> None:
     for line in dict.fromkeys(lines):
         keys.append(Line2D([], [], color=GREY, linestyle=line.style, linewidth=1.0, label=line.label))
     if len(keys) > 1:
-        page.legend(handles=keys, loc="outside lower center", ncols=1 if panels == 1 else len(keys), frameon=False)
+        page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
 
 
 def _label_ends(axes: Axes, panel: Panel, curves: list[Curve]) -> None:

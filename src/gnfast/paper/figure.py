@@ -79,7 +79,7 @@ class Figure:
         title: one line.
         finding: what the paper says of it, in our words; of our figures, what is asked.
         study: the study of a setting.
-        panels: side by side.
+        panels: side by side, three in a row at most.
         claims: what the table is asked.
         derive: makes the rows that are drawn from the table, where these are others.
     """
@@ -111,7 +111,8 @@ class Experiment:
 
     @property
     def definition(self) -> str:
-        return json.dumps({"figure": self.name, "points": [point.key for point in self.grid]})
+        told = {"figure": self.name, "points": [point.key for point in self.grid], "columns": list(self.types)}
+        return json.dumps(told)
 
     @property
     def columns(self) -> Mapping[str, str]:

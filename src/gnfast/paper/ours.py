@@ -82,12 +82,11 @@ TIGHTNESS = Figure(
     _tightness,
     [
         Panel(
-            "tightness",
             "share",
+            "tightness",
             "bound",
-            r"exact / bound: 1 is tight",
-            "share of networks",
-            scales=("log", "linear"),
+            "share of networks that are not above",
+            "exact / bound: 1 is tight",
         )
     ],
     _tightness_claims,

@@ -122,7 +122,7 @@ def _spectrum_claims(table: Table) -> list[Claim]:
         Claim(
             "training moves no ordered eigenvalue by an order of magnitude",
             f"factors from {min(factors):.3g} to {max(factors):.3g}",
-            0.1 < min(factors) and max(factors) < 10,
+            min(factors) > 0.1 and max(factors) < 10,
         ),
     ]
 
@@ -133,7 +133,7 @@ SPECTRUM = Figure(
     "eigenvalues fall over many orders without a gap, so that kappa depends on the rank that is assumed",
     _spectrum,
     [
-        Panel("number", "eigenvalue", _step, "number", r"eigenvalue of $G$"),
+        Panel("number", "eigenvalue", _step, "number by size", r"eigenvalue of $G$"),
         Panel("number", "kappa_at", _step, "assumed rank $r$", r"$\lambda_1 / \lambda_r$"),
     ],
     _spectrum_claims,
@@ -206,7 +206,7 @@ def _training_claims(table: Table) -> list[Claim]:
 
 TRAINING = Figure(
     "training",
-    "Through training: gradient descent on linear networks, three layers (left) and two of several widths (right)",
+    "Through training: gradient descent on linear networks, three layers (above) and two (below)",
     "the bound follows kappa through training; wider networks have a smaller kappa and are trained faster",
     _training,
     [
