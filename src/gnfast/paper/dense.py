@@ -16,7 +16,9 @@ SEEDS = (0, 1, 2)
 
 def _digits(options: Options) -> dict[str, Any]:
     """MNIST, or a few of scikit-learn's digits where seconds count; whitened."""
-    return options.of({"data": "digits", "samples": 600}, {"data": "mnist"}, {"data": "mnist"}) | {"whiten": True}
+    few = {"data": "digits", "samples": 600}
+    found: dict[str, Any] = options.of(few, {"data": "mnist"}, {"data": "mnist"})
+    return found | {"whiten": True}
 
 
 def _of(name: str) -> Any:

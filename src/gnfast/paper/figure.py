@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from gnfast.paper.claims import Claim
 from gnfast.paper.table import Row, Table
@@ -37,7 +37,7 @@ class Line:
 
     column: str
     label: str
-    style: str
+    style: Literal["--", ":"]
 
 
 PAPER = Line("paper", "bound of Zhao, Singh & Lucchi (2024)", "--")
