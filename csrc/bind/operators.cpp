@@ -160,6 +160,18 @@ void register_operators(py::module_& m) {
             self.factors(output(p, self.dtype(), -1, -1), output(r, self.dtype(), -1, -1));
         });
 
+    py::class_<api::KroneckerSum, api::Operator>(m, "KroneckerSum")
+        .def(py::init([](const py::array& p, const py::array& r) {
+            const api::Array left = input(p, dtype_of(p), -1, p.shape(1)), right = input(r, dtype_of(p), -1, r.shape(1));
+            const py::gil_scoped_release release;
+            return api::make_kronecker_sum(dtype_of(p), left, right);
+        }))
+        .def("mean_over_outputs", [](api::KroneckerSum& self, const py::array& out) {
+            const api::Array to = output(out, self.dtype(), -1, -1);
+            const py::gil_scoped_release release;
+            self.mean_over_outputs(to);
+        });
+
     m.def(
         "stored",
         [](const py::array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0))); },
