@@ -52,21 +52,15 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope:
     return Slope(value, math.sqrt(float(rest @ rest) / (len(x) - 2) / spread) if len(x) > 2 and spread else math.inf)
 
 
-def linear(value: float) -> float:
-    return value
-
-
 def trend(
     curves: Sequence[Curve],
     sign: int,
     statement: str,
-    x: Callable[[float], float] = linear,
-    y: Callable[[float], float] = math.log,
     label: Callable[[Any], str] = str,
     unit: str = "d log kappa / d L",
 ) -> Claim:
-    """All curves rise (sign 1) or fall (-1): their slopes are more than two standard errors away from zero."""
-    slopes = [slope([(x(a), y(b)) for a, b in curve.points()]) for curve in curves]
+    """The logarithms of all curves rise (sign 1) or fall (-1): their slopes are two standard errors away from zero."""
+    slopes = [slope([(x, math.log(y)) for x, y in curve.points()]) for curve in curves]
     words = ", ".join(f"{s} for {label(curve.by)}" for curve, s in zip(curves, slopes, strict=True))
     return Claim(statement, f"{unit}: {words}", bool(slopes) and all(s.sign == sign for s in slopes))
 

@@ -81,8 +81,8 @@ def make(console: "Console", figure: Figure, options: Options, folder: Path, poo
         return FAILED
     claims = [str(claim) for claim in figure.claims(table)]
     (folder / "claims.txt").write_text("\n".join(claims) + "\n", encoding="utf-8")
-    for claim in claims:
-        console.print(claim, markup=False, highlight=False)
+    for line in (f"{figure.name}: {figure.finding}", *claims):
+        console.print(line, markup=False, highlight=False)
     console.print(f"{folder}: {RESULTS}, table.csv, figure.png, figure.svg, claims.txt", markup=False, highlight=False)
     return 0
 
@@ -114,5 +114,5 @@ def _list(console: "Console") -> None:
 
     grid = Grid.grid(padding=(0, 2))
     for figure in FIGURES.values():
-        grid.add_row(figure.name, figure.title)
+        grid.add_row(figure.name, f"{figure.title}: {figure.finding}")
     console.print(grid)

@@ -68,8 +68,6 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
         for curve in _curves(panel, table, line.column):
             colour = looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
-    if panel.level:
-        axes.axhline(panel.level[0], color="0.6", linewidth=0.8, zorder=0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
     axes.set_ylabel(panel.ylabel)

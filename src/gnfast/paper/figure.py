@@ -54,7 +54,6 @@ class Panel:
         lines: further columns to draw for each curve.
         where: rows that are drawn.
         scales: of the two axes, "log" or "linear".
-        level: a horizontal line, and what it is.
     """
 
     x: str
@@ -67,7 +66,6 @@ class Panel:
     lines: tuple[Line, ...] = ()
     where: Mapping[str, Any] = field(default_factory=dict)
     scales: tuple[str, str] = ("linear", "log")
-    level: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
