@@ -4,7 +4,13 @@ import importlib
 from typing import Any
 
 from gnfast._checks import CopyWarning
-from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
+from gnfast._runtime import (  # first: it prepares the core for the rest
+    build_info,
+    get_float32_matmul_precision,
+    get_num_threads,
+    set_float32_matmul_precision,
+    set_num_threads,
+)
 
 from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
@@ -103,6 +109,7 @@ __all__ = [
     "diagonal",
     "effective_dimension",
     "eigsh",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "load",
     "logdet",
@@ -112,6 +119,7 @@ __all__ = [
     "rank",
     "rank_profile",
     "resnet20",
+    "set_float32_matmul_precision",
     "set_num_threads",
     "solve",
     "trace",

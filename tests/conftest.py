@@ -1,0 +1,60 @@
+"""Which devices tests run on: the CPU, and a GPU or its emulation where there is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from places import Place
+
+from gnfast import _arrays
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--emulated-gpu",
+        metavar="PATH",
+        help="the module _core_cuda_emulated, or a folder with it: tests for a GPU run on an emulated one",
+    )
+
+
+def pytest_configure(config):
+    path = config.getoption("--emulated-gpu")
+    if path:
+        emulate(Path(path))
+
+
+def emulate(path):
+    name = "_core_cuda_emulated"
+    found = [path] if path.is_file() else sorted(path.rglob(f"{name}*.so"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise pytest.UsageError(f"--emulated-gpu: there is no {name} in {path}; build with GNFAST_CUDA_EMULATION=ON")
+    spec = importlib.util.spec_from_file_location(name, found[-1])
+    core = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(core)
+    sys.path.insert(0, str(Path(__file__).parent / "emulation"))
+    importlib.import_module("cupy_stand_in").install(core)
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The name of a device, dressed as a `Place`: a test that asks for it runs on each."""
+    if request.param != "cpu":
+        require_gpu()
+    return Place(request.param)
+
+
+@pytest.fixture
+def gpu():
+    """A GPU: for tests of what only GPUs do, which are marked `gpu`."""
+    require_gpu()
+    return Place("cuda")
+
+
+def require_gpu():
+    try:
+        _arrays.device("cuda")
+    except (ImportError, RuntimeError, ValueError) as error:
+        pytest.skip(f"no GPU and no emulation: {error}")
