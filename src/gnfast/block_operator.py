@@ -62,8 +62,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def dot(self, x: Any) -> Any:
         """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
-        if self.device is not _arrays.CPU and getattr(x, "ndim", 0) in (1, 2) and not isinstance(x, LinearOperator):
-            return self.matvec(x) if x.ndim == 1 else self.matmat(x)  # SciPy would read it with NumPy
+        if _arrays.is_on_gpu(x):  # which SciPy would have NumPy read
+            return self.matvec(x) if x.ndim == 1 else self.matmat(x)
         return super().dot(x)
 
     def _matmat(self, V: Any) -> Array:

@@ -152,7 +152,7 @@ class Network:
             if X.ndim not in SAMPLES:
                 raise ValueError(f"X has shape {X.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
             return _checks.array(X, "X", SAMPLES[X.ndim], self.dtype, device=device)
-        if isinstance(self._layers[0], Flatten) and X.ndim in SAMPLES:
+        if X.ndim in SAMPLES and any(isinstance(layer, Flatten) for layer in self._layers):
             X = X.reshape(len(X), -1)
         return _checks.inputs(X, self.in_features, self.dtype, device)
 
