@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
-import sys
 import types
 import warnings
 
@@ -179,10 +177,8 @@ def test_systems_are_solved(gpu, space, dtype):
         x, info = gpu.dressed(gn.solve)(gpu.on(G), right, 0.1, space=space)
         assert info.converged
         assert x.shape == right.shape
-        norm = np.linalg.norm(right, axis=0).max()
-        np.testing.assert_allclose(
-            G @ x + np.asarray(0.1, dtype) * x, right, atol=3e-4 * norm if dtype != "float64" else 1e-7
-        )
+        left = G @ x + np.asarray(0.1, dtype) * x - right
+        assert np.linalg.norm(left) <= (3e-4 if dtype == "float32" else 1e-7) * np.linalg.norm(right)
 
 
 @pytest.mark.gpu
@@ -242,12 +238,9 @@ def test_cupy_in_cupy_out(gpu):
     assert isinstance(G.gram().to_dense(), cupy.ndarray)
     assert isinstance(gn.diagonal(G).values, cupy.ndarray)
     assert np.asarray(gn.diagonal(G)).shape == (G.shape[0],)
-    loss = np.broadcast_to(np.eye(3), (7, 3, 3))
-    agree(
-        gn.GaussNewton(net, there, cupy.asarray(loss.copy()), device="cuda").dual().to_dense().get(),
-        G.gram().to_dense().get(),
-        "float64",
-    )
+    hessians = cupy.asarray(np.tile(np.eye(3), (7, 1, 1)))
+    same = gn.GaussNewton(net, there, hessians, device="cuda").gram().to_dense()
+    agree(same.get(), G.gram().to_dense().get(), "float64")
 
 
 class Foreign:
@@ -281,21 +274,16 @@ def test_arrays_of_other_libraries_are_not_copied(gpu):
 def test_work_is_done_on_the_caller_s_stream(gpu, monkeypatch):
     cupy = importlib.import_module("cupy")
     G = gpu.on(problem())._thing
-    v, asked = cupy.asarray(np.ones(G.shape[1])), []
-    core = types.SimpleNamespace(set_device=G.device._core.set_device)
-    core.set_stream = lambda handle: (asked.append(handle), G_core.set_stream(handle))
-    G_core = G.device._core
-    monkeypatch.setattr(G.device, "_core", core)
-    stream = cupy.cuda.Stream() if gn_is_real(G_core) else cupy.cuda.Stream(0)
+    v, core, asked = cupy.asarray(np.ones(G.shape[1])), G.device._core, []
+    spy = types.SimpleNamespace(set_device=core.set_device)
+    spy.set_stream = lambda handle: (asked.append(handle), core.set_stream(handle))
+    monkeypatch.setattr(G.device, "_core", spy)
+    stream = cupy.cuda.Stream()
     with stream:
         found = G @ v
-        cupy.cuda.get_current_stream().synchronize()
+        stream.synchronize()
     assert set(asked) == {stream.ptr}
     agree(found.get(), (G @ v).get(), "float64")
-
-
-def gn_is_real(core):
-    return not core.build_info()["emulated"]
 
 
 @pytest.mark.gpu
@@ -304,21 +292,21 @@ def test_what_is_on_the_wrong_device_is_named(gpu):
     net, X = network([5, 9, 3], "tanh"), data(7, 5)
     G, here = gn.GaussNewton(net, X, device="cuda"), gn.GaussNewton(net, X)
     v = np.ones(G.shape[1])
+    host, there = "in the machine's memory but", "on cuda:0 but"
     cases = [
-        (lambda: G @ v, TypeError, "v is of type ndarray in the machine's memory but the operator is on cuda:0; pass"),
-        (lambda: G @ v[:, None], TypeError, r"V is of type ndarray in the .*; pass cupy.asarray\(V\)"),
-        (lambda: here @ cupy.asarray(v), TypeError, "which NumPy cannot read|on cuda:0 but the operator is on the cpu|mplicit"),
-        (lambda: here.matvec(cupy.asarray(v)), TypeError, r"v is of type ndarray on cuda:0 but the operator is on the cpu"),
-        (lambda: gn.GaussNewton(net, cupy.asarray(X)), TypeError, "X is of type ndarray on cuda:0 but the network is on the"),
-        (lambda: G @ cupy.asarray(v.astype("float32")), TypeError, "V has dtype float32 but the operator has float64"),
-        (lambda: gn.solve(G, v, 0.1), TypeError, "b is of type ndarray in the machine's memory but op is on cuda:0"),
-        (lambda: gn.eigsh(G, 1, v0=v), TypeError, "v0 is of type ndarray in the machine's memory but the operator is on"),
-        (lambda: G.matmat(cupy.asarray(v[:, None]), out=v[:, None]), TypeError, "out is of type ndarray but must be an"),
-        (lambda: gn.GaussNewton(net, X, device="cuda:99"), ValueError, "device is 'cuda:99' but the GPUs are numbered from 0"),
-        (lambda: gn.bounds.deep(net, cupy.asarray(X)), TypeError, "X is of type ndarray on cuda:0 but the network is on"),
-        (lambda: net(cupy.asarray(np.where(X > 1, np.nan, X))), ValueError, r"X has \d+ NaN or infinite values, the first"),
+        (lambda: G @ v, TypeError, rf"v is of type ndarray {host} the operator is on cuda:0; pass cupy.asarray\(v\)"),
+        (lambda: G @ v[:, None], TypeError, f"V is of type ndarray {host} the operator"),
+        (lambda: here @ cupy.asarray(v), TypeError, f"v is of type ndarray {there} the operator is on the cpu"),
+        (lambda: gn.GaussNewton(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network is on"),
+        (lambda: G @ cupy.asarray(v.astype("f4")), TypeError, "V has dtype float32 but the operator has float64"),
+        (lambda: gn.solve(G, v, 0.1), TypeError, f"b is of type ndarray {host} op is on cuda:0"),
+        (lambda: gn.eigsh(G, 1, v0=v), TypeError, f"v0 is of type ndarray {host} the operator is on cuda:0"),
+        (lambda: G.matmat(cupy.asarray(v[:, None]), out=v[:, None]), TypeError, "out is of type ndarray but must be"),
+        (lambda: gn.GaussNewton(net, X, device="cuda:99"), ValueError, "device is 'cuda:99' but the GPUs are numbered"),
+        (lambda: gn.bounds.deep(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network is on"),
+        (lambda: net(cupy.asarray(np.where(X > 1, np.nan, X))), ValueError, r"X has \d+ NaN or infinite values?, the"),
         (lambda: G.jacobian() @ cupy.asarray(v * np.inf), ValueError, "V has NaN or infinite values, or overflows"),
-    ]  # fmt: skip
+    ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):
             call()
@@ -333,9 +321,7 @@ def test_another_gpu_is_named(gpu):
     G = gn.GaussNewton(net, X, device="cuda:0")
     with cupy.cuda.Device(1):
         v = cupy.asarray(np.ones(G.shape[1]))
-        with pytest.raises(
-            ValueError, match=r"operator is on cuda:0 but CuPy's current device is cuda:1; call it inside"
-        ):
+        with pytest.raises(ValueError, match="the operator is on cuda:0 but CuPy's current device is cuda:1; call it"):
             G.gram()
         other = gn.GaussNewton(net, X, device="cuda")
         assert other.device == "cuda:1"
@@ -360,9 +346,7 @@ def test_memory_is_the_device_s(gpu, monkeypatch):
     few.memory_info = lambda: (200_000, 10**9)
     monkeypatch.setattr(free.device, "_core", few)
     small = gn.GaussNewton(net, X, device="cuda")
-    with pytest.raises(
-        MemoryError, match=r"the Gram dual with its backward rows needs [\d.]+ MB but cuda:0 has 0.2 MB free"
-    ):
+    with pytest.raises(MemoryError, match=r"with its backward rows needs [\d.]+ MB but cuda:0 has 0.2 MB free; pass"):
         small.gram()
     assert "more than memory_limit" in str(small.plan())
 
@@ -374,9 +358,8 @@ def test_precision_of_products_limits_what_is_claimed(gpu):
     try:
         gn.set_float32_matmul_precision("high")
         wide = gpu.dressed(gn.eigsh)(gpu.on(G), 1, return_info=True)[2]
-        exact = gn.eigsh(
-            gn.GaussNewton(G.net.with_parameters(a.astype(float) for a in G.net.parameters()), G.X.astype(float)), 1
-        )[0]
+        double = G.net.with_parameters(array.astype(float) for array in G.net.parameters())
+        exact = gn.eigsh(gn.GaussNewton(double, G.X.astype(float)), 1)[0]
         assert wide.intervals[0, 0] <= exact[0] <= wide.intervals[0, 1]
         assert np.ptp(wide.intervals) > 100 * np.ptp(narrow.intervals)
     finally:
@@ -403,42 +386,22 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch):
     def broken():
         raise RuntimeError("counting the devices: unknown error")
 
+    failing = types.SimpleNamespace(device_count=broken)
     cases = [
-        ((None, None), ValueError, "device is 'cuda' but this build of gnfast has no CUDA; build it where nvcc is"),
-        ((present, None), ImportError, r"device='cuda' needs cupy; install it with: pip install 'gnfast\[cuda\]'"),
-        (
-            (present, types),
-            RuntimeError,
-            "device is 'cuda' but there is no GPU, or no NVIDIA driver; pass device='cpu'",
-        ),
-        (
-            (types.SimpleNamespace(device_count=broken), types),
-            RuntimeError,
-            r"CUDA does not start \(counting the devices",
-        ),
+        (None, None, ValueError, "device is 'cuda' but this build of gnfast has no CUDA; build it where nvcc is"),
+        (present, None, ImportError, r"device='cuda' needs cupy; install it with: pip install 'gnfast\[cuda\]'"),
+        (present, types, RuntimeError, "device is 'cuda' but there is no GPU, or no NVIDIA driver; pass device='cpu'"),
+        (failing, types, RuntimeError, r"device is 'cuda' but CUDA does not start \(counting the devices"),
     ]
     try:
-        for parts, kind, message in cases:
-            arrangement(*parts)
+        for core, cupy, kind, message in cases:
+            arrangement(core, cupy)
             with pytest.raises(kind, match=message) as caught:
                 gn.GaussNewton(net, X, device="cuda")
             assert "\n" not in str(caught.value)
     finally:
         monkeypatch.undo()
         _arrays._cuda.cache_clear()
-
-
-def test_importing_needs_no_cupy(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        assert name.partition(".")[0] != "cupy"
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    for name in [name for name in sys.modules if name.startswith("gnfast.spectrum")]:
-        importlib.reload(sys.modules[name]) if name == "gnfast.spectrum.spaces" else None
-    assert gn.build_info()["cuda"] is False or "toolkit" in gn.build_info()["cuda"]
 
 
 def test_precision_names():

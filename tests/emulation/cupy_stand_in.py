@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import sys
 import types
 import weakref
@@ -274,9 +275,13 @@ class Stream:
     """A stream by its number: the emulated device works on one thing at a time anyway."""
 
     current = None
+    numbers = itertools.count()
 
-    def __init__(self, ptr=0):
-        self.ptr = ptr
+    def __init__(self):
+        self.ptr = next(Stream.numbers)
+
+    def synchronize(self):
+        pass
 
     def __enter__(self):
         self._before, Stream.current = Stream.current, self
