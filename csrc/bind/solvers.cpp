@@ -124,7 +124,7 @@ void register_solvers(py::module_& m) {
         [](const array& a) {
             const api::Array matrix = input(a, dtype_of(a), -1, rows_of(a));
             const py::gil_scoped_release release;
-            const api::Asymmetry found = api::asymmetry(dtype_of(a), matrix);
+            const Asymmetry found = api::asymmetry(dtype_of(a), matrix);
             return std::make_tuple(found.scale, found.difference, found.finite);
         },
         "a"_a);
