@@ -28,6 +28,8 @@ enum cublasComputeType_t {
 };
 enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT = -1 };
 
+extern "C" {
+
 const char* cublasGetStatusString(cublasStatus_t status);
 cublasStatus_t cublasGetProperty(libraryPropertyType type, int* value);
 cublasStatus_t cublasCreate_v2(cublasHandle_t* handle);
@@ -65,3 +67,5 @@ GNFAST_CUBLAS_OF(D, double)
 #define cublasDsymm_64 cublasDsymm_v2_64
 #define cublasStrsm_64 cublasStrsm_v2_64
 #define cublasDtrsm_64 cublasDtrsm_v2_64
+
+}  // extern "C"
