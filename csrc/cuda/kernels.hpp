@@ -34,9 +34,6 @@ void scale_add(Stream stream, T alpha, View<const T> in, T beta, View<T> out);
 // alphas, betas: a number a row, on the device.
 template <class T>
 void combine_rows(Stream stream, const double* alphas, View<const T> in, const double* betas, View<T> out);
-// out[j * inner + i] = where member (j, i) begins: what cuBLAS' batched products ask for.
-template <class T>
-void grid_pointers(Stream stream, Grid<T> grid, T** out);
 
 // ------------------------------------------------------------------------------------------- kernels_random.cu
 template <class T>
@@ -73,22 +70,18 @@ void normalize_derivative(Stream stream, View<const T> normalized, View<const T>
 template <class T>
 void affine_channels(Stream stream, Batch<const T> x, Batch<const T> gain, Batch<const T> shift, const NormShape& shape, T beta,
                      Batch<T> out);
+
+// ------------------------------------------------------------------------------------------- kernels_sums.cu
+// out[i] = <a_i, b_i> in double for i < rows; behind them `out`, of row_dots_room numbers in all, holds what the sums are made of.
+index row_dots_room(index rows, index cols);
+template <class T>
+void row_dots(Stream stream, View<const T> a, View<const T> b, double* out);
 template <class T>
 void sum_channels_of(Stream stream, Batch<const T> g, View<const T> x, const NormShape& shape, T beta, Batch<T> out);
 template <class T>
 void sum_channels(Stream stream, Batch<const T> x, Batch<T> out);
 template <class T>
 void sum_rows(Stream stream, Batch<const T> x, T beta, Batch<T> out);
-
-// ------------------------------------------------------------------------------------------- kernels_products.cu
-// out[i] = <a_i, b_i> in double for i < rows; behind them `out`, of row_dots_room numbers in all, holds what the sums are made of.
-index row_dots_room(index rows, index cols);
-template <class T>
-void row_dots(Stream stream, View<const T> a, View<const T> b, double* out);
-template <class T>
-void contract_out(Stream stream, View<const T> rows, index r, Batch<const T> t, Batch<T> u);
-template <class T>
-void contract_in(Stream stream, View<const T> rows, index r, Batch<const T> u, Batch<T> out);
 
 // ------------------------------------------------------------------------------------------- kernels_loss.cu
 template <class T>

@@ -1,4 +1,4 @@
-// Normalisation, its derivative, sums by channels and over samples, in double as on the processor.
+// Normalisation, its derivative and steps by channels. Sums are in double, as on the processor.
 #include "cuda/kernels.hpp"
 #include "cuda/loops.cuh"
 
@@ -90,49 +90,11 @@ void affine_channels(Stream stream, Batch<const T> x, Batch<const T> gain, Batch
     });
 }
 
-// w N bytes for N numbers that are added up; x comes from the cache for all vectors but one.
-template <class T>
-void sum_channels_of(Stream stream, Batch<const T> g, View<const T> x, const NormShape& shape, T beta, Batch<T> out) {
-    const index n = g.first.rows, repeats = shape.repeats(), inner = shape.inner, channels = shape.channels;
-    if (out.first.rows == n)  // a sum for each sample
-        return for_rows(stream, g.count * n * channels, inner, [=] __device__(index task, const Lanes& lanes) {
-            const index c = task % channels, i = task / channels % n, j = task / channels / n;
-            double total = 0;
-            for (index r = 0; r < repeats; ++r)
-                for (index q = lanes.first; q < inner; q += lanes.step) {
-                    const index at = (r * channels + c) * inner + q;
-                    total += double(g[j].row(i)[at]) * (x.data ? double(x.row(i)[at]) : 1.0);
-                }
-            total = lanes.sum(total);
-            if (lanes.first == 0) norm::assign(out[j].row(i)[c], beta, T(total));
-        });
-    for_channels(stream, g.count, shape, [=] __device__(index j, const ChannelBlock& block) {
-        double total = 0;
-        block.for_values(n, [&](index i, index at) { total += double(g[j].row(i)[at]) * (x.data ? double(x.row(i)[at]) : 1.0); });
-        total = block.sum(total);
-        if (block.leads()) norm::assign(out[j].data[block.channel], beta, T(total));
-    });
-}
-
-template <class T>
-void sum_channels(Stream stream, Batch<const T> x, Batch<T> out) {
-    const index channels = out.first.cols;
-    sum_channels_of(stream, x, View<const T>(), NormShape{x.first.cols, channels, x.first.cols / channels, 0}, T(0), out);
-}
-
-template <class T>
-void sum_rows(Stream stream, Batch<const T> x, T beta, Batch<T> out) {
-    sum_channels_of(stream, x, View<const T>(), NormShape{x.first.cols, x.first.cols, 1, 0}, beta, out);
-}
-
 #define GNFAST_INSTANTIATE(T)                                                                                                          \
     template void normalize(Stream, View<const T>, const NormShape&, double, View<T>, View<T>);                                        \
     template void normalize_derivative(Stream, View<const T>, View<const T>, const NormShape&, View<const T>, bool, Batch<const T>, T, \
                                        Batch<T>);                                                                                      \
-    template void affine_channels(Stream, Batch<const T>, Batch<const T>, Batch<const T>, const NormShape&, T, Batch<T>);              \
-    template void sum_channels_of(Stream, Batch<const T>, View<const T>, const NormShape&, T, Batch<T>);                               \
-    template void sum_channels(Stream, Batch<const T>, Batch<T>);                                                                      \
-    template void sum_rows(Stream, Batch<const T>, T, Batch<T>);
+    template void affine_channels(Stream, Batch<const T>, Batch<const T>, Batch<const T>, const NormShape&, T, Batch<T>);
 
 GNFAST_INSTANTIATE(float)
 GNFAST_INSTANTIATE(double)

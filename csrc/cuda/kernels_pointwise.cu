@@ -73,14 +73,6 @@ void combine_rows(Stream stream, const double* alphas, View<const T> in, const d
     });
 }
 
-template <class T>
-void grid_pointers(Stream stream, Grid<T> grid, T** out) {
-    T* const first = grid.first.data;
-    const index inner = grid.inner, outer_step = grid.outer_step, inner_step = grid.inner_step;
-    for_elements(stream, 1, grid.outer, inner,
-                 [=] __device__(index, index j, index i) { out[j * inner + i] = first + j * outer_step + i * inner_step; });
-}
-
 #define GNFAST_APPLY(T, F) template void apply(Stream, pointwise::F, View<const T>, View<T>, View<T>);
 #define GNFAST_INSTANTIATE(T)                                                                 \
     template void fill(Stream, View<T>, T);                                                   \
@@ -93,8 +85,6 @@ void grid_pointers(Stream stream, Grid<T> grid, T** out) {
     template void add_diagonal(Stream, View<T>, T);                                           \
     template void scale_add(Stream, T, View<const T>, T, View<T>);                            \
     template void combine_rows(Stream, const double*, View<const T>, const double*, View<T>); \
-    template void grid_pointers(Stream, Grid<T>, T**);                                        \
-    template void grid_pointers(Stream, Grid<const T>, const T**);                            \
     GNFAST_APPLY(T, Identity)                                                                 \
     GNFAST_APPLY(T, LeakyRelu)                                                                \
     GNFAST_APPLY(T, Tanh)                                                                     \

@@ -139,7 +139,7 @@ TEST("images: of equal maxima the first is chosen, and both directions go by it"
         const auto read = [&](const Matrix<double>& of) { return Batch<const double>(of.read().row_range(0, n), s, n * of.stride); };
         const auto write = [&](Matrix<double>& of) { return Batch<double>(of.view().row_range(0, n), s, n * of.stride); };
         backend.gather_chosen(View<const std::int32_t>(chosen), read(t), 1.0, write(pushed));
-        backend.scatter_chosen(View<const std::int32_t>(chosen), read(g), 0.0, write(pulled));
+        backend.scatter_chosen(View<const std::int32_t>(chosen), w, read(g), 0.0, write(pulled));
         for (index at = 0; at < s * n; ++at)
             for (index j = 0; j < outputs; ++j) CHECK_NEAR(pushed(at, j), before(at, j) + t(at, chosen.row(at % n)[j]), 1e-14);
         CHECK_NEAR(inner(pulled, t), inner(g, pushed) - inner(g, before), rounding<double>(s * n * outputs));
