@@ -88,7 +88,8 @@ concept BackendFor = requires(
     backend.spread_average(in, windows, x, out);                             // the adjoint
     backend.pool_max(in, windows, out, chosen);                              // chosen: the pixel of the image that each maximum is
     backend.gather_chosen(View<const std::int32_t>(chosen), ins, x, outs);   // outs[j][i, q] = x outs + ins[j][i, chosen[i, q]]
-    backend.scatter_chosen(View<const std::int32_t>(chosen), ins, x, outs);  // the adjoint, x = 0 or 1
+    // The adjoint, x = 0 or 1; chosen by these windows, so that a backend may ask which of them see a pixel.
+    backend.scatter_chosen(View<const std::int32_t>(chosen), windows, ins, x, outs);
     backend.add_channels(outs, ins);                                         // outs[j][i, (c, q)] += ins[j][0, c]
     backend.sum_channels(ins, outs);                                         // outs[j][i, c] = sum over q of ins[j][i, (c, q)]
     // Normalisation, its derivative, and steps by channels: see NormShape and cpu/norms.hpp.

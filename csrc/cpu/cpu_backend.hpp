@@ -279,7 +279,7 @@ class CpuBackend {
         images::gather_chosen(chosen, t, beta, out);
     }
     template <class T>
-    void scatter_chosen(View<const std::int32_t> chosen, Batch<const T> g, T beta, Batch<T> t) {
+    void scatter_chosen(View<const std::int32_t> chosen, const Windows&, Batch<const T> g, T beta, Batch<T> t) {
         images::scatter_chosen(chosen, g, beta, t);
     }
     template <class T>

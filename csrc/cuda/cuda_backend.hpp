@@ -221,8 +221,8 @@ class CudaBackend {
         kernels::gather_chosen(current_stream(), chosen, t, beta, out);
     }
     template <class T>
-    void scatter_chosen(View<const std::int32_t> chosen, Batch<const T> g, T beta, Batch<T> t) {
-        kernels::scatter_chosen(current_stream(), chosen, g, beta, t);
+    void scatter_chosen(View<const std::int32_t> chosen, const Windows& windows, Batch<const T> g, T beta, Batch<T> t) {
+        kernels::scatter_chosen(current_stream(), chosen, windows, g, beta, t);
     }
     template <class T>
     void add_channels(Batch<T> x, Batch<const T> b) {

@@ -1,7 +1,6 @@
-#include "cuda/kernels_symmetric.hpp"
-
 #include <cmath>
 
+#include "cuda/kernels_symmetric.hpp"
 #include "cuda/loops.cuh"
 
 namespace gnfast::cuda::kernels {
@@ -72,14 +71,14 @@ __global__ void asymmetry_kernel(const T* a, index stride, index n, double* out)
 
 template <class T>
 void cholesky_block(Stream stream, View<T> a, index before, index* failed) {
-    launch<Threads::together>(cholesky_block_kernel<T>, dim3(1), dim3(block_threads), width * pitch * sizeof(T), stream, a.data, a.stride, int(a.rows), before,
-                              failed);
+    launch<Threads::together>(cholesky_block_kernel<T>, dim3(1), dim3(block_threads), width * pitch * sizeof(T), stream, a.data, a.stride,
+                              int(a.rows), before, failed);
 }
 
 template <class T>
 void asymmetry(Stream stream, View<const T> a, double* out) {
-    launch<Threads::together>(asymmetry_kernel<T>, dim3(unsigned(asymmetry_rows)), dim3(block_threads), 3 * block_threads * sizeof(double), stream, a.data, a.stride, a.rows,
-                              out);
+    launch<Threads::together>(asymmetry_kernel<T>, dim3(unsigned(asymmetry_rows)), dim3(block_threads), 3 * block_threads * sizeof(double),
+                              stream, a.data, a.stride, a.rows, out);
 }
 
 template void cholesky_block(Stream, View<float>, index, index*);
