@@ -7,7 +7,7 @@
 
 namespace gnfast::api {
 
-using dispatch::B, dispatch::backend, dispatch::view, dispatch::by_dtype, dispatch::as_function;
+using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::as_function;
 
 solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
     return by_dtype(op.dtype(),
@@ -27,10 +27,7 @@ solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vec
 }
 
 Asymmetry asymmetry(DType dtype, Array a) {
-    return by_dtype(dtype, [&]<class T>() -> Asymmetry {
-        const auto found = cpu::symmetric::asymmetry(View<const T>(view<T>(a)));
-        return {found.scale, found.difference, found.finite};
-    });
+    return by_dtype(dtype, [&]<class T>() { return backend().asymmetry(read<T>(a)); });
 }
 
 }  // namespace gnfast::api

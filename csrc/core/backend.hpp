@@ -1,4 +1,5 @@
-// The verbs that algo/ may call. CpuBackend has them now; a GPU's backend has the same, and no algorithm changes.
+// The verbs that algo/ may call, which CpuBackend and CudaBackend have. What lies in a backend's memory is read and written by verbs
+// alone: numbers that an algorithm looks at come through on_host, those that it made come back through from_host.
 // Matrices are row-major views; a block of s vectors is (s, length), one vector a row.
 #pragma once
 
@@ -36,23 +37,35 @@ struct FactoredTerm {
     bool bias;
 };
 
+// How far a square matrix is from symmetric: the largest |a_ij| and |a_ij - a_ji|, and whether all entries are finite.
+struct Asymmetry {
+    double scale, difference;
+    bool finite;
+};
+
 template <class B, class T>
 concept BackendFor = requires(
     B& backend, View<T> out, View<const T> in, Batch<T> outs, Batch<const T> ins, T x, index i, std::span<const GramTerm<T>> terms,
-    typename B::template factored<T> product, std::span<const typename B::template packed<T>> matrices, std::vector<double>& host,
+    typename B::template factored<T> product, std::span<const typename B::template packed<T>> matrices, std::vector<double>& host, std::vector<T>& room,
     pointwise::Tanh f, Grid<T> grid, Grid<const T> grid_in, const Windows& windows, View<std::int32_t> chosen, const NormShape& shape) {
     // Memory: a buffer has data() and size() and is not initialised.
     { backend.template allocate<T>(i).data() } -> std::convertible_to<T*>;
+    { backend.on_host(in, room) } -> std::same_as<View<const T>>;  // in itself, or a copy of it in `room`
+    backend.from_host(View<const double>(), out);                  // from the host's memory, also from one precision to the other
+    backend.from_host(in, out);
     backend.fill(out, x);
     backend.copy(in, out);
     backend.transpose(ins, outs);
-    // BLAS and LAPACK.
+    // BLAS and LAPACK. Products of matrices may be made in less precision than T, unless a full_precision() lives in the same scope.
+    backend.full_precision();
+    { backend.template resolution<T>() } -> std::same_as<double>;       // relative rounding of a product now
     backend.gemm(Op::none, Op::transpose, x, in, in, x, out);           // out = x op(in) op(in) + x out
     backend.gemm_batch(Op::none, Op::transpose, x, ins, ins, x, outs);  // the same for each member
     // For each (j, i) the same, or, where out has inner_step 0, out_j = x sum_i op(in_ji) op(in_ji) + x out_j.
     backend.gemm_grid(Op::none, Op::transpose, x, grid_in, grid_in, x, grid);
     backend.syrk(in, out);                             // out = in in^T, both triangles
     backend.symm_lower(in, in, out);                   // out = v K, K given by its lower triangle
+    { backend.asymmetry(in) } -> std::same_as<Asymmetry>;
     { backend.cholesky(out) } -> std::same_as<index>;  // lower, in place; 0 or the failing pivot from 1
     backend.cholesky_solve(in, out);                   // each row x of out <- (L L^T)^-1 x
     backend.small_eigh(host, i, host);                 // host, double: eigenvectors in rows, eigenvalues
@@ -75,7 +88,8 @@ concept BackendFor = requires(
     backend.spread_average(in, windows, x, out);                             // the adjoint
     backend.pool_max(in, windows, out, chosen);                              // chosen: the pixel of the image that each maximum is
     backend.gather_chosen(View<const std::int32_t>(chosen), ins, x, outs);   // outs[j][i, q] = x outs + ins[j][i, chosen[i, q]]
-    backend.scatter_chosen(View<const std::int32_t>(chosen), ins, x, outs);  // the adjoint, x = 0 or 1
+    // The adjoint, x = 0 or 1; chosen by these windows, so that a backend may ask which of them see a pixel.
+    backend.scatter_chosen(View<const std::int32_t>(chosen), windows, ins, x, outs);
     backend.add_channels(outs, ins);                                         // outs[j][i, (c, q)] += ins[j][0, c]
     backend.sum_channels(ins, outs);                                         // outs[j][i, c] = sum over q of ins[j][i, (c, q)]
     // Normalisation, its derivative, and steps by channels: see NormShape and cpu/norms.hpp.

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/pointwise.hpp"
+#include "core/types.hpp"
 
 namespace gnfast::philox {
 
@@ -36,12 +36,24 @@ GNFAST_HD inline Words generate(std::uint64_t seed, std::uint64_t stream, std::u
 // (0, 1): the middle of one of 2^32 equal intervals, never 0 or 1.
 GNFAST_HD inline double unit(std::uint32_t word) { return (word + 0.5) * 0x1p-32; }
 
+GNFAST_HD inline double between(double low, double high, std::uint32_t word) { return low + (high - low) * unit(word); }
+
+// Number p of the 128 signs of which words are made.
+GNFAST_HD inline bool positive(const Words& words, index p) { return (words.w[p / 32] >> (p % 32)) & 1u; }
+
 // Two standard normals from two words (Box & Muller 1958).
 GNFAST_HD inline void normal_pair(std::uint32_t a, std::uint32_t b, double& x, double& y) {
     const double radius = std::sqrt(-2.0 * std::log(unit(a)));
     const double angle = 6.283185307179586477 * unit(b);
     x = radius * std::cos(angle);
     y = radius * std::sin(angle);
+}
+
+// Four of them, columns 4 quad to 4 quad + 3 of a row.
+GNFAST_HD inline void normals(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint32_t quad, double* z) {
+    const Words words = generate(seed, stream, row, quad);
+    normal_pair(words.w[0], words.w[1], z[0], z[1]);
+    normal_pair(words.w[2], words.w[3], z[2], z[3]);
 }
 
 }  // namespace gnfast::philox

@@ -3,11 +3,7 @@
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#define GNFAST_HD __host__ __device__
-#else
-#define GNFAST_HD
-#endif
+#include "core/host_device.hpp"
 
 namespace gnfast::pointwise {
 

@@ -183,10 +183,8 @@ GNFAST_INLINE void symmetric_all(const T* tile, index stride, index rows, index 
 template <class T>
 GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
-        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
         double z[4];
-        philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
-        philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
+        philox::normals(seed, stream, row, static_cast<std::uint32_t>(q / 4), z);
         for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(scale * z[p]);
     }
 }
@@ -195,7 +193,7 @@ template <class T>
 GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
-        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(low + (high - low) * philox::unit(words.w[p]));
+        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(philox::between(low, high, words.w[p]));
     }
 }
 
@@ -203,7 +201,7 @@ template <class T>
 GNFAST_INLINE void sign_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {
     for (index q = 0; q < count; q += 128) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 128));
-        for (index p = 0; p < 128 && q + p < count; ++p) out[q + p] = (words.w[p / 32] >> (p % 32)) & 1u ? T(1) : T(-1);
+        for (index p = 0; p < 128 && q + p < count; ++p) out[q + p] = philox::positive(words, p) ? T(1) : T(-1);
     }
 }
 
