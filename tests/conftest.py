@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -18,24 +18,23 @@ def pytest_addoption(parser):
         metavar="PATH",
         help="the module _core_cuda_emulated, or a folder with it: tests for a GPU run on an emulated one",
     )
+    parser.addoption("--no-pool", action="store_true", help="each array in memory of its own, for compute-sanitizer")
 
 
 def pytest_configure(config):
     path = config.getoption("--emulated-gpu")
     if path:
         emulate(Path(path))
+    if config.getoption("--no-pool"):
+        importlib.import_module("cupy").cuda.set_allocator(None)
 
 
 def emulate(path):
-    name = "_core_cuda_emulated"
-    found = [path] if path.is_file() else sorted(path.rglob(f"{name}*.so"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise pytest.UsageError(f"--emulated-gpu: there is no {name} in {path}; build with GNFAST_CUDA_EMULATION=ON")
-    spec = importlib.util.spec_from_file_location(name, found[-1])
-    core = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(core)
     sys.path.insert(0, str(Path(__file__).parent / "emulation"))
-    importlib.import_module("cupy_stand_in").install(core)
+    try:
+        importlib.import_module("cupy_stand_in").install(path)
+    except FileNotFoundError as error:
+        raise pytest.UsageError(f"--emulated-gpu: {error}") from None
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

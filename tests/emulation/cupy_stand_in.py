@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import itertools
 import sys
 import types
@@ -321,8 +322,19 @@ def get_default_memory_pool():
     return types.SimpleNamespace(free_bytes=lambda: 0)
 
 
-def install(core):
-    """From here on `import cupy` is this module and gnfast's module for CUDA the emulated one."""
+def install(path):
+    """From here on `import cupy` is this module and gnfast's module for CUDA the emulated one, a file or in a folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     global runtime
+    name = "_core_cuda_emulated"
+    found = [path] if path.is_file() else sorted(path.rglob(f"{name}*.so"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"there is no {name} in {path}; build it with GNFAST_CUDA_EMULATION=ON")
+    spec = importlib.util.spec_from_file_location(name, found[-1])
+    core = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(core)
     runtime = Runtime(core)
     sys.modules["cupy"], sys.modules["gnfast._core_cuda"] = sys.modules[__name__], core
