@@ -103,7 +103,7 @@ def test_spectra_are_those_of_the_cpu(gpu, dense, dtype, monkeypatch):
             op, other = (G, D) if which == "LA" else (G.dual(), D.dual())
             scale = np.abs(expected := gn.eigsh(op, 2, which)[0]).max()
             values, vectors = gpu.dressed(gn.eigsh)(other, 2, which)
-            np.testing.assert_allclose(values, expected, **tol, atol=50 * np.finfo(dtype).eps * scale)
+            np.testing.assert_allclose(values, expected, **tol, atol=1000 * np.finfo(dtype).eps * scale)
             error = np.linalg.norm(op @ np.asfortranarray(vectors) - vectors * values, axis=0)
             assert error.max() <= (1e-5 if dtype == "float64" else 3e-2) * scale, name
         if dtype == "float64" or name in ("relu", "linear"):
