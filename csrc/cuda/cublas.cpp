@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <stdexcept>
 #include <vector>
 
@@ -88,14 +89,14 @@ std::string load_cublas(const std::string& path) {
     find(from, GNFAST_NAME(cublasDsymm_64), found.dsymm);
     find(from, GNFAST_NAME(cublasStrsm_64), found.strsm);
     find(from, GNFAST_NAME(cublasDtrsm_64), found.dtrsm);
-    std::string numbers;
+    std::ostringstream numbers;
     for (const libraryPropertyType part : {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL}) {
         int value = 0;
         if (found.get_property(part, &value) != CUBLAS_STATUS_SUCCESS) throw std::runtime_error("cuBLAS does not tell its version");
-        numbers += (numbers.empty() ? "" : ".") + std::to_string(value);
+        numbers << (part == MAJOR_VERSION ? "" : ".") << value;
     }
     table = found;
-    version = numbers;
+    version = numbers.str();
     return version;
 }
 
