@@ -11,6 +11,7 @@ a linear network take less than 0.2 s; how far are products and eigenvalues off 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -81,10 +82,11 @@ class Bench(NamedTuple):
     def seconds(self, contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Medians of alternating runs, each call to its end."""
 
-        def whole(call: Callable[[], object]) -> Callable[[], None]:
-            return lambda: (call(), self.wait()) and None
+        def whole(call: Callable[[], object]) -> None:
+            call()
+            self.wait()
 
-        timed = {name: whole(call) for name, call in contenders.items()}
+        timed = {name: functools.partial(whole, call) for name, call in contenders.items()}
         timings = harness.alternate(timed, runs=self.args.runs, seconds=0.0 if self.args.quick else 0.1, pause=0.0)
         return {name: timing.median for name, timing in timings.items()}
 
@@ -288,8 +290,9 @@ def tables(found: dict[str, Any]) -> str:
             [
                 row["precision"],
                 *(milliseconds(row["seconds"][name]) if name in row["seconds"] else "" for name in names),
+                harness.digits(row["teraflops"]),
+                f"{row['share']:.0%}" if "share" in row else "",
             ]
-            + [harness.digits(row["teraflops"]), f"{row['share']:.0%}" if "share" in row else ""]
             for row in rows
         ]
         texts.append(harness.table(header, lines))

@@ -25,7 +25,7 @@ CPP_ROOMS = {
     "bind": {"api", "cpu", "cuda", "algo", "core"},
     "api": {"cpu", "cuda", "algo", "core"},
     "cpu": {"algo", "core"},
-    "cuda": {"algo", "core"},
+    "cuda": {"cpu", "algo", "core"},  # whose LAPACK small matrices are for
     "algo": {"core"},
     "core": set(),
 }

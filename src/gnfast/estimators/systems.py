@@ -122,7 +122,8 @@ def solve(
     """
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]
-    right, is_vector = _right_hand_sides(b, work), getattr(b, "ndim", np.ndim(b)) == 1
+    right = _right_hand_sides(b, work)
+    is_vector = (b.ndim if hasattr(b, "ndim") else np.ndim(b)) == 1
     damping = _checks.at_least_zero(damping, "damping")
     tol = tolerance(tol, A.dtype, double=1e-8, single=1e-4)
     space = _checks.choice(space, "space", ("auto", "parameters", "dual"))
