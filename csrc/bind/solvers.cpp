@@ -122,9 +122,10 @@ void register_solvers(py::module_& m) {
     m.def(
         "asymmetry",
         [](const array& a) {
-            const api::Array matrix = input(a, dtype_of(a), -1, rows_of(a));
+            const api::DType dtype = dtype_of(a);
+            const api::Array matrix = input(a, dtype, -1, rows_of(a));
             const py::gil_scoped_release release;
-            const Asymmetry found = api::asymmetry(dtype_of(a), matrix);
+            const Asymmetry found = api::asymmetry(dtype, matrix);
             return std::make_tuple(found.scale, found.difference, found.finite);
         },
         "a"_a);
