@@ -112,8 +112,8 @@ void register_solvers(py::module_& m) {
     using namespace py::literals;
     m.def(
         "lanczos",
-        [](api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
-           double norm, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
+        [](api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol, double norm,
+           std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const Request request(op, vectors, largest, block, max_basis, max_products, tol, norm, seed, progress, more);
             return run([&] { return api::lanczos(op, request.options, out); });
