@@ -38,6 +38,7 @@ from gnfast.estimators import (
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
 from gnfast.pruning import PrunedNetwork, prune
+from gnfast.sharded import ShardedGaussNewton
 from gnfast.spectrum import (
     Condition,
     ConvergenceWarning,
@@ -97,6 +98,7 @@ __all__ = [
     "RankProfile",
     "Residual",
     "Scale",
+    "ShardedGaussNewton",
     "SolveInfo",
     "Trace",
     "Tracked",
