@@ -45,7 +45,7 @@ PYTHON_HEIGHTS = {
     "operators": 4,
     "networks": 3,
     **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files"), 2),
-    **dict.fromkeys(("_arrays", "_checks"), 1),
+    **dict.fromkeys(("_arrays", "_checks", "_groups"), 1),
     "_core": 0,
 }
 # files that grew out of a room's own file

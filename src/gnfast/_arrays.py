@@ -10,16 +10,14 @@ import functools
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]  # or CuPy's
-T = TypeVar("T")
 FLOATS = ("float32", "float64")
 # Relative spacing of the factors in products of float32 matrices on a GPU: TF32 keeps 10 bits, bfloat16 7.
 PRECISIONS = {"highest": float(np.finfo(np.float32).eps), "high": 2.0**-10, "medium": 2.0**-7}
@@ -104,16 +102,18 @@ class FreeMemory(float):
 CPU = Device("cpu")
 
 
-class _Gpu(Device):
+class Gpu(Device):
+    """A GPU: CuPy's arrays, and the core's module for CUDA."""
+
     library = "cupy"
 
-    def __new__(cls, index: int) -> _Gpu:
+    def __new__(cls, index: int) -> Gpu:
         self = super().__new__(cls, f"cuda:{index}")
-        self._index, (self._cupy, self._core) = index, _cuda()
+        self.number, (self.cupy, self._core) = index, _cuda()
         return self
 
-    _index: int
-    _cupy: Any
+    number: int
+    cupy: Any
     _core: Any
 
     @property
@@ -122,28 +122,28 @@ class _Gpu(Device):
         return self._core
 
     def enter(self) -> None:
-        current = self._cupy.cuda.runtime.getDevice()
-        if current != self._index:
+        current = self.cupy.cuda.runtime.getDevice()
+        if current != self.number:
             raise ValueError(
                 f"the operator is on {self} but CuPy's current device is cuda:{current}; "
-                f"call it inside `with cupy.cuda.Device({self._index}):`"
+                f"call it inside `with cupy.cuda.Device({self.number}):`"
             )
-        self._core.set_device(self._index)
-        self._core.set_stream(self._cupy.cuda.get_current_stream().ptr)
+        self._core.set_device(self.number)
+        self._core.set_stream(self.cupy.cuda.get_current_stream().ptr)
 
     def upload(self, array: Array) -> Array:
         if not isinstance(array, np.ndarray):
             return as_c_contiguous(array)
         self.enter()
-        return self._cupy.asarray(np.ascontiguousarray(array))  # type: ignore[no-any-return]
+        return self.cupy.asarray(np.ascontiguousarray(array))  # type: ignore[no-any-return]
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         self.enter()
-        return self._cupy.empty(shape, dtype)  # type: ignore[no-any-return]
+        return self.cupy.empty(shape, dtype)  # type: ignore[no-any-return]
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         self.enter()
-        return self._cupy.zeros(shape, dtype)  # type: ignore[no-any-return]
+        return self.cupy.zeros(shape, dtype)  # type: ignore[no-any-return]
 
     def as_array(self, value: object, name: str, owner: str) -> Array:
         got, gpu = type(value).__name__, _gpu_of(value)
@@ -151,26 +151,26 @@ class _Gpu(Device):
             raise TypeError(
                 f"{name} is of type {got} in the machine's memory but {owner} is on {self}; pass cupy.asarray({name})"
             )
-        if gpu != self._index:
+        if gpu != self.number:
             raise ValueError(
                 f"{name} is on cuda:{gpu} but {owner} is on {self}; copy it inside "
-                f"`with cupy.cuda.Device({self._index}):`"
+                f"`with cupy.cuda.Device({self.number}):`"
             )
         if self.owns(value):
             return value  # type: ignore[return-value]  # which is CuPy's
-        read = self._cupy.from_dlpack if hasattr(value, "__dlpack__") else self._cupy.asarray
+        read = self.cupy.from_dlpack if hasattr(value, "__dlpack__") else self.cupy.asarray
         try:
             return read(value)  # type: ignore[no-any-return]
         except (TypeError, ValueError, RuntimeError, BufferError) as error:  # a tensor with a gradient, an odd dtype
             raise TypeError(f"{name} is of type {got}, which CuPy cannot read ({error}); pass a CuPy array") from error
 
     def owns(self, array: object) -> bool:
-        return isinstance(array, self._cupy.ndarray) and array.device.id == self._index
+        return isinstance(array, self.cupy.ndarray) and array.device.id == self.number
 
     @property
     def free_memory(self) -> FreeMemory | None:
         self.enter()
-        found = FreeMemory(self._core.memory_info()[0] + self._cupy.get_default_memory_pool().free_bytes())
+        found = FreeMemory(self._core.memory_info()[0] + self.cupy.get_default_memory_pool().free_bytes())
         found.device = self
         return found
 
@@ -196,8 +196,8 @@ def device(name: object) -> Device:
 
 
 @functools.cache
-def _gpu(index: int) -> _Gpu:
-    return _Gpu(index)
+def _gpu(index: int) -> Gpu:
+    return Gpu(index)
 
 
 @functools.cache
@@ -242,105 +242,6 @@ def _cuda() -> tuple[Any, Any]:
         core.set_cublas(path)
     core.set_precision(_precision)
     return cupy, core
-
-
-# -------------------------------------------------------------------------------------------------- several devices
-class Group:
-    """Devices that make one thing together, each a part: here CPUs, which have one memory; of GPUs see `_GpuGroup`."""
-
-    def __init__(self, devices: Sequence[Device]) -> None:
-        self.devices = tuple(devices)
-
-    def spread(self, array: Array) -> list[Array]:
-        """The array of the first device on each."""
-        return [array] * len(self.devices)
-
-    def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """The results of one call a device, made there, at the same time where they are GPUs."""
-        return [call() for call in calls]
-
-    def total(self, parts: Sequence[Array], out: Array) -> None:
-        """out, on the first device, <- the sum of one part a device."""
-        np.copyto(out, parts[0])
-        for part in parts[1:]:
-            out += part
-
-
-class _GpuGroup(Group):
-    """GPUs, which NCCL lets talk to each other, each on the stream that is CuPy's current one there."""
-
-    def __init__(self, devices: Sequence[_Gpu]) -> None:
-        super().__init__(devices)
-        self._cupy = devices[0]._cupy
-        self._nccl = self._cupy.cuda.nccl
-        if not self._nccl.available:
-            raise ImportError(
-                "several GPUs need NCCL, which this CuPy does not find; install it with: pip install nvidia-nccl-cu13"
-            )
-        self._indices = [device._index for device in devices]
-        self._members = self._nccl.NcclCommunicator.initAll(self._indices)
-        self._threads = ThreadPoolExecutor(len(devices))  # products wait for their device, each in its own
-
-    def spread(self, array: Array) -> list[Array]:
-        copies = [array, *self._each(lambda *_: self._cupy.empty(array.shape, array.dtype))[1:]]
-
-        def receive(rank: int, stream: int) -> None:
-            self._members[rank].bcast(_address(copies[rank]), *self._kind(array), 0, stream)
-
-        self._together(receive)
-        return copies
-
-    def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        def there(index: int, stream: Any, call: Callable[[], T]) -> T:
-            with self._cupy.cuda.Device(index), stream:
-                return call()
-
-        streams = self._each(lambda *_: self._cupy.cuda.get_current_stream())  # the caller's, not the thread's
-        return list(self._threads.map(there, self._indices, streams, calls))
-
-    def total(self, parts: Sequence[Array], out: Array) -> None:
-        def reduce(rank: int, stream: int) -> None:
-            to = out if rank == 0 else parts[rank]
-            self._members[rank].reduce(
-                _address(parts[rank]), _address(to), *self._kind(out), self._nccl.NCCL_SUM, 0, stream
-            )
-
-        self._together(reduce)
-
-    def _kind(self, array: Array) -> tuple[int, int]:
-        return array.size, self._nccl.NCCL_FLOAT32 if array.dtype == np.float32 else self._nccl.NCCL_FLOAT64
-
-    def _together(self, f: Callable[[int, int], object]) -> None:
-        self._nccl.groupStart()
-        self._each(f)
-        self._nccl.groupEnd()
-
-    def _each(self, f: Callable[[int, int], Any]) -> list[Any]:
-        """f(rank, stream) with each device as the current one."""
-        found = []
-        for rank, index in enumerate(self._indices):
-            with self._cupy.cuda.Device(index):
-                found.append(f(rank, self._cupy.cuda.get_current_stream().ptr))
-        return found
-
-
-def _address(array: Any) -> int:
-    return int(array.__cuda_array_interface__["data"][0])
-
-
-def group(devices: Sequence[Device]) -> Group:
-    """Devices that work together: GPUs, each once, or CPUs.
-
-    Raises:
-        ValueError: Both kinds, or a GPU twice.
-        ImportError: CuPy has no NCCL.
-    """
-    gpus = [device for device in devices if isinstance(device, _Gpu)]
-    if not gpus:
-        return Group(devices)
-    if len(gpus) < len(devices) or len(set(gpus)) < len(gpus):
-        raise ValueError(f"devices is {list(map(str, devices))} but must name GPUs only, each once, or 'cpu' only")
-    return _GpuGroup(gpus)
 
 
 def _packaged_cublas() -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, _groups
 from gnfast._arrays import Array, Device
 from gnfast.kept import operator_of
 from gnfast.networks import Network
@@ -56,7 +56,7 @@ class ShardedGaussNewton(SymmetricOperator):
             raise ValueError(
                 f"devices is {devices!r} but must be a list of at least one name, such as ['cuda:0', 'cuda:1']"
             )
-        group = _arrays.group([_arrays.device(name) for name in devices])
+        group = _groups.group([_arrays.device(name) for name in devices])
         X, loss, weights = map(_arrays.to_host, (X, loss, weights))
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         n, count = len(X), len(group.devices)
