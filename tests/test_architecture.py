@@ -1,6 +1,6 @@
 """The arrows between the rooms: reads includes and imports, and fails on one that points the wrong way.
 
-``csrc``: bind -> api -> {cpu, cuda} -> algo -> core.
+``csrc``: bind -> api -> cuda -> cpu -> algo -> core.
 ``src/gnfast``: cli -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
 {_arrays, _checks} -> _core; interop may use anything and nothing uses interop.
 
@@ -25,7 +25,7 @@ CPP_ROOMS = {
     "bind": {"api", "cpu", "cuda", "algo", "core"},
     "api": {"cpu", "cuda", "algo", "core"},
     "cpu": {"algo", "core"},
-    "cuda": {"algo", "core"},
+    "cuda": {"cpu", "algo", "core"},  # the LAPACK of the host
     "algo": {"core"},
     "core": set(),
 }

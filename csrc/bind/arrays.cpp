@@ -6,7 +6,8 @@ namespace gnfast::bind {
 
 Facts facts_of(const py::array& a) {
     const bool single = py::isinstance<py::array_t<float>>(a);
-    if (!single && !py::isinstance<py::array_t<double>>(a)) throw py::type_error("an array passed to the core is neither float32 nor float64");
+    if (!single && !py::isinstance<py::array_t<double>>(a))
+        throw py::type_error("an array passed to the core is neither float32 nor float64");
     return {single ? api::DType::float32 : api::DType::float64,
             {a.shape(), a.shape() + a.ndim()},
             (a.flags() & py::array::c_style) != 0,

@@ -1,4 +1,5 @@
-// What only a GPU's module has: arrays on the device, and what Python hands over once (cuBLAS, CuPy's memory) or before a call (the stream).
+// What only a GPU's module has: arrays on the device, and what Python hands over once (cuBLAS, CuPy's memory) or before a call (the
+// stream).
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -60,7 +61,10 @@ Facts facts_of(const DeviceArray& a) {
     const auto shape = py::cast<py::tuple>(interface["shape"]);
     const auto data = py::cast<py::tuple>(interface["data"]);
     const bool strided = interface.contains("strides") && !interface["strides"].is_none();
-    Facts facts{type == "<f4" ? api::DType::float32 : api::DType::float64, {}, true, !py::cast<bool>(data[1]),
+    Facts facts{type == "<f4" ? api::DType::float32 : api::DType::float64,
+                {},
+                true,
+                !py::cast<bool>(data[1]),
                 reinterpret_cast<void*>(py::cast<std::uintptr_t>(data[0]))};
     for (const py::handle& length : shape) facts.shape.push_back(py::cast<index>(length));
     index expected = facts.dtype == api::DType::float32 ? 4 : 8, size = 1;

@@ -10,7 +10,9 @@ namespace py = pybind11;
 // The CPU module's class: there is one for all devices.
 py::object memory_limit_class(py::module_&) { return py::module_::import("gnfast._core").attr("MemoryLimitError"); }
 #else
-py::object memory_limit_class(py::module_& m) { return py::exception<gnfast::memory_limit_error>(m, "MemoryLimitError", PyExc_MemoryError); }
+py::object memory_limit_class(py::module_& m) {
+    return py::exception<gnfast::memory_limit_error>(m, "MemoryLimitError", PyExc_MemoryError);
+}
 #endif
 
 PyObject* memory_limit = nullptr;  // never released: errors may be raised to the end

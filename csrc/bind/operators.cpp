@@ -159,8 +159,7 @@ void register_operators(py::module_& m) {
         });
 
     m.def(
-        "stored",
-        [](const array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower))); },
+        "stored", [](const array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower))); },
         py::keep_alive<0, 1>());
     m.def(
         "cholesky_inverse",

@@ -112,8 +112,8 @@ void register_solvers(py::module_& m) {
     using namespace py::literals;
     m.def(
         "lanczos",
-        [](api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
-           double norm, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
+        [](api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol, double norm,
+           std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const Request request(op, vectors, largest, block, max_basis, max_products, tol, norm, seed, progress, more);
             return run([&] { return api::lanczos(op, request.options, out); });
@@ -122,9 +122,10 @@ void register_solvers(py::module_& m) {
     m.def(
         "asymmetry",
         [](const array& a) {
-            const api::Array matrix = input(a, dtype_of(a), -1, rows_of(a));
+            const api::DType dtype = dtype_of(a);
+            const api::Array matrix = input(a, dtype, -1, rows_of(a));
             const py::gil_scoped_release release;
-            const Asymmetry found = api::asymmetry(dtype_of(a), matrix);
+            const Asymmetry found = api::asymmetry(dtype, matrix);
             return std::make_tuple(found.scale, found.difference, found.finite);
         },
         "a"_a);

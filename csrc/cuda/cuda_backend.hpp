@@ -30,6 +30,10 @@ class CudaBackend {
     template <class T>
     using packed = Packed<T>;
 
+    // Nothing stays in a cache from one kernel to the next: blocks are as large as fill a GPU many times over, so that few calls and few
+    // waits are made, and small beside its memory.
+    static constexpr double block_bytes = 1024.0 * 1024 * 1024, patch_numbers = 1 << 26;
+
     template <class T>
     Buffer<T> allocate(index size) {
         return Buffer<T>(size);

@@ -47,7 +47,8 @@ class Tiles {
         if (!term.factor.data) {
             // The first layer's Gram of rows is written where the sum will stand.
             const View<T> rows = first ? out : View<T>(products_.data(), ni * r_, nj * r_);
-            call::gemm(Op::none, Op::transpose, T(1), term.rows.row_range(i * r_, ni * r_), term.rows.row_range(j * r_, nj * r_), T(0), rows);
+            call::gemm(Op::none, Op::transpose, T(1), term.rows.row_range(i * r_, ni * r_), term.rows.row_range(j * r_, nj * r_), T(0),
+                       rows);
             kernels::hadamard(current_stream(), View<const T>(inputs), bias, r_, View<const T>(rows), out, diagonal, first);
         } else if (!term.derivative.data) {
             const View<T> weights(products_.data(), r_, r_);

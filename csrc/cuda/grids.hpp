@@ -24,7 +24,8 @@ bool in_one_row(const Grid<T>& g) {
     return g.outer == 1 || g.outer_step == g.inner * g.inner_step;
 }
 
-// The transposes of the members of x (rows, inner each) below one another: (inner members, rows) for each j, or once where all j share them.
+// The transposes of the members of x (rows, inner each) below one another: (inner members, rows) for each j, or once where all j share
+// them.
 template <class T>
 struct Stacked {
     Buffer<T> memory;
@@ -35,9 +36,9 @@ struct Stacked {
           members(View<const T>(memory.data(), x.inner * x.first.cols, x.first.rows), outer,
                   x.outer_step == 0 ? 0 : x.inner * x.first.rows * x.first.cols) {
         for (index j = 0; j < (x.outer_step == 0 ? 1 : outer); ++j)
-            kernels::transpose(current_stream(), along_inner(x, j),
-                               Batch<T>(View<T>(memory.data() + j * members.step, x.first.cols, x.first.rows), x.inner,
-                                        x.first.rows * x.first.cols));
+            kernels::transpose(
+                current_stream(), along_inner(x, j),
+                Batch<T>(View<T>(memory.data() + j * members.step, x.first.cols, x.first.rows), x.inner, x.first.rows * x.first.cols));
     }
 };
 
@@ -47,7 +48,8 @@ template <class T>
 void sum(Op op_a, Op op_b, T alpha, const Grid<const T>& a, const Grid<const T>& b, T beta, const Grid<T>& out) {
     if (op_a == Op::none && op_b == Op::transpose) {
         const Stacked<T> left(a, out.outer), right(b, out.outer);
-        return call::gemm(Op::transpose, Op::none, alpha, left.members, right.members, beta, Batch<T>(out.first, out.outer, out.outer_step));
+        return call::gemm(Op::transpose, Op::none, alpha, left.members, right.members, beta,
+                          Batch<T>(out.first, out.outer, out.outer_step));
     }
     for (index i = 0; i < out.inner; ++i)
         call::gemm(op_a, op_b, alpha, along_outer(a, i), along_outer(b, i), i == 0 ? beta : T(1), along_outer(out, 0));
@@ -61,9 +63,11 @@ void multiply(Op op_a, Op op_b, T alpha, const Grid<const T>& a, const Grid<cons
         return call::gemm(op_a, op_b, alpha, Batch<const T>(a.first, members, a.inner_step), Batch<const T>(b.first, members, b.inner_step),
                           beta, Batch<T>(out.first, members, out.inner_step));
     if (out.inner >= out.outer)
-        for (index j = 0; j < out.outer; ++j) call::gemm(op_a, op_b, alpha, along_inner(a, j), along_inner(b, j), beta, along_inner(out, j));
+        for (index j = 0; j < out.outer; ++j)
+            call::gemm(op_a, op_b, alpha, along_inner(a, j), along_inner(b, j), beta, along_inner(out, j));
     else
-        for (index i = 0; i < out.inner; ++i) call::gemm(op_a, op_b, alpha, along_outer(a, i), along_outer(b, i), beta, along_outer(out, i));
+        for (index i = 0; i < out.inner; ++i)
+            call::gemm(op_a, op_b, alpha, along_outer(a, i), along_outer(b, i), beta, along_outer(out, i));
 }
 
 }  // namespace gnfast::cuda::grids

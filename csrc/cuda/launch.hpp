@@ -20,8 +20,8 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_byte
     kernel<<<grid, block, shared_bytes, handle_of(stream)>>>(static_cast<P>(args)...);
     const cudaError_t status = cudaGetLastError();
 #else
-    const cudaError_t status = emulation::run(grid, block, shared_bytes, stream.handle, threads == Threads::together,
-                                              [=] { kernel(static_cast<P>(args)...); });
+    const cudaError_t status =
+        emulation::run(grid, block, shared_bytes, stream.handle, threads == Threads::together, [=] { kernel(static_cast<P>(args)...); });
 #endif
     if (status != cudaSuccess)
         check(status, "starting a kernel on " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z) +

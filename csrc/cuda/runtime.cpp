@@ -15,9 +15,9 @@ void copy(const void* from, index from_stride, void* to, index to_stride, index 
     // The stride of a single row says nothing, and a pitch may not be shorter than a row.
     const auto pitch = [&](index stride) { return std::max(width, std::size_t(stride) * size); };
     const bool whole = rows == 1 || (from_stride == cols && to_stride == cols);
-    const cudaError_t status = whole ? cudaMemcpyAsync(to, from, width * std::size_t(rows), kind, handle_of(stream_now))
-                                     : cudaMemcpy2DAsync(to, pitch(to_stride), from, pitch(from_stride), width, std::size_t(rows), kind,
-                                                         handle_of(stream_now));
+    const cudaError_t status =
+        whole ? cudaMemcpyAsync(to, from, width * std::size_t(rows), kind, handle_of(stream_now))
+              : cudaMemcpy2DAsync(to, pitch(to_stride), from, pitch(from_stride), width, std::size_t(rows), kind, handle_of(stream_now));
     if (status != cudaSuccess)
         check(status, std::string(what) + " " + std::to_string(rows) + " x " + std::to_string(cols) + " numbers of " +
                           std::to_string(size) + " bytes");

@@ -1,4 +1,5 @@
-// The CUDA runtime as the backend uses it: failures are exceptions that say what was tried; the current stream; copies between host and device.
+// The CUDA runtime as the backend uses it: failures are exceptions that say what was tried; the current stream; copies between host and
+// device.
 #pragma once
 
 #include <cuda_runtime_api.h>

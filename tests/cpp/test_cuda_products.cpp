@@ -44,8 +44,7 @@ Network<typename W::B, typename W::T> convolutional(W& world, bool batch_norm) {
     using T = typename W::T;
     Network<typename W::B, T> network(world.backend, 60);
     const Windows first{2, {6, 3, 1, 1, 1, 6}, {5, 3, 2, 1, 1, 3}, false};
-    network.add(network.placed(
-        layers::Convolution<T>{world.random(4, 9, 11, 0.4), world.random(1, 4, 12, 0.1).data, first, 2, 0}));
+    network.add(network.placed(layers::Convolution<T>{world.random(4, 9, 11, 0.4), world.random(1, 4, 12, 0.1).data, first, 2, 0}));
     if (batch_norm)
         network.add(network.placed(layers::Norm<T>{
             {4 * 18, 4, 18, 0}, world.random(1, 4, 13).data, world.random(1, 4, 14).data, 1e-3, nullptr, nullptr, nullptr, 0}));
@@ -94,8 +93,7 @@ TEST("cuda_products: chains, by both methods, for every loss, in one block and i
             for (const Loss loss : {Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy, Loss::poisson, Loss::blocks})
                 products(world, network, inputs, loss, method);
         }
-        products(world, network, inputs, Loss::cross_entropy, Method::usual,
-                 350.0 * sizeof(typename std::decay_t<decltype(world)>::T));
+        products(world, network, inputs, Loss::cross_entropy, Method::usual, 350.0 * sizeof(typename std::decay_t<decltype(world)>::T));
     });
 }
 

@@ -189,7 +189,8 @@ TEST("cuda_solvers: linear systems, with a preconditioner and without") {
             solvers::SolveOptions wanted;
             wanted.damping = damping, wanted.tol = 1e-10, wanted.max_iterations = 200;
             const View<double> x = world.room(3, size);
-            const auto found = solvers::BlockCg<B, double>(world.backend, apply, precondition, size, wanted).run(world.random(3, size, 53), x);
+            const auto found =
+                solvers::BlockCg<B, double>(world.backend, apply, precondition, size, wanted).run(world.random(3, size, 53), x);
             CHECK(found.converged);
             world.tell(x);
         }

@@ -27,7 +27,7 @@ struct Arena {
     unsigned char* base = nullptr;
     std::size_t high = 0;  // bytes that were ever handed out
     int working = 0;
-    std::map<std::size_t, Block> blocks;      // by offset
+    std::map<std::size_t, Block> blocks;           // by offset
     std::multimap<std::size_t, std::size_t> free;  // size -> offset
     std::size_t used = 0;
 
@@ -96,8 +96,8 @@ bool release(void* pointer) {
         const DeviceWorks open;
         for (std::size_t at = bytes; at < room; ++at)
             if (a.base[offset + at] != border) {
-                std::fprintf(stderr, "emulated device: something wrote %zu bytes behind the end of an allocation of %zu bytes\n", at - bytes,
-                             bytes);
+                std::fprintf(stderr, "emulated device: something wrote %zu bytes behind the end of an allocation of %zu bytes\n",
+                             at - bytes, bytes);
                 std::abort();
             }
         std::memset(a.base + offset, fresh, bytes);  // whoever still reads it gets NaN

@@ -95,7 +95,8 @@ cublasStatus_t by_type(cublasHandle_t handle, cublasOperation_t ta, cublasOperat
                        const void* a, cudaDataType a_type, Int lda, Int step_a, const void* b, cudaDataType b_type, Int ldb, Int step_b,
                        const void* beta, void* c, cudaDataType c_type, Int ldc, Int step_c, Int count, cublasComputeType_t compute) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (a_type != b_type || a_type != c_type || (a_type == CUDA_R_64F) != (compute == CUBLAS_COMPUTE_64F)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (a_type != b_type || a_type != c_type || (a_type == CUDA_R_64F) != (compute == CUBLAS_COMPUTE_64F))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     const auto f = a_type == CUDA_R_64F ? &gemm_batch<double> : &gemm_batch<float>;
     return f(ta, tb, m, n, k, alpha, a, lda, step_a, b, ldb, step_b, beta, c, ldc, step_c, count, compute);
 }
@@ -103,8 +104,8 @@ cublasStatus_t by_type(cublasHandle_t handle, cublasOperation_t ta, cublasOperat
 bool in_triangle(cublasFillMode_t uplo, Int i, Int j) { return uplo == CUBLAS_FILL_MODE_UPPER ? i <= j : i >= j; }
 
 template <class T>
-cublasStatus_t syrk(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, Int n, Int k, const T* alpha, const T* a, Int lda,
-                    const T* beta, T* c, Int ldc) {
+cublasStatus_t syrk(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, Int n, Int k, const T* alpha, const T* a,
+                    Int lda, const T* beta, T* c, Int ldc) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     const bool plain = trans == CUBLAS_OP_N;
     if (n < 0 || k < 0 || !is_flag(trans) || !stored(a, plain ? n : k, plain ? k : n, lda) || !stored(c, n, n, ldc))
@@ -201,18 +202,18 @@ cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t handle, cublasOperat
                    stride_c, count, compute);
 }
 
-#define GNFAST_CUBLAS_OF(X, T)                                                                                                          \
-    cublasStatus_t cublas##X##syrk_v2_64(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, Int n, Int k,           \
-                                         const T* alpha, const T* a, Int lda, const T* beta, T* c, Int ldc) {                           \
-        return syrk(handle, uplo, trans, n, k, alpha, a, lda, beta, c, ldc);                                                            \
-    }                                                                                                                                   \
-    cublasStatus_t cublas##X##symm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, Int m, Int n,             \
-                                         const T* alpha, const T* a, Int lda, const T* b, Int ldb, const T* beta, T* c, Int ldc) {      \
-        return symm(handle, side, uplo, m, n, alpha, a, lda, b, ldb, beta, c, ldc);                                                     \
-    }                                                                                                                                   \
-    cublasStatus_t cublas##X##trsm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans,  \
-                                         cublasDiagType_t diag, Int m, Int n, const T* alpha, const T* a, Int lda, T* b, Int ldb) {     \
-        return trsm(handle, side, uplo, trans, diag, m, n, alpha, a, lda, b, ldb);                                                      \
+#define GNFAST_CUBLAS_OF(X, T)                                                                                                         \
+    cublasStatus_t cublas##X##syrk_v2_64(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, Int n, Int k,          \
+                                         const T* alpha, const T* a, Int lda, const T* beta, T* c, Int ldc) {                          \
+        return syrk(handle, uplo, trans, n, k, alpha, a, lda, beta, c, ldc);                                                           \
+    }                                                                                                                                  \
+    cublasStatus_t cublas##X##symm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, Int m, Int n,            \
+                                         const T* alpha, const T* a, Int lda, const T* b, Int ldb, const T* beta, T* c, Int ldc) {     \
+        return symm(handle, side, uplo, m, n, alpha, a, lda, b, ldb, beta, c, ldc);                                                    \
+    }                                                                                                                                  \
+    cublasStatus_t cublas##X##trsm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans, \
+                                         cublasDiagType_t diag, Int m, Int n, const T* alpha, const T* a, Int lda, T* b, Int ldb) {    \
+        return trsm(handle, side, uplo, trans, diag, m, n, alpha, a, lda, b, ldb);                                                     \
     }
 GNFAST_CUBLAS_OF(S, float)
 GNFAST_CUBLAS_OF(D, double)

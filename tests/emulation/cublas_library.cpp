@@ -13,12 +13,10 @@ void* open(const std::string&) {
 void* symbol(void*, const char* name) {
     static const std::map<std::string, void*> all{
 #define GNFAST_ONE(f) {#f, reinterpret_cast<void*>(&f)}
-        GNFAST_ONE(cublasGetProperty),     GNFAST_ONE(cublasGetStatusString),
-        GNFAST_ONE(cublasCreate_v2),       GNFAST_ONE(cublasSetStream_v2),
-        GNFAST_ONE(cublasGemmEx_64),       GNFAST_ONE(cublasGemmStridedBatchedEx_64),
-        GNFAST_ONE(cublasSsyrk_v2_64),     GNFAST_ONE(cublasDsyrk_v2_64),
-        GNFAST_ONE(cublasSsymm_v2_64),     GNFAST_ONE(cublasDsymm_v2_64),
-        GNFAST_ONE(cublasStrsm_v2_64),     GNFAST_ONE(cublasDtrsm_v2_64),
+        GNFAST_ONE(cublasGetProperty),  GNFAST_ONE(cublasGetStatusString), GNFAST_ONE(cublasCreate_v2),
+        GNFAST_ONE(cublasSetStream_v2), GNFAST_ONE(cublasGemmEx_64),       GNFAST_ONE(cublasGemmStridedBatchedEx_64),
+        GNFAST_ONE(cublasSsyrk_v2_64),  GNFAST_ONE(cublasDsyrk_v2_64),     GNFAST_ONE(cublasSsymm_v2_64),
+        GNFAST_ONE(cublasDsymm_v2_64),  GNFAST_ONE(cublasStrsm_v2_64),     GNFAST_ONE(cublasDtrsm_v2_64),
     };
     const auto found = all.find(name);
     return found == all.end() ? nullptr : found->second;

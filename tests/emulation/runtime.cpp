@@ -85,7 +85,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t count, cudaM
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t count, cudaMemcpyKind kind) {
     bool from_device, to_device;
-    if (!sides(kind, from_device, to_device) || !fits(from, count, from_device) || !fits(to, count, to_device)) return cudaErrorInvalidValue;
+    if (!sides(kind, from_device, to_device) || !fits(from, count, from_device) || !fits(to, count, to_device))
+        return cudaErrorInvalidValue;
     const DeviceWorks open;
     std::memcpy(to, from, count);
     return cudaSuccess;

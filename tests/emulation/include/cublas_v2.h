@@ -48,15 +48,15 @@ cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t handle, cublasOperat
                                              long long stride_c, std::int64_t count, cublasComputeType_t compute,
                                              cublasGemmAlgo_t algorithm);
 
-#define GNFAST_CUBLAS_OF(X, T)                                                                                                           \
-    cublasStatus_t cublas##X##syrk_v2_64(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, std::int64_t n,          \
-                                         std::int64_t k, const T* alpha, const T* a, std::int64_t lda, const T* beta, T* c,              \
-                                         std::int64_t ldc);                                                                              \
-    cublasStatus_t cublas##X##symm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, std::int64_t m,            \
-                                         std::int64_t n, const T* alpha, const T* a, std::int64_t lda, const T* b, std::int64_t ldb,     \
-                                         const T* beta, T* c, std::int64_t ldc);                                                         \
-    cublasStatus_t cublas##X##trsm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans,   \
-                                         cublasDiagType_t diag, std::int64_t m, std::int64_t n, const T* alpha, const T* a,              \
+#define GNFAST_CUBLAS_OF(X, T)                                                                                                         \
+    cublasStatus_t cublas##X##syrk_v2_64(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, std::int64_t n,        \
+                                         std::int64_t k, const T* alpha, const T* a, std::int64_t lda, const T* beta, T* c,            \
+                                         std::int64_t ldc);                                                                            \
+    cublasStatus_t cublas##X##symm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, std::int64_t m,          \
+                                         std::int64_t n, const T* alpha, const T* a, std::int64_t lda, const T* b, std::int64_t ldb,   \
+                                         const T* beta, T* c, std::int64_t ldc);                                                       \
+    cublasStatus_t cublas##X##trsm_v2_64(cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans, \
+                                         cublasDiagType_t diag, std::int64_t m, std::int64_t n, const T* alpha, const T* a,            \
                                          std::int64_t lda, T* b, std::int64_t ldb);
 GNFAST_CUBLAS_OF(S, float)
 GNFAST_CUBLAS_OF(D, double)
