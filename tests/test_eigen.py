@@ -31,7 +31,7 @@ def check(M, k, which, method, seed, **options):
     tol = 1e-9 if dtype == np.float64 else 1e-4
     assert info.converged, info.reason
     assert values.shape == (k,)
-    np.testing.assert_allclose(values, expected, rtol=tol, atol=50 * eps * norm + info.residuals.max())
+    np.testing.assert_allclose(values, expected, rtol=tol, atol=50 * eps * norm + 2 * info.residuals.max())
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=500 * eps)
     true = np.linalg.norm(M.astype(float) @ vectors - vectors * values.astype(float), axis=0)
     np.testing.assert_allclose(info.residuals, true, rtol=0.5, atol=100 * eps * norm)
@@ -59,7 +59,7 @@ def test_the_top_is_lapack_s(name, method, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("method", ["lanczos", "davidson", "lobpcg", "inverse"])
+@pytest.mark.parametrize("method", ["lanczos", "davidson", "lobpcg", "inverse", "inverse-cg"])
 @pytest.mark.parametrize("name", [name for name in SEMIDEFINITE if name not in ("geometric", "fourteen decades")])
 def test_the_bottom_is_lapack_s(name, method, dtype):
     M = with_spectrum(SPECTRA[name], dtype)
@@ -300,6 +300,7 @@ def test_methods_say_which_ends_they_find():
         ("krylov", "SA", "which='LA' or which='BE'"),
         ("nystrom", "BE", "which='LA'"),
         ("inverse", "LA", "which='SA'"),
+        ("inverse-cg", "BE", "which='SA'"),
         ("davidson", "BE", "which='LA' or which='SA'"),
         ("lobpcg", "BE", "which='LA' or which='SA'"),
     ):

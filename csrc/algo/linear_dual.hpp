@@ -2,12 +2,9 @@
 // every width once its 2 L small matrices are formed.
 #pragma once
 
-#include <algorithm>
-#include <mutex>
-#include <numeric>
-#include <span>
 #include <vector>
 
+#include "algo/kronecker_sum.hpp"
 #include "algo/network.hpp"
 
 namespace gnfast {
@@ -21,55 +18,27 @@ class LinearDual {
     // With A_l = W_L ... W_{l+1} and Y_l the layer's inputs as a map of the range: P_l = A_l A_l^T, R_l = Y_l Y_l^T
     // (+ the ones column's outer product for a bias).
     LinearDual(const Network<B, T>& network, View<const T> range, bool affine)
-        : network_(network), k_(network.outputs()), r_(range.rows), affine_(affine) {
+        : network_(network),
+          k_(network.outputs()),
+          r_(range.rows),
+          affine_(affine),
+          sum_(network.backend(), index(network.dense().size()), network.outputs(), range.rows) {
         const auto dense = network.dense();
-        const index depth = index(dense.size());
-        p_ = backend().template allocate<T>(depth * k_ * k_);
-        r_all_ = backend().template allocate<T>(depth * r_ * r_);
         range_ = backend().template allocate<T>(range.rows * range.cols);
         backend().copy(range, range_view());
         for_inputs([&](index l, View<const T> y) {
-            const View<T> small(r_all_.data() + l * r_ * r_, r_, r_);
+            const View<T> small = sum_.r(l);
             backend().syrk(y, small);
             if (dense[std::size_t(l)]->bias) {
                 const View<const T> ones = ones_column();
                 backend().gemm(Op::none, Op::transpose, T(1), ones, ones, T(1), small);
             }
         });
-        for_outputs([&](index l, View<const T> a) { backend().syrk(a, View<T>(p_.data() + l * k_ * k_, k_, k_)); });
+        for_outputs([&](index l, View<const T> a) { backend().syrk(a, sum_.p(l)); });
     }
 
-    index size() const { return k_ * r_; }
-    index depth() const { return index(network_.dense().size()); }
-    index outputs() const { return k_; }
-    index range() const { return r_; }
-    View<const T> p(index l) const { return {p_.data() + l * k_ * k_, k_, k_}; }
-    View<const T> r(index l) const { return {r_all_.data() + l * r_ * r_, r_, r_}; }
-
-    // out_j = sum_l P_l V_j R_l for V_j (k, r) in row j of v: products with the symmetric R_l, packed at the first of them, and k x k
-    // ones. 2 L k r (k + r) flops a vector.
-    void apply(View<const T> v, View<T> out) {
-        using Packed = typename B::template packed<T>;
-        {
-            const std::lock_guard guard(lock_);
-            for (index l = index(packed_.size()); l < depth(); ++l) packed_.emplace_back(r(l));
-        }
-        backend().kronecker_sum(View<const T>(p_.data(), depth() * k_, k_), std::span<const Packed>(packed_), v, out);
-    }
-
-    // out (r, r) = sum_l (tr P_l / k) R_l: the outputs decouple in the wide limit, and kappa after dividing by
-    // I (x) this is at most max_l(k lambda_max(P_l) / tr P_l) / min_l(k lambda_min(P_l) / tr P_l), whatever the data.
-    void mean_over_outputs(View<T> out) {
-        const Buffer diagonals = backend().template allocate<T>(depth() * k_);
-        for (index l = 0; l < depth(); ++l)
-            backend().copy(View<const T>(p(l).data, k_, 1, k_ + 1), View<T>(diagonals.data() + l * k_, k_, 1));
-        std::vector<T> room;
-        const View<const T> host = backend().on_host(View<const T>(diagonals.data(), depth(), k_), room);
-        for (index l = 0; l < depth(); ++l) {
-            const T trace = std::accumulate(host.row(l), host.row(l) + k_, T(0));
-            backend().scale_add(trace / T(k_), r(l), l == 0 ? T(0) : T(1), View<T>(out.data, r_, r_));
-        }
-    }
+    KroneckerSum<B, T>& sum() { return sum_; }
+    const KroneckerSum<B, T>& sum() const { return sum_; }
 
     // Row j of out (s, p): dW_l = A_l^T V_j Y_l^T, an eigenvector of M taken to parameters (not normalised).
     void lift(View<const T> v, View<T> out) {
@@ -170,9 +139,8 @@ class LinearDual {
     const Network<B, T>& network_;
     index k_, r_;
     bool affine_;
-    Buffer p_, r_all_, range_;
-    std::vector<typename B::template packed<T>> packed_;  // the R_l, from the first product on
-    std::mutex lock_;                                     // of the work space: products may come from several threads
+    KroneckerSum<B, T> sum_;
+    Buffer range_;
 };
 
 }  // namespace gnfast

@@ -50,6 +50,7 @@ solvers::Apply<T> as_function(Operator& op) {
         op.apply({const_cast<T*>(in.data), in.rows, in.cols}, {out.data, out.rows, out.cols});
     };
     apply.resolution = op.resolution();
+    apply.inner = op.inner();
     return apply;
 }
 

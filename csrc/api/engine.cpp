@@ -166,23 +166,44 @@ class LinearDualOf final : public LinearDual {
    public:
     LinearDualOf(const NetworkOf<T>& net, Array range, bool affine) : self_(net.network, read<T>(range), affine) {}
     DType dtype() const override { return dtype_of<T>; }
-    index rows() const override { return self_.size(); }
-    index cols() const override { return self_.size(); }
+    index rows() const override { return self_.sum().size(); }
+    index cols() const override { return self_.sum().size(); }
     double resolution() const override { return backend().template resolution<T>(); }
-    void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
+    void apply(Array in, Array out) override { self_.sum().apply(read<T>(in), view<T>(out)); }
     void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
     void restrict_to_dual(Array v, Array out) override { self_.restrict_to_dual(read<T>(v), view<T>(out)); }
-    void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
+    void mean_over_outputs(Array out) override { self_.sum().mean_over_outputs(view<T>(out)); }
     void factors(Array p, Array r) const override {
-        const index k = self_.outputs(), n = self_.range();
-        for (index l = 0; l < self_.depth(); ++l) {
-            backend().copy(self_.p(l), view<T>(p).row_range(l * k, k));
-            backend().copy(self_.r(l), view<T>(r).row_range(l * n, n));
+        const gnfast::KroneckerSum<B, T>& sum = self_.sum();
+        const index k = sum.outputs(), n = sum.range();
+        for (index l = 0; l < sum.terms(); ++l) {
+            backend().copy(sum.p(l), view<T>(p).row_range(l * k, k));
+            backend().copy(sum.r(l), view<T>(r).row_range(l * n, n));
         }
     }
 
    private:
     gnfast::LinearDual<B, T> self_;
+};
+
+template <class T>
+class KroneckerSumOf final : public KroneckerSum {
+   public:
+    KroneckerSumOf(Array p, Array r) : self_(backend(), p.rows / p.cols, p.cols, r.cols) {
+        for (index l = 0; l < self_.terms(); ++l) {
+            backend().copy(read<T>(p).row_range(l * p.cols, p.cols), self_.p(l));
+            backend().copy(read<T>(r).row_range(l * r.cols, r.cols), self_.r(l));
+        }
+    }
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return self_.size(); }
+    index cols() const override { return self_.size(); }
+    double resolution() const override { return backend().template resolution<T>(); }
+    void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
+    void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
+
+   private:
+    gnfast::KroneckerSum<B, T> self_;
 };
 
 template <class T>
@@ -275,6 +296,12 @@ std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range
     return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<LinearDual> {
         return std::make_unique<LinearDualOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), range, affine);
     });
+}
+
+std::unique_ptr<KroneckerSum> make_kronecker_sum(DType dtype, Array p, Array r) {
+    if (p.rows % p.cols != 0 || r.rows % r.cols != 0 || p.rows / p.cols != r.rows / r.cols)
+        throw std::invalid_argument("the factors of a sum of Kronecker products do not fit each other");
+    return by_dtype(dtype, [&]<class T>() -> std::unique_ptr<KroneckerSum> { return std::make_unique<KroneckerSumOf<T>>(p, r); });
 }
 
 std::unique_ptr<Operator> make_stored(DType dtype, Array lower) {

@@ -14,6 +14,10 @@
 #include "core/types.hpp"
 #include "core/windows.hpp"
 
+namespace gnfast::solvers {
+struct Inner;
+}
+
 namespace gnfast::api {
 
 enum class DType { float32, float64 };
@@ -35,6 +39,8 @@ class Operator {
     virtual void apply(Array in, Array out) = 0;
     // Relative rounding of a product, which may be made in less precision than that of the vectors.
     virtual double resolution() const { return dtype() == DType::float32 ? 0x1p-23 : 0x1p-52; }
+    // What an approximate inverse by products shares with the solver that applies it: algo/solvers/options.hpp.
+    virtual solvers::Inner* inner() { return nullptr; }
 };
 
 struct LayerSpec;
@@ -123,6 +129,12 @@ class LinearDual : public Dual {
     virtual void factors(Array p, Array r) const = 0;  // (L k, k) and (L r, r)
 };
 
+// sum_l P_l (x) R_l from its factors.
+class KroneckerSum : public Operator {
+   public:
+    virtual void mean_over_outputs(Array out) = 0;
+};
+
 // inputs: numbers of a sample.
 std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers);
 // The network, x and given must outlive the operator; scale multiplies the sum over samples. given: see algo/output_hessian.hpp.
@@ -131,6 +143,8 @@ std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, 
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
 // range (r, inputs [+ 1]): see algo/linear_dual.hpp.
 std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine);
+// p (L k, k) and r (L r, r), one factor above another, copied.
+std::unique_ptr<KroneckerSum> make_kronecker_sum(DType dtype, Array p, Array r);
 // A symmetric matrix given by its lower triangle, borrowed.
 std::unique_ptr<Operator> make_stored(DType dtype, Array lower);
 // (L L^T)^-1 for a Cholesky factor, borrowed. Vectors are `copies` vectors of the factor's size one after another, or,

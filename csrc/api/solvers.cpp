@@ -1,5 +1,6 @@
 #include "api/solvers.hpp"
 
+#include "algo/solvers/cg_inverse.hpp"
 #include "algo/solvers/davidson.hpp"
 #include "algo/solvers/lanczos.hpp"
 #include "algo/solvers/nystrom.hpp"
@@ -7,7 +8,30 @@
 
 namespace gnfast::api {
 
-using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::as_function;
+using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function;
+
+namespace {
+
+template <class T>
+class CgInverseOf final : public Operator {
+   public:
+    CgInverseOf(Operator& op, Operator* preconditioner, double damping, double tol, index max_iterations)
+        : op_(op),
+          inverse_(backend(), as_function<T>(op), preconditioner ? as_function<T>(*preconditioner) : solvers::Apply<T>(), op.rows(),
+                   damping, tol, max_iterations) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return op_.rows(); }
+    index cols() const override { return op_.cols(); }
+    double resolution() const override { return op_.resolution(); }
+    solvers::Inner* inner() override { return &inverse_.inner(); }
+    void apply(Array in, Array out) override { inverse_(read<T>(in), view<T>(out)); }
+
+   private:
+    Operator& op_;
+    solvers::CgInverse<B, T> inverse_;
+};
+
+}  // namespace
 
 solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors) {
     return by_dtype(op.dtype(),
@@ -18,6 +42,12 @@ solvers::Result davidson(Operator& op, Operator* preconditioner, const solvers::
     return by_dtype(op.dtype(), [&]<class T>() {
         const solvers::Apply<T> inverse = preconditioner ? as_function<T>(*preconditioner) : solvers::Apply<T>();
         return solvers::davidson<B, T>(backend(), as_function<T>(op), inverse, op.rows(), options, view<T>(vectors));
+    });
+}
+
+std::unique_ptr<Operator> make_cg_inverse(Operator& op, Operator* preconditioner, double damping, double tol, index max_iterations) {
+    return by_dtype(op.dtype(), [&]<class T>() -> std::unique_ptr<Operator> {
+        return std::make_unique<CgInverseOf<T>>(op, preconditioner, damping, tol, max_iterations);
     });
 }
 

@@ -11,6 +11,8 @@ namespace gnfast::api {
 solvers::Result lanczos(Operator& op, const solvers::Options& options, Array vectors);
 // preconditioner: an approximate inverse, or nullptr.
 solvers::Result davidson(Operator& op, Operator* preconditioner, const solvers::Options& options, Array vectors);
+// (op + damping I)^-1 by conjugate gradients: see algo/solvers/cg_inverse.hpp. op and preconditioner, or nullptr, are borrowed.
+std::unique_ptr<Operator> make_cg_inverse(Operator& op, Operator* preconditioner, double damping, double tol, index max_iterations);
 // vectors (block, size): see algo/solvers/nystrom.hpp.
 solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vectors);
 

@@ -158,6 +158,19 @@ void register_operators(py::module_& m) {
             self.factors(output(p, self.dtype(), -1, -1), output(r, self.dtype(), -1, -1));
         });
 
+    py::class_<api::KroneckerSum, api::Operator>(m, "KroneckerSum", py::module_local())
+        .def(py::init([](const array& p, const array& r) {
+            const api::DType dtype = dtype_of(p);
+            const api::Array left = input(p, dtype, -1, -1), right = input(r, dtype, -1, -1);
+            const py::gil_scoped_release release;
+            return api::make_kronecker_sum(dtype, left, right);
+        }))
+        .def("mean_over_outputs", [](api::KroneckerSum& self, const array& out) {
+            const api::Array to = output(out, self.dtype(), -1, -1);
+            const py::gil_scoped_release release;
+            self.mean_over_outputs(to);
+        });
+
     m.def(
         "stored", [](const array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower))); },
         py::keep_alive<0, 1>());

@@ -139,6 +139,8 @@ void register_solvers(py::module_& m) {
         },
         "op"_a, "preconditioner"_a.none(true), "vectors"_a, "block"_a, "max_basis"_a, "max_products"_a, "tol"_a, "norm"_a, "seed"_a,
         "progress"_a, "largest"_a = false);
+    m.def("cg_inverse", &api::make_cg_inverse, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), "op"_a, "preconditioner"_a.none(true),
+          "damping"_a, "tol"_a, "max_iterations"_a);
     m.def(
         "nystrom",
         [](api::Operator& op, const array& vectors, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {

@@ -49,6 +49,12 @@ def gain(activation: str, slope: float) -> float:
     return math.sqrt(2 / (1 + slope**2)) if activation == "leaky_relu" else GAINS[activation]
 
 
+def variance(family: str, shape: Shape, gain: float) -> float:
+    """Of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun" or "ntk"."""
+    fan_out, fan_in = shape
+    return {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out)}.get(family, 1 / fan_in)
+
+
 def weights(
     init: Initializer, shapes: Sequence[Shape], activation: str, slope: float, seed: int, dtype: np.dtype[Any]
 ) -> list[Array]:
@@ -75,16 +81,15 @@ def _called(init: Callable[[Shape, int], Any], shape: Shape, seed: int, layer: i
 
 
 def _drawn(name: str, shape: Shape, gain: float, seed: int, layer: int, dtype: np.dtype[Any]) -> Array:
-    fan_out, fan_in = shape
     if name == "orthogonal":
         return _orthogonal(shape, seed, layer).astype(dtype, copy=False)
-    variance = {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out)}.get(name.partition("_")[0], 1 / fan_in)
+    spread = variance(name.partition("_")[0], shape, gain)
     weight = _arrays.empty(shape, dtype)
     if name.endswith("uniform"):
-        limit = math.sqrt(3 * variance)  # the variance of a uniform on [-a, a] is a^2 / 3
+        limit = math.sqrt(3 * spread)  # the variance of a uniform on [-a, a] is a^2 / 3
         _core.fill_uniform(weight, seed, layer, -limit, limit)
     else:
-        _core.fill_normal(weight, seed, layer, math.sqrt(variance))
+        _core.fill_normal(weight, seed, layer, math.sqrt(spread))
     return weight
 
 

@@ -301,8 +301,39 @@ class _TransposedJacobian(BlockOperator):
     _transpose = _adjoint
 
 
-class Dual(SymmetricOperator):
-    """What the two duals share: vectors that can be taken to parameters, and a preconditioner for the low end."""
+class Decoupling(SymmetricOperator):
+    """An operator on `copies` vectors of size `block` that decouple in the wide limit, which preconditions its low end.
+
+    `cheap_products`: whether they cost so much less than the matrix that solvers should not form it.
+    """
+
+    cheap_products = False
+
+    def __init__(self, core: _core.Operator, dtype: np.dtype[Any], block: int, copies: int, interleaved: bool) -> None:
+        super().__init__(core, dtype)
+        self._block, self._copies, self._interleaved = block, copies, interleaved
+
+    @property
+    def outputs(self) -> int:
+        """How many copies decouple: outputs of the network."""
+        return self._copies
+
+    def _mean_over_outputs(self, out: Array) -> None:
+        raise NotImplementedError
+
+    def preconditioner(self) -> Preconditioner | None:
+        """The inverse of the wide limit of this operator, I_k (x) its mean over outputs, or None if that is singular.
+
+        In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
+        spectrum easy whatever the data.
+        """
+        factor = np.empty((self._block, self._block), self.dtype)
+        self._mean_over_outputs(factor)
+        return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
+
+
+class Dual(Decoupling):
+    """What the two duals share beyond that: vectors that can be taken to parameters."""
 
     _dual: _core.Dual | KeptGram  # where the core holds the dual
 
@@ -310,10 +341,9 @@ class Dual(SymmetricOperator):
         self, owner: GaussNewton, core: _core.Operator | KeptGram, block: int, copies: int, interleaved: bool
     ) -> None:
         operator = operator_of(core.apply, block * copies, owner.dtype) if isinstance(core, KeptGram) else core
-        super().__init__(operator, owner.dtype)
+        super().__init__(operator, owner.dtype, block, copies, interleaved)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
-        self._block, self._copies, self._interleaved = block, copies, interleaved
 
     def _apply(self, rows: Array, out: Array) -> None:
         _check_finite(rows, "V")
@@ -348,16 +378,6 @@ class Dual(SymmetricOperator):
 
     def _mean_over_outputs(self, out: Array) -> None:
         self._dual.mean_over_outputs(out)
-
-    def preconditioner(self) -> Preconditioner | None:
-        """The inverse of the wide limit of this dual, I_k (x) its mean over outputs, or None where that is singular.
-
-        In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
-        spectrum easy whatever the data.
-        """
-        factor = np.empty((self._block, self._block), self.dtype)
-        self._mean_over_outputs(factor)
-        return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
 
 
 class Preconditioner(SymmetricOperator):
@@ -425,6 +445,7 @@ class LinearDual(Dual):
 
     _dual: _core.LinearDual
     space = "linear map"
+    cheap_products = True
 
     def __init__(self, owner: GaussNewton) -> None:
         net = owner.net

@@ -58,7 +58,17 @@ class Davidson {
           image_(basis_buffer_.data() + max_basis_ * size, max_basis_, size),
           work_(work_buffer_.data(), block_, size),
           spare_(work_buffer_.data() + block_ * size, 3 * block_, size),
-          h_(max_basis_, max_basis_) {}
+          h_(max_basis_, max_basis_) {
+        if (precondition_.inner) {
+            const index limit = options.max_products > 0 ? std::max<index>(1, options.max_products - block_) : 0;
+            *precondition_.inner = {&result_.products, &result_.passes, limit, [this](const char*, double, double, double) { tell(); }};
+        }
+    }
+    Davidson(const Davidson&) = delete;
+    Davidson& operator=(const Davidson&) = delete;
+    ~Davidson() {
+        if (precondition_.inner) *precondition_.inner = {};
+    }
 
     Result run(View<T> vectors) {
         if (options_.restore.empty())
@@ -66,6 +76,16 @@ class Davidson {
         else
             restore();
         while (true) {
+            if (width_ == 0) {
+                try {
+                    prepare();
+                } catch (const interrupted&) {  // of an inverse by products
+                    if (!options_.keep_results) throw;
+                    width_ = 0;
+                    save(true);
+                    return finish(vectors, reason_interrupted);
+                }
+            }
             save(false);
             try {
                 expand();
@@ -77,23 +97,24 @@ class Davidson {
             const bool everything = done_ == size_;
             result_.converged = everything || within(ritz_, residuals_, options_.count, options_.tol, floor());
             // Residuals that stop falling near the level of rounding have met it: say so instead of going on for ever. Far from
-            // it they may rest for a while.
-            const double worst = *std::max_element(residuals_.begin(), residuals_.begin() + options_.count);
-            stale_ = worst < 0.9 * best_ ? 0 : stale_ + 1;
-            best_ = std::min(best_, worst);
+            // it they may rest for a while; an inverse by products takes few steps, each of many products.
+            worst_ = worst_residual(residuals_, options_.count);
+            stale_ = worst_ < 0.9 * best_ ? 0 : stale_ + 1;
+            best_ = std::min(best_, worst_);
             bool stop = false;
             try {
-                report(options_.monitor, options_.stage, double(result_.products), 0, worst);
+                tell();
             } catch (const interrupted&) {
                 if (!options_.keep_results) throw;
                 stop = true;
             }
             if (result_.converged) return finish(vectors, everything ? reason_everything : reason_tolerance);
-            if (stale_ > (worst < 1e4 * floor() ? 60 : 600)) return finish(vectors, "the residual stopped falling");
-            if (options_.max_products > 0 && result_.products + block_ > options_.max_products) stop = true;
-            const bool spent = stop && options_.max_products > 0 && result_.products + block_ > options_.max_products;
-            prepare();
-            if (!stop) continue;
+            if (stale_ > (worst_ < 1e4 * floor() ? 60 : 600) / (precondition_.inner ? 6 : 1)) {
+                result_.converged = worst_ < 16 * floor();  // rounding, and what restarts leave of it in the images: 10 were seen
+                return finish(vectors, result_.converged ? "residuals at the level of rounding" : "the residual stopped falling");
+            }
+            const bool spent = options_.max_products > 0 && result_.products + block_ > options_.max_products;
+            if (!stop && !spent) continue;
             save(true);
             return finish(vectors, spent ? reason_products : reason_interrupted);
         }
@@ -103,6 +124,7 @@ class Davidson {
     View<const T> known() const { return View<const T>(basis_.row_range(0, done_)); }
     View<const T> images() const { return View<const T>(image_.row_range(0, done_)); }
     double floor() const { return apply_.resolution * norm_ * 4; }
+    void tell() { report(options_.monitor, options_.stage, double(result_.products), 0, worst_); }
 
     // A random start with the preconditioner applied lies near the low end already.
     void start() {
@@ -153,14 +175,25 @@ class Davidson {
         for (double& value : residuals_) value = std::sqrt(value);
     }
 
+    // Residuals of what is within tolerance lead nowhere: the others become the first rows of `work`. Returns their number.
+    index open_rows(index lowest) {
+        index open = 0;
+        for (index i = 0; i < lowest; ++i) {
+            if (is_within(ritz_, residuals_, static_cast<std::size_t>(i), options_.tol, floor())) continue;
+            if (open < i) backend_.copy(View<const T>(work_.row_range(i, 1)), work_.row_range(open, 1));
+            ++open;
+        }
+        return open;
+    }
+
     // The directions of the next step, and a restart where they do not fit.
     void prepare() {
         const index lowest = std::min(block_, done_);
-        width_ = std::min(lowest, size_ - done_);
-        const View<T> x = spare_.row_range(0, lowest);
+        width_ = std::min(open_rows(lowest), size_ - done_);
         if (precondition_) {
-            backend_.copy(View<const T>(work_.row_range(0, lowest)), x);
-            precondition_(View<const T>(x.row_range(0, width_)), work_.row_range(0, width_));
+            const View<T> x = spare_.row_range(0, width_);
+            backend_.copy(View<const T>(work_.row_range(0, width_)), x);
+            precondition_(View<const T>(x), work_.row_range(0, width_));
         }
         if (done_ + width_ <= max_basis_) {
             before_ = leading(ritz_.vectors, lowest);
@@ -220,8 +253,8 @@ class Davidson {
         result_.products = index(c[3]), result_.passes = index(c[4]);
         best_ = c[5], stale_ = index(c[6]);
         blocks_.set_stream(std::uint64_t(c[9]));
-        if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_ || c[7] < 0 || c[8] < 0 || c[8] > double(done_) ||
-            c[10] < 0)
+        if (done_ < 0 || width_ < 0 || done_ + width_ < 1 || width_ > block_ || done_ + width_ > max_basis_ || c[7] < 0 || c[8] < 0 ||
+            c[8] > double(done_) || c[10] < 0)
             throw std::invalid_argument(foreign_snapshot);
         backend_.from_host(in.vectors<T>("basis", done_, size_), basis_.row_range(0, done_));
         backend_.from_host(in.vectors<T>("image", done_, size_), image_.row_range(0, done_));
@@ -230,7 +263,10 @@ class Davidson {
         before_ = Small(index(c[7]), index(c[8]));
         before_.values = in.numbers("before", before_.rows, before_.cols);
         residuals_ = in.numbers("residuals", 1, index(c[10]));
-        if (done_ > 0) ritz_ = rayleigh_ritz(backend_, h_, done_, options_);
+        if (width_ == 0)  // it ended before its next directions were made
+            measure();
+        else if (done_ > 0)
+            ritz_ = rayleigh_ritz(backend_, h_, done_, options_);
     }
 
     B& backend_;
@@ -246,7 +282,7 @@ class Davidson {
     std::vector<double> residuals_;
     Result result_;
     index done_ = 0, width_ = 0, stale_ = 0;
-    double norm_ = 0, best_ = std::numeric_limits<double>::infinity();
+    double norm_ = 0, best_ = std::numeric_limits<double>::infinity(), worst_ = unknown_residual;
 };
 
 template <class B, class T>

@@ -11,12 +11,22 @@
 
 namespace gnfast::solvers {
 
+// What an approximate inverse of A that multiplies by A itself shares with the solver that applies it: the counts of products, how
+// far they may go, and what is told on the way.
+struct Inner {
+    index* products = nullptr;
+    index* passes = nullptr;
+    index limit = 0;  // of products; 0 for none
+    Monitor monitor;
+};
+
 // out = A v, a block of vectors, one a row. Products may be made in less precision than T: `resolution` is its rounding, which
 // nothing that is said of A goes beyond, while what is done with the vectors has T's own.
 template <class T>
 struct Apply : std::function<void(View<const T>, View<T>)> {
     using std::function<void(View<const T>, View<T>)>::function;
     double resolution = std::numeric_limits<T>::epsilon();
+    Inner* inner = nullptr;  // of an approximate inverse by products
 };
 
 constexpr const char* nonfinite_product = "a product with the operator gave NaN or infinite values; check its entries";

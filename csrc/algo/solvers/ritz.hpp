@@ -64,11 +64,16 @@ inline double worst_residual(const std::vector<double>& residuals, index count) 
     return *std::max_element(residuals.begin(), residuals.begin() + count);
 }
 
-// Whether the wanted values are within tolerance; `floor` is what rounding leaves of a residual.
+// Whether Ritz value i is within tolerance; `floor` is what rounding leaves of a residual.
+inline bool is_within(const Ritz& ritz, const std::vector<double>& residuals, std::size_t i, double tol, double floor) {
+    return residuals[i] <= floor || ritz_error(ritz, residuals, i) <= tol * std::abs(ritz.values[i]);
+}
+
+// Whether the wanted values are.
 inline bool within(const Ritz& ritz, const std::vector<double>& residuals, index count, double tol, double floor) {
     if (index(residuals.size()) < count) return false;
     for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
-        if (residuals[i] > floor && ritz_error(ritz, residuals, i) > tol * std::abs(ritz.values[i])) return false;
+        if (!is_within(ritz, residuals, i, tol, floor)) return false;
     return true;
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -75,14 +76,42 @@ def augmented(layer: Dense) -> FloatArray:
 
 @dataclass(frozen=True)
 class Chains:
-    """Grams of partial products: P (L, k, k), and Q (L, r, r) restricted to the range of Sigma."""
+    """Grams of partial products: all that most bounds know of a network.
+
+    Args:
+        P: (L, k, k).
+        Q: (L, r, r), restricted to the range of Sigma.
+        inputs: That range.
+        hidden: Widths of the hidden layers, None where residual blocks or factors lead around them.
+        biased: Whether each layer has a bias; empty for none.
+        terms: Of the longest sum behind an entry.
+    """
 
     P: FloatArray
     Q: FloatArray
     inputs: InputRange
-    left: list[Ends]  # of the spectrum of each P_l
-    right: list[Ends]  # of each Q_l
-    terms: int  # of the longest sum behind an entry
+    hidden: Sequence[int] | None
+    biased: Sequence[bool] = ()
+    terms: int = 0
+
+    @property
+    def outputs(self) -> int:
+        return int(self.P.shape[1])
+
+    @cached_property
+    def left(self) -> list[Ends]:
+        """Of the spectrum of each P_l."""
+        return [eigen_ends(p, self.terms) for p in self.P]
+
+    @cached_property
+    def right(self) -> list[Ends]:
+        """Of the spectrum of each Q_l."""
+        return [eigen_ends(q, self.terms) for q in self.Q]
+
+    @property
+    def narrowness(self) -> str:
+        """Why no layer's term can have full rank, judged by the widths alone; empty if one can."""
+        return "" if self.hidden is None else narrowness(self.hidden, self.outputs, self.inputs)
 
 
 def chains(net: Network, inputs: InputRange) -> Chains:
@@ -92,7 +121,8 @@ def chains(net: Network, inputs: InputRange) -> Chains:
     P = np.stack([A @ A.T for A in after(net.layers, net.out_features)])
     Q = np.stack([B.T @ B + _ones(layer, one) for layer, B in zip(dense, rights, strict=True)])
     terms = max(inputs.samples, *(max(layer.weight.shape) for layer in dense))
-    return Chains(P, Q, inputs, [eigen_ends(p, terms) for p in P], [eigen_ends(q, terms) for q in Q], terms)
+    hidden = net.widths[1:-1] if net.is_chain else None
+    return Chains(P, Q, inputs, hidden, [layer.bias is not None for layer in dense], terms)
 
 
 def _ones(layer: Dense, one: FloatArray) -> FloatArray | float:
@@ -100,15 +130,11 @@ def _ones(layer: Dense, one: FloatArray) -> FloatArray | float:
     return 0.0 if layer.bias is None else np.outer(one, one)
 
 
-def narrowness(net: Network, inputs: InputRange) -> str:
+def narrowness(hidden: Sequence[int], k: int, inputs: InputRange) -> str:
     """Why no layer's term P_l (x) Q_l can have full rank, judged by the widths alone; empty if one can.
 
-    Layer l's term needs r units in every hidden layer below it and k in every one above it (rank r of the inputs),
-    unless something leads around these.
+    Layer l's term needs r units in every hidden layer below it and k in every one above it (rank r of the inputs).
     """
-    if not net.is_chain:
-        return ""
-    hidden, k = net.widths[1:-1], net.out_features
     r = inputs.rank - inputs.ones
     low = next((j for j, m in enumerate(hidden) if m < r), None)
     high = next((j for j in reversed(range(len(hidden))) if hidden[j] < k), None)

@@ -12,7 +12,7 @@ from gnfast import _checks
 from gnfast.bounds import brackets
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
 from gnfast.bounds.brackets import Apply, inner_values, largest_end, smallest_end
-from gnfast.bounds.chains import Chains, chains, has_bias, input_range, narrowness
+from gnfast.bounds.chains import Chains, chains, has_bias, input_range
 from gnfast.bounds.inputs import as_data, nonlinearity
 from gnfast.bounds.paths import dense_layers, effective
 from gnfast.bounds.single_layers import first_layer, from_single_layers
@@ -31,6 +31,7 @@ STATEMENTS = {
     "lambda_min(sum_l s_min^2(W_L...W_{l+1}) S Q_l S), either end also with the roles of P and S Q S exchanged",
 }
 FORMS = tuple(STATEMENTS)
+GRAM_FORMS = tuple(form for form in FORMS if form != "layers")  # those that P_l, Q_l and the widths are enough for
 
 
 def linear(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
@@ -78,7 +79,15 @@ def linear_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], family: s
     if reason:
         return [silent(f"{family}.{form}", STATEMENTS[form], reason) for form in forms]
     partial = chains(net, inputs)
-    return [_FORMS[form](f"{family}.{form}", net, partial) for form in forms]
+    return [
+        _layers(f"{family}.{form}", net, partial) if form == "layers" else gram_form(partial, form, family)
+        for form in forms
+    ]
+
+
+def gram_form(partial: Chains, form: str, family: str = "linear") -> Bound:
+    """One of `GRAM_FORMS` from the Grams of partial products, wherever these come from."""
+    return _FORMS[form](f"{family}.{form}", partial)
 
 
 def joint_from_factors(P: npt.NDArray[np.floating], R: npt.NDArray[np.floating]) -> Bound:
@@ -150,38 +159,38 @@ def _joint_bound(name: str, ends: Ends, parts: Parts, reason: str = "") -> Bound
     return quotient(name, STATEMENTS["joint"], *ends, parts, reason)
 
 
-def _joint(name: str, net: Network, c: Chains) -> Bound:
+def _joint(name: str, c: Chains) -> Bound:
     scale = c.inputs.scale
     right = [scaled_ends(q, scale, c.terms) for q in c.Q]
     ends = _sum_ends(c.P, c.Q, c.left, right, lambda M: scaled_ends(M, scale, c.terms))
-    return _joint_bound(name, ends, _parts(c), narrowness(net, c.inputs))
+    return _joint_bound(name, ends, _parts(c), c.narrowness)
 
 
-def _matrix(name: str, net: Network, c: Chains) -> Bound:
+def _matrix(name: str, c: Chains) -> Bound:
     ghat = _sum_ends(c.P, c.Q, c.left, c.right, lambda M: eigen_ends(M, c.terms))
-    return product(name, STATEMENTS["matrix"], c.inputs.ends, ghat, _parts(c), narrowness(net, c.inputs))
+    return product(name, STATEMENTS["matrix"], c.inputs.ends, ghat, _parts(c), c.narrowness)
 
 
-def _convex(name: str, net: Network, c: Chains, form: str = "convex") -> Bound:
+def _convex(name: str, c: Chains, form: str = "convex") -> Bound:
     u, v = _extreme_products(c)
     ghat = float(u.sum()), float(v.sum())
-    return product(name, STATEMENTS[form], c.inputs.ends, ghat, _parts(c), narrowness(net, c.inputs))
+    return product(name, STATEMENTS[form], c.inputs.ends, ghat, _parts(c), c.narrowness)
 
 
-def _equality(name: str, net: Network, c: Chains) -> Bound:
-    reason = _blocks(net)
-    if not reason and net.depth != 2:
-        reason = f"this form is for two dense layers and the network has {net.depth}; use another form"
-    elif not reason and c.inputs.ones and net.dense[0].bias is None:
+def _equality(name: str, c: Chains) -> Bound:
+    reason, depth = _blocks(c), len(c.P)
+    if not reason and depth != 2:
+        reason = f"this form is for two dense layers and the network has {depth}; use another form"
+    elif not reason and c.inputs.ones and not c.biased[0]:
         reason = "layer 2 has a bias and layer 1 has none, so that kappa(Ghat) has no closed form; use another form"
     if reason:
         return silent(name, STATEMENTS["equality"], reason, _parts(c))
-    return _convex(name, net, c, "equality")  # with P_2 = I and Q_1 = I Weyl's inequality is an equality
+    return _convex(name, c, "equality")  # with P_2 = I and Q_1 = I Weyl's inequality is an equality
 
 
-def _loose(name: str, net: Network, c: Chains) -> Bound:
-    k, r = net.out_features, c.inputs.rank - c.inputs.ones
-    hidden = net.widths[1:-1] if net.is_chain else []
+def _loose(name: str, c: Chains) -> Bound:
+    k, r = c.outputs, c.inputs.rank - c.inputs.ones
+    hidden = c.hidden or []
     narrow = next((j for j, m in enumerate(hidden, 1) if m < max(k, r)), None)
     reason = ""
     if narrow is not None:
@@ -197,16 +206,16 @@ def _loose(name: str, net: Network, c: Chains) -> Bound:
 
 
 def _layers(name: str, net: Network, c: Chains) -> Bound:
-    if reason := _blocks(net):
+    if reason := _blocks(c):
         return silent(name, STATEMENTS["layers"], reason, _parts(c))
     singles = [singular_ends(effective(layer)) for layer in net.dense[1:]]
     first = first_layer(net, c.inputs)
     return from_single_layers(name, STATEMENTS["layers"], net, c.inputs, first, singles, _parts(c))
 
 
-def _blocks(net: Network) -> str:
+def _blocks(c: Chains) -> str:
     """Why a form that reads one layer after the other does not apply; empty if it does."""
-    return "" if net.is_chain else "the network has residual blocks or factors; use another form"
+    return "" if c.hidden is not None else "the network has residual blocks or factors; use another form"
 
 
 def _extreme_products(c: Chains) -> tuple[FloatArray, FloatArray]:
@@ -233,11 +242,10 @@ def _parts(c: Chains) -> Parts:
     }
 
 
-_FORMS: dict[str, Callable[[str, Network, Chains], Bound]] = {
+_FORMS: dict[str, Callable[[str, Chains], Bound]] = {
     "equality": _equality,
     "convex": _convex,
     "loose": _loose,
-    "layers": _layers,
     "matrix": _matrix,
     "joint": _joint,
 }

@@ -54,7 +54,8 @@ def from_single_layers(
         chain = Ends(chain.largest * step.largest, chain.smallest * step.over_columns)
     u, v = (np.array(above[::-1]) * np.array(below)).T
     parts = parts | {"u": u, "v": v, "gammas": v / v.sum() if v.any() else v}
-    reason = narrowness(net, inputs) or _order(net.widths[1:-1], inputs.rank - inputs.ones, net.out_features) or reason
+    hidden, k = net.widths[1:-1], net.out_features
+    reason = narrowness(hidden, k, inputs) or _order(hidden, inputs.rank - inputs.ones, k) or reason
     if not reason and any(one_unseen):
         reason = "some layers have a bias and some have none, which this form cannot use; use another form"
     return product(name, statement, inputs.ends, (float(u.sum()), float(v.sum())), parts, reason)

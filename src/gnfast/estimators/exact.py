@@ -10,6 +10,7 @@ import scipy.sparse
 from gnfast import _checks
 from gnfast._arrays import Array
 from gnfast.conv_dual import ConvDual
+from gnfast.kronecker import KroneckerSum
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
@@ -36,7 +37,7 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
         return Known(A.to_dense().diagonal().astype(np.float64), "entries of the matrix")
     if isinstance(A, Gram):
         return Known(A.diagonal(), "norms of the Jacobian's rows")
-    if isinstance(A, LinearDual):
+    if isinstance(A, LinearDual | KroneckerSum):
         P, R = (np.diagonal(factor, axis1=1, axis2=2).astype(np.float64) for factor in A.factors())
         return Known(np.einsum("la,lr->ar", P, R).ravel(), "diagonals of the factors P_l and R_l")
     if isinstance(A, GaussNewton) and backward_rows_fit(A):

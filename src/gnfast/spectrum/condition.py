@@ -11,6 +11,7 @@ from gnfast import _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
+from gnfast.kronecker import KroneckerSum
 from gnfast.operators import Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
@@ -180,7 +181,7 @@ def _quotient(upper: float, lower: float) -> float:
 
 
 def _analytic(A: SymmetricOperator) -> Bound | None:
-    if isinstance(A, LinearDual):
+    if isinstance(A, LinearDual | KroneckerSum):
         P, R = A.factors()
         with blas_threads(R.shape[1]):
             return joint_from_factors(P, R)

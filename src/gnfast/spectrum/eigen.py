@@ -57,11 +57,14 @@ def eigsh(
               until `tol` is met; max_products < 2 (k + 10) leaves it at the sketch, whose residuals are not known (LA);
             - "davidson": block Davidson, at the low end with a dual's own preconditioner (LA, SA);
             - "lobpcg": the same with the shortest basis, which takes the least memory (LA, SA);
-            - "inverse": a Cholesky factorisation of the matrix, formed, and Lanczos with its inverse (SA).
+            - "inverse": Lanczos with the inverse of a positive semi-definite operator (SA): by a Cholesky factorisation
+              of the matrix, formed, where that is within `memory_limit` and has 20,000 unknowns at most, else
+            - "inverse-cg": by conjugate gradients, with a dual's own preconditioner, and products alone (SA).
 
             "auto" takes LAPACK for small matrices, the inverse for the low end of a stored one, Davidson where there
-            is a preconditioner, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces
-            that have it, and its eigenvectors are lifted to parameters.
+            is a preconditioner, the inverse by conjugate gradients where there is none and the matrix may not be
+            stored, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces that have it,
+            and its eigenvectors are lifted to parameters.
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
         seed: Of the starting block.
@@ -88,7 +91,7 @@ def eigsh(
     Raises:
         TypeError: Bad kinds or dtypes.
         ValueError: Bad arguments, a matrix that is not symmetric, NaN or infinity from a product, a checkpoint that is
-            damaged or of another search.
+            damaged or of another search, a negative eigenvalue met by an inverse.
         MemoryError: The matrix has to be formed and exceeds the operator's `memory_limit`.
         KeyboardInterrupt: Ctrl-C before there is anything to return.
 
@@ -149,7 +152,7 @@ def eigsh(
 
 
 def _check_method(method: str, which: str) -> None:
-    allowed = {"krylov": ("LA", "BE"), "nystrom": ("LA",), "inverse": ("SA",)}
+    allowed = {"krylov": ("LA", "BE"), "nystrom": ("LA",), "inverse": ("SA",), "inverse-cg": ("SA",)}
     allowed |= dict.fromkeys(("davidson", "lobpcg"), ("LA", "SA"))
     if which not in allowed.get(method, (which,)):
         ends = " or ".join(f"which={end!r}" for end in allowed[method])
@@ -193,6 +196,8 @@ def _solve_auto(task: Task) -> Pairs:
     method = _method_for(task)
     if method == "inverse":
         return methods.inverse(task) or methods.lanczos(task)
+    if method == "inverse-cg":
+        return methods.inverse_cg(task) or methods.lanczos(task)
     return _solve(task, method)
 
 
@@ -205,7 +210,10 @@ def _method_for(task: Task) -> str:
         return "lanczos"
     if task.preconditioner is not None:
         return "davidson"
-    return "inverse" if stored and size <= matrices.STORED_SIZE else "lanczos"
+    if stored and size <= matrices.STORED_SIZE:
+        return "inverse"
+    # In parameters most of the spectrum is zero, and any search is there at once.
+    return "lanczos" if task.storable or task.A.space == "parameters" else "inverse-cg"
 
 
 def _solve(task: Task, method: str) -> Pairs:
@@ -215,12 +223,13 @@ def _solve(task: Task, method: str) -> Pairs:
         return methods.nystrom(task)
     if method in ("davidson", "lobpcg"):
         return methods.davidson(task, method)
-    if method == "inverse":
-        found = methods.inverse(task)
+    if method in ("inverse", "inverse-cg"):
+        by_factor = method == "inverse" and task.storable
+        found = methods.inverse(task) if by_factor else methods.inverse_cg(task)
         if found is None:
             raise ValueError(
-                "method is 'inverse' but the matrix has negative eigenvalues, so that there is no Cholesky "
-                "factorisation; use method='lanczos'"
+                f"method is {method!r} but the matrix has negative eigenvalues, so that the low end is not the top of "
+                "the inverse; use method='lanczos'"
             )
         return found
     return methods.lanczos(task, method)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from gnfast import _core
 from gnfast._arrays import Array
-from gnfast.operators import Dual, SymmetricOperator
+from gnfast.operators import Decoupling, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
 from gnfast.spectrum.checkpoints import Checkpoint
 
-METHODS = ("auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse")
+METHODS = ("auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse", "inverse-cg")
 LOOK = (
     4  # block steps of random vectors after a search with a block narrower than k: copies of an eigenvalue show in them
 )
+INNER_TOL = 0.3  # of the systems in "inverse-cg", relative to the residuals that are their right-hand sides
 OVERSAMPLING = 10  # vectors beyond k in a randomized sketch (Halko, Martinsson & Tropp 2011, section 1.3: 5 to 10)
 
 
@@ -27,10 +28,10 @@ class EigenInfo(NamedTuple):
 
     Attributes:
         residuals: |A y - lambda y| of each pair, y of norm one: an eigenvalue lies that near.
-        products: Vectors multiplied by the operator (by its inverse, for "inverse").
+        products: Vectors multiplied by the operator (by its inverse, for "inverse"), inside of systems too.
         converged: Whether the tolerance was met.
         reason: Why it stopped.
-        method: "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg" or "inverse".
+        method: "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse" or "inverse-cg".
         passes: Products of a block: how often the operator was gone through.
         intervals: (k, 2), an eigenvalue lies in each: the residual's interval, widened by rounding in the dtype.
         space: Where the products were made: "parameters", "samples", "linear map" or "given".
@@ -82,11 +83,16 @@ class Task:
     @cached_property
     def preconditioner(self) -> SymmetricOperator | None:
         """The operator's own, for the low end."""
-        return self.A.preconditioner() if isinstance(self.A, Dual) and self.which == "SA" else None
+        return self.A.preconditioner() if isinstance(self.A, Decoupling) and self.which == "SA" else None
 
     @property
     def size(self) -> int:
         return int(self.A.shape[0])
+
+    @property
+    def storable(self) -> bool:
+        """Whether the matrix may be formed and factored."""
+        return self.size <= matrices.STORED_SIZE and self.op.fits_in_memory
 
     def block_or(self, default: int) -> int:
         """The block that was asked for, or `default`, and the starting block at least."""
@@ -146,14 +152,26 @@ def nystrom(task: Task) -> Pairs:
 
 
 def davidson(task: Task, method: str = "davidson") -> Pairs:
-    """Block Davidson, or LOBPCG, which is its shortest basis; with a dual's own preconditioner at the low end."""
+    """Block Davidson, or LOBPCG, which is its shortest basis; with a dual's own preconditioner at the low end.
+
+    "inverse-cg": with the operator's inverse in place of the preconditioner, which spans what block Lanczos with the
+    inverse does: A^-1 (A x - theta x) = x - theta A^-1 x. The right-hand sides of its systems are the residuals, so
+    that a fixed relative accuracy of theirs is as accurate as the pairs are, and their errors enter nothing but the
+    choice of directions: values, residuals and the end of the search are those of products with A.
+    """
     A = task.A
     block = max(task.k, task.block_or(max(4, task.k)))
     basis = 3 * block if method == "lobpcg" else 10 * block
     norm = largest(A, 1, 0.1, task.seed, task.report) if task.which == "SA" else None
+    if norm:
+        task = replace(task, limit=max(1, task.limit - norm.products))
     rows = np.zeros((task.k, task.size), task.op.dtype)
     inverse = None if task.preconditioner is None else matrices.in_precision(task.preconditioner, task.op.dtype)
     core = None if inverse is None else inverse.core
+    if method == "inverse-cg" and norm and norm.value > 0:
+        # What rounding cannot tell from zero gets a floor, so that a singular operator's systems have solutions.
+        damping = 16 * float(np.finfo(A.dtype).eps) * norm.value
+        core = _core.cg_inverse(task.op.core, core, damping, INNER_TOL, min(10_000, 100 + 2 * task.size))
     raw = _checkpointed(
         task, method, block, basis, rows, "davidson", preconditioner=core, norm=norm.value if norm else 0.0
     )
@@ -202,6 +220,18 @@ def inverse(task: Task) -> Pairs | None:
     order = np.argsort(values, kind="stable")
     pairs = _pairs(task, raw, values.astype(K.dtype)[order], vectors[:, order], residuals[order], "inverse")
     return pairs._replace(info=pairs.info._replace(intervals=bounds[order]))
+
+
+def inverse_cg(task: Task) -> Pairs | None:
+    """The low end as the top of the inverse, by conjugate gradients; None where there is a negative eigenvalue."""
+    try:
+        found = davidson(task, "inverse-cg")
+    except ValueError as error:
+        if "not positive definite" in str(error):
+            return None
+        raise
+    cut = matrices.zero_cut(found.info.norm, task.size, task.A.dtype)
+    return None if found.values.min(initial=0) < -cut else found
 
 
 # ------------------------------------------------------------------------------------------------------------ parts

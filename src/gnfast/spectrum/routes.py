@@ -14,7 +14,7 @@ import numpy as np
 
 from gnfast import _checks, _core
 from gnfast._arrays import Array
-from gnfast.operators import Dual, LinearDual, SymmetricOperator
+from gnfast.operators import Decoupling, Dual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, End, largest
 
@@ -52,8 +52,7 @@ class Search:
         if size <= matrices.DENSE_SIZE:
             return self._whole(self._matrix(), 0)
         storable = size <= matrices.STORED_SIZE and A.fits_in_memory
-        cheap_products = isinstance(A, LinearDual) and not (self.certify and storable)
-        if isinstance(A, Dual) and (cheap_products or not storable):
+        if isinstance(A, Decoupling) and (not storable or (A.cheap_products and not self.certify)):
             found = self._by_products(A)
             if found is not None:
                 if self.certify:
@@ -84,7 +83,7 @@ class Search:
             clear=full or self._is_clear(float(above[0]), float(np.abs(below).max()), cut),
         )
 
-    def _by_products(self, A: Dual) -> Found | None:
+    def _by_products(self, A: Decoupling) -> Found | None:
         """Both ends without a stored matrix, or None if the dual turns out to be singular."""
         own, op = A.preconditioner(), self.op
         if own is None:
@@ -194,9 +193,9 @@ class Search:
         return end
 
 
-def _vectors_at_once(A: Dual) -> int:
+def _vectors_at_once(A: Decoupling) -> int:
     """The block for one eigenvalue by products: more vectors, fewer passes and more products (4: 29, 116; 1: 43, 43).
 
     A vector of a linear dual is k rows by itself, which fill a matrix product from some rows on.
     """
-    return min(4, -(-8 // A.owner.outputs)) if isinstance(A, LinearDual) else 4
+    return min(4, -(-8 // A.outputs)) if A.cheap_products else 4

@@ -1,0 +1,8 @@
+"""Networks of any width in law, without their weights: condition numbers of random networks that nobody could store."""
+
+from gnfast.ensemble.grams import Grams
+from gnfast.ensemble.law import LinearLaw
+from gnfast.ensemble.linear import linear
+from gnfast.ensemble.results import Ensemble, LawWarning
+
+__all__ = ["Ensemble", "Grams", "LawWarning", "LinearLaw", "linear"]

@@ -1,0 +1,198 @@
+"""curvlinops' own functions on our operator, beside theirs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+
+torch = pytest.importorskip("torch")
+curvlinops = pytest.importorskip("curvlinops")
+
+from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum  # noqa: E402
+
+from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402
+
+nn = torch.nn
+
+
+def dense(sizes: list[int], activation: type = nn.ReLU, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), activation()]
+    return nn.Sequential(*layers[:-1]).to(dtype)
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(1)
+    body = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh()]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(16, 3)).double()
+
+
+def batches(shape: tuple[int, ...], k: int, targets: str, sizes: tuple[int, ...] = (5, 3, 5)) -> list[tuple]:
+    generator = torch.Generator().manual_seed(3)
+    data = []
+    for n in sizes:
+        X = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+        if targets == "classes":
+            y = torch.randint(0, k, (n,), generator=generator)
+        else:
+            y = torch.rand(n, k, generator=generator, dtype=torch.float64)
+        data.append((X, y))
+    return data
+
+
+LOSSES = [
+    (nn.MSELoss(), "values"),
+    (nn.MSELoss(reduction="sum"), "values"),
+    (nn.CrossEntropyLoss(), "classes"),
+    (nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1), "classes"),
+    (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)), "classes"),
+    (nn.BCEWithLogitsLoss(), "values"),
+    (nn.BCEWithLogitsLoss(reduction="sum"), "values"),
+]
+
+
+def both(model: nn.Module, loss: nn.Module, data: list[tuple], params: list | None = None, **options: object) -> tuple:
+    params = list(model.parameters()) if params is None else params
+    return (
+        GGNLinearOperator(model, loss, params, data, **options),
+        curvlinops.GGNLinearOperator(model, loss, params, data, **options),
+    )
+
+
+def identity(operator: curvlinops.GGNLinearOperator) -> torch.Tensor:
+    return torch.eye(operator.shape[1], dtype=operator.dtype)
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor, accuracy: float = 1e-10) -> None:
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=accuracy * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("loss, targets", LOSSES, ids=lambda value: str(value))
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_the_matrix_is_theirs(kind: str, loss: nn.Module, targets: str) -> None:
+    model, shape = (dense([6, 7, 5, 3]), (6,)) if kind == "dense" else (convolutional(), (2, 6, 6))
+    ours, theirs = both(model, loss, batches(shape, 3, targets))
+    assert "gnfast's engine" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs))
+
+
+def test_tensor_lists_vectors_and_the_order_of_params() -> None:
+    model = dense([6, 7, 3], nn.GELU)
+    data = batches((6,), 3, "classes")
+    backwards = list(model.parameters())[::-1]
+    ours, theirs = both(model, nn.CrossEntropyLoss(), data, backwards)
+    assert "gnfast's engine" in repr(ours)
+    vector = [torch.randn(p.shape, dtype=p.dtype) for p in backwards]
+    matrix = [torch.randn(*p.shape, 4, dtype=p.dtype) for p in backwards]
+    for given in (vector, matrix):
+        for a, b in zip(ours @ given, theirs @ given, strict=True):
+            same(a, b)
+    flat = torch.randn(ours.shape[1], dtype=torch.float64)
+    same(ours @ flat, theirs @ flat)
+
+
+def test_single_precision() -> None:
+    model = dense([6, 9, 3], dtype=torch.float32)
+    data = [(X.float(), y.float()) for X, y in batches((6,), 3, "values")]
+    ours, theirs = both(model, nn.MSELoss(), data)
+    same(ours @ identity(ours), theirs @ identity(theirs), 1e-5)
+
+
+def test_a_training_step_is_followed() -> None:
+    model = dense([6, 7, 3])
+    data = batches((6,), 3, "values")
+    ours, theirs = both(model, nn.MSELoss(), data)
+    before = ours @ identity(ours)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    nn.MSELoss()(model(data[0][0]), data[0][1]).backward()
+    optimizer.step()
+    after = ours @ identity(ours)
+    assert not torch.allclose(before, after)
+    same(after, theirs @ identity(theirs))
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ("model", "sin"),
+        ("subset", "not all parameters"),
+        ("loss", "SmoothL1Loss"),
+        ("ignored", "ignored"),
+    ],
+)
+def test_their_route_where_the_engine_does_not_take_it(change: str, reason: str) -> None:
+    model = Odd() if change == "model" else dense([6, 7, 3])
+    loss: nn.Module = nn.SmoothL1Loss() if change == "loss" else nn.MSELoss()
+    data = batches((6,), 3, "values")
+    params = list(model.parameters())
+    if change == "ignored":
+        loss, data = nn.CrossEntropyLoss(ignore_index=1), batches((6,), 3, "classes")
+    if change == "subset":
+        params = params[2:]
+    ours, theirs = both(model, loss, data, params)
+    assert reason in repr(ours) and "curvlinops' own" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs), 1e-14)
+
+
+def test_their_estimators_run_on_ours() -> None:
+    model = dense([6, 8, 3], nn.Tanh)
+    ours, theirs = both(model, nn.MSELoss(), batches((6,), 3, "values"))
+    G = theirs @ identity(theirs)
+    p = ours.shape[0]
+    for estimate in (curvlinops.hutchinson_trace, curvlinops.hutchpp_trace):
+        torch.manual_seed(0)
+        a = estimate(ours, num_matvecs=3 * (p // 3))
+        torch.manual_seed(0)
+        b = estimate(theirs, num_matvecs=3 * (p // 3))
+        assert a == pytest.approx(float(b), rel=1e-8)
+    torch.manual_seed(0)
+    same(curvlinops.xdiag(ours, 20), _seeded(lambda: curvlinops.xdiag(theirs, 20)), 1e-6)
+    damped = ours + curvlinops_identity(ours, 0.1)
+    b = torch.randn(p, dtype=torch.float64)
+    solved = curvlinops.CGInverseLinearOperator(damped, eps=0, tolerance=1e-12) @ b
+    same(solved, torch.linalg.solve(G + 0.1 * torch.eye(p, dtype=G.dtype), b), 1e-6)
+    bounds = (-1.0, 1.0 + float(torch.linalg.eigvalsh(G)[-1]))
+    densities = []
+    for operator in (ours, theirs):
+        torch.manual_seed(0)
+        options = dict(num_points=50, num_repeats=1, boundaries=bounds)
+        densities.append(lanczos_approximate_spectrum(operator, 12, **options)[1])
+    assert np.allclose(*densities, rtol=1e-5)
+    top = scipy.sparse.linalg.eigsh(ours.to_scipy(), k=3, return_eigenvectors=False)
+    assert np.allclose(np.sort(top), np.linalg.eigvalsh(G.numpy())[-3:], rtol=1e-8)
+
+
+def _seeded(f):
+    torch.manual_seed(0)
+    return f()
+
+
+def curvlinops_identity(like, factor: float):
+    from curvlinops.examples import IdentityLinearOperator
+
+    shapes = [tuple(p.shape) for p in like._params]
+    return factor * IdentityLinearOperator(shapes, like.device, like.dtype)
+
+
+def test_forward_passes_that_do_not_fit_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gnfast.interop._risk as module
+
+    monkeypatch.setattr(module, "KEPT_BYTES", 1.0)
+    ours, theirs = both(dense([6, 7, 3]), nn.MSELoss(), batches((6,), 3, "values"))
+    assert "made again" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs))
