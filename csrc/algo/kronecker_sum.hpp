@@ -4,6 +4,7 @@
 #include <mutex>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/types.hpp"
@@ -51,7 +52,7 @@ class KroneckerSum {
         const View<const T> host = backend_.on_host(View<const T>(diagonals.data(), terms_, k_), room);
         for (index l = 0; l < terms_; ++l) {
             const T trace = std::accumulate(host.row(l), host.row(l) + k_, T(0));
-            backend_.scale_add(trace / T(k_), r(l), l == 0 ? T(0) : T(1), View<T>(out.data, r_, r_));
+            backend_.scale_add(trace / T(k_), r(l), l == 0 ? T(0) : T(1), out);
         }
     }
 

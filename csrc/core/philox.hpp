@@ -49,11 +49,4 @@ GNFAST_HD inline void normal_pair(std::uint32_t a, std::uint32_t b, double& x, d
     y = radius * std::sin(angle);
 }
 
-// Four of them, columns 4 quad to 4 quad + 3 of a row.
-GNFAST_HD inline void normals(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint32_t quad, double* z) {
-    const Words words = generate(seed, stream, row, quad);
-    normal_pair(words.w[0], words.w[1], z[0], z[1]);
-    normal_pair(words.w[2], words.w[3], z[2], z[3]);
-}
-
 }  // namespace gnfast::philox

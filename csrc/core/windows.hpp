@@ -23,8 +23,8 @@ struct Axis {
     }
     // The position at which the tap reads the pixel, or -1; a circular image's pixels also lie a `size` before and behind it.
     GNFAST_HD index position(index pixel, index tap) const {
-        const index found = pixel + before - tap * dilation;
-        return found < 0 || found % stride != 0 || found / stride >= positions ? -1 : found / stride;
+        const index found = pixel + before - tap * dilation, at = stride == 1 ? found : found / stride;
+        return found < 0 || at * stride != found || at >= positions ? -1 : at;
     }
     // The positions [first, last) at which the tap reads a pixel and no padding.
     GNFAST_HD index first(index tap) const {

@@ -183,8 +183,10 @@ GNFAST_INLINE void symmetric_all(const T* tile, index stride, index rows, index 
 template <class T>
 GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
+        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
         double z[4];
-        philox::normals(seed, stream, row, static_cast<std::uint32_t>(q / 4), z);
+        philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
+        philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
         for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(scale * z[p]);
     }
 }

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/backend.hpp"
+#include "core/triangle.hpp"
 #include "cuda/buffer.hpp"
 #include "cuda/calls.hpp"
 #include "cuda/kernels.hpp"
@@ -69,7 +70,7 @@ class Tiles {
 
    private:
     // Of rows that share a factor the pairs a <= b are enough: see GramTerm.
-    index pairs() const { return r_ * (r_ + 1) / 2; }
+    index pairs() const { return triangle::count(r_); }
     // Pairs whose scaled rows are made together: as many rows as a tile has.
     index pairs_at_once() const { return std::min(pairs(), std::max<index>(1, tile_rows / per_)); }
 

@@ -10,9 +10,9 @@
 
 namespace gnfast::cuda {
 
-// Threads of a block, and blocks of a grid at most: several times what a GPU of today runs at once (132 processors of 8 blocks).
+// Threads of a block, and blocks of a grid at most: some times what a GPU of today runs at once (132 processors of 8 blocks).
 constexpr unsigned block_threads = 256;
-constexpr index most_blocks = 1 << 14;
+constexpr index most_blocks = 1 << 12;
 
 inline unsigned power_of_two(index length, unsigned most) {
     unsigned power = 1;

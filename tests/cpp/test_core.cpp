@@ -57,15 +57,9 @@ TEST("core: uniform numbers lie inside (0, 1), normal ones are finite at both en
         }
 }
 
-TEST("core: signs are the words' bits, four numbers at a time are two pairs") {
+TEST("core: signs are the words' bits") {
     const philox::Words words = philox::generate(3, 4, 5, 6);
     for (index p = 0; p < 128; ++p) CHECK(philox::positive(words, p) == ((words.w[p / 32] >> (p % 32)) % 2 == 1));
-    double four[4], x, y;
-    philox::normals(3, 4, 5, 6, four);
-    for (const std::size_t half : {0u, 1u}) {
-        philox::normal_pair(words.w[2 * half], words.w[2 * half + 1], x, y);
-        CHECK(four[2 * half] == x && four[2 * half + 1] == y);
-    }
 }
 
 // ------------------------------------------------------------------------------------------------------- indices

@@ -88,7 +88,7 @@ TEST("cuda_pointwise: rows combined by factors of their own, those of 0 unread")
 }
 
 TEST("cuda_pointwise: more elements than one grid has threads, in each direction") {
-    const index many = (index(1) << 22) + 5;  // 16,384 blocks of 256 threads are 2^22
+    const index many = (index(1) << 20) + 5;  // 4,096 blocks of 256 threads are 2^20
     const std::vector<std::array<index, 3>> shapes{{1, 1, many}, {1, many, 1}, {many, 1, 1}, {3, 1500, 1000}};
     for (const auto& [count, rows, cols] : shapes) {
         const auto row = random<float>(1, cols, 1);
@@ -157,7 +157,7 @@ TEST("cuda_pointwise: losses, for few and for more outputs than a warp has lanes
 }
 
 TEST("cuda_pointwise: more rows than one grid has warps") {
-    const index n = (index(1) << 17) + 3, k = 17;  // 16,384 blocks of 8 warps
+    const index n = (index(1) << 15) + 3, k = 17;  // 4,096 blocks of 8 warps
     const auto kept = random<float>(n, k, 1, 0);
     check_verb(random<float>(n, k, 2, 0), rounding<float>(1),
                [&](auto& on, Matrix<float>& u) { on.loss_hessian(Loss::poisson, kept.read(), 0.5f, members(u, n)); });

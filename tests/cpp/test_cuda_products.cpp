@@ -153,17 +153,18 @@ TEST("cuda_products: the dual of a linear network") {
         using T = typename W::T;
         const auto network = linear(world);
         LinearDual<typename W::B, T> map(network, world.random(4, inputs + 1, 30), true);
-        const index size = map.size(), p = network.parameters();
+        const index size = map.sum().size(), p = network.parameters();
         const View<T> image = world.room(vectors, size), lifted = world.room(vectors, p), mean = world.room(4, 4);
-        map.apply(world.random(vectors, size, 31), image);
+        map.sum().apply(world.random(vectors, size, 31), image);
         world.tell(image);
         map.lift(world.random(vectors, size, 32), lifted);
         world.tell(lifted);
         map.restrict_to_dual(world.random(vectors, p, 33), image);
         world.tell(image);
-        map.mean_over_outputs(mean);
+        map.sum().mean_over_outputs(mean);
         world.tell(mean);
-        for (index l = 0; l < map.depth(); ++l) world.tell(map.p(l)), world.tell(map.r(l));
+        const auto& factors = map.sum();
+        for (index l = 0; l < factors.terms(); ++l) world.tell(View<const T>(factors.p(l))), world.tell(View<const T>(factors.r(l)));
     });
 }
 

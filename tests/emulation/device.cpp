@@ -90,8 +90,8 @@ class Machine {
         while (ended_ < threads_) {
             bool moved = false;
             while (begun_ < threads_) resume(idle_fiber()), moved = true;
-            for (const auto& fiber : fibers_)
-                if (fiber->waits && fiber->gate->passed != fiber->ticket) resume(*fiber), moved = true;
+            for (std::size_t first = 0; first < fibers_.size(); first += 32)
+                while (resume_some(first)) moved = true;
             if (!moved) {
                 for (const auto& fiber : fibers_)
                     if (fiber->waits) threadIdx = fiber->thread;
@@ -103,13 +103,9 @@ class Machine {
 
     void wait(Gate& gate, unsigned count) {
         if (!together_) fail("waits for others in a kernel that was started for independent threads");
-        if (++gate.arrived == count) {
-            gate.arrived = 0;
-            ++gate.passed;
-            return;
-        }
         Fiber& self = *running_;
         self.gate = &gate, self.ticket = gate.passed, self.waits = true;
+        if (++gate.arrived == count) gate.arrived = 0, ++gate.passed;
         leave(self);
         self.waits = false;
         threadIdx = self.thread;
@@ -138,6 +134,15 @@ class Machine {
     Order order = Order::forward;
 
    private:
+    // Lets a warp's fibers, from the first to the last, go on to where they wait next. A warp goes as far as it can before another one does
+    // a step: whoever counts on the others' pace is found out.
+    bool resume_some(std::size_t first) {
+        bool moved = false;
+        for (std::size_t i = first; i < fibers_.size() && i < first + 32; ++i)
+            if (fibers_[i]->waits && fibers_[i]->gate->passed != fibers_[i]->ticket) resume(*fibers_[i]), moved = true;
+        return moved;
+    }
+
     Fiber& idle_fiber() {
         for (; idle_ < fibers_.size(); ++idle_)
             if (!fibers_[idle_]->waits) return *fibers_[idle_];
