@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import lapack
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
@@ -107,7 +107,7 @@ def rank(
         if cut is None:
             cut = matrices.zero_cut(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
         matrices.check_finite(K)
-        return Rank(_eigenvalues_above(K, cut), size, cut, "inertia")
+        return Rank(_eigenvalues_above(_arrays.to_host(K), cut), size, cut, "inertia")
 
 
 @dataclass(frozen=True)
