@@ -14,6 +14,7 @@
 #include "cuda/gram_tiles.hpp"
 #include "cuda/grids.hpp"
 #include "cuda/kernels.hpp"
+#include "cuda/neurons.hpp"
 #include "cuda/packed.hpp"
 #include "cuda/precision.hpp"
 #include "cuda/runtime.hpp"
@@ -279,6 +280,16 @@ class CudaBackend {
     template <class T>
     void fill_signs(View<T> out, std::uint64_t seed, std::uint64_t stream) {
         kernels::fill_signs(current_stream(), out, seed, stream);
+    }
+
+    // ------------------------------------------------------------------------------------------ networks without weights. These wait.
+    template <class F>
+    void neurons_forward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums, View<double> head) {
+        neurons::forward(formula, law, layer, first, last, sums, head);
+    }
+    template <class F>
+    void neurons_backward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums) {
+        neurons::backward(formula, law, layer, first, last, sums);
     }
 };
 

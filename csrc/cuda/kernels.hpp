@@ -36,8 +36,9 @@ template <class T>
 void combine_rows(Stream stream, const double* alphas, View<const T> in, const double* betas, View<T> out);
 
 // ------------------------------------------------------------------------------------------- kernels_random.cu
+// Columns from `first` on, a multiple of 4, of the random matrix.
 template <class T>
-void fill_normal(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double scale);
+void fill_normal(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double scale, index first = 0);
 template <class T>
 void fill_uniform(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double low, double high);
 template <class T>

@@ -7,9 +7,10 @@
 namespace gnfast::cuda::kernels {
 
 template <class T>
-void fill_normal(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double scale) {
+void fill_normal(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double scale, index first) {
     for_elements(stream, 1, out.rows, ceil_div(out.cols, 4), [=] __device__(index, index i, index quad) {
-        const philox::Words words = philox::generate(seed, sequence, static_cast<std::uint64_t>(i), static_cast<std::uint32_t>(quad));
+        const philox::Words words =
+            philox::generate(seed, sequence, static_cast<std::uint64_t>(i), static_cast<std::uint32_t>(first / 4 + quad));
         T z[4];
         philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
         philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
@@ -36,7 +37,7 @@ void fill_signs(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t se
 }
 
 #define GNFAST_INSTANTIATE(T)                                                                  \
-    template void fill_normal(Stream, View<T>, std::uint64_t, std::uint64_t, double);          \
+    template void fill_normal(Stream, View<T>, std::uint64_t, std::uint64_t, double, index);   \
     template void fill_uniform(Stream, View<T>, std::uint64_t, std::uint64_t, double, double); \
     template void fill_signs(Stream, View<T>, std::uint64_t, std::uint64_t);
 
