@@ -29,7 +29,7 @@ import numpy as np
 from scipy.linalg import blas
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("gnfast", "numpy", "scipy", "torch", "curvlinops-for-pytorch", "matfree", "scikit-learn")
+PACKAGES = ("gnfast", "numpy", "scipy", "torch", "cupy-cuda13x", "curvlinops-for-pytorch", "matfree", "scikit-learn")
 MIB = 2.0**20
 
 
@@ -139,14 +139,18 @@ def run_task(tasks: Mapping[str, Callable[..., dict[str, Any]]], args: argparse.
     print(json.dumps({**found, "peak_mib": peak_memory()}))
 
 
-def arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line that all scripts share."""
+def arguments(
+    description: str | None, argv: Sequence[str] | None = None, extra: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """The command line that all scripts share, and further options with their help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; nothing is written")
     parser.add_argument("--runs", type=int, default=5, help="rounds of alternating runs (default 5)")
     parser.add_argument("--only", default="", help="only the parts whose name contains this; the other results stay")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--values", default="{}", help=argparse.SUPPRESS)
+    for name, text in (extra or {}).items():
+        parser.add_argument(name, help=text)
     args = parser.parse_args(argv)
     if args.quick:
         args.runs = min(args.runs, 2)

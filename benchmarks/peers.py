@@ -47,12 +47,12 @@ def join(parts: Sequence[Any], axis: int) -> Array:
     )
 
 
-def curvlinops_ggn(net: Any, X: Array) -> tuple[Any, float]:
+def curvlinops_ggn(net: Any, X: Any) -> tuple[Any, float]:
     """curvlinops' GGNLinearOperator of a module, and the factor that makes it ours: its loss is 1/(n k) |F - y|^2."""
     import torch
     from curvlinops import GGNLinearOperator
 
-    inputs = torch.from_numpy(X)
+    inputs = torch.as_tensor(X)
     targets = torch.zeros_like(net(inputs))
     operator = GGNLinearOperator(
         net, torch.nn.MSELoss(), list(net.parameters()), [(inputs, targets)], check_deterministic=False
@@ -67,9 +67,15 @@ def curvlinops_product(net: Any, X: Array, block: Array) -> Callable[[], Sequenc
     """
     import torch
 
-    operator, _ = curvlinops_ggn(net, X)
-    parts = [torch.from_numpy(part) for part in split(block, net)]
-    return lambda: operator @ parts
+    parts = [torch.from_numpy(part).movedim(-1, 0) for part in split(block, net)]
+    return curvlinops_of(net, torch.from_numpy(X), parts)
+
+
+def curvlinops_of(net: Any, inputs: Any, parts: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+    """The same with tensors on the network's device: vectors (s, *shape) of each parameter, contiguous."""
+    operator, _ = curvlinops_ggn(net, inputs)
+    moved = [part.movedim(0, -1) for part in parts]
+    return lambda: operator @ moved
 
 
 def torch_resnet20(classes: int = 10, width: int = 16) -> Any:
@@ -120,21 +126,35 @@ class CountedProducts:
 def torch_func_product(net: Any, X: Array, block: Array) -> Callable[[], Sequence[Any]]:
     """Products with torch.func: linearize and vjp evaluated once, then vmap over the vectors of the block."""
     import torch
-    from torch.func import functional_call, linearize, vjp, vmap
 
-    inputs = torch.from_numpy(X)
+    parts = [torch.from_numpy(part).movedim(-1, 0).contiguous() for part in split(block, net)]
+    return torch_func_of(net, torch.from_numpy(X), parts)
+
+
+def torch_func_of(net: Any, inputs: Any, parts: Sequence[Any], compiled: bool = False) -> Callable[[], Sequence[Any]]:
+    """The same with tensors on the network's device, vectors (s, *shape) of each parameter; compiled, which repeats the
+    forward pass, since what `linearize` keeps cannot be compiled."""
+    import torch
+    from torch.func import functional_call, jvp, linearize, vjp, vmap
+
     names = [name for name, _ in net.named_parameters()]
     parameters = tuple(parameter.detach() for parameter in net.parameters())
 
     def outputs(*values: Any) -> Any:
         return functional_call(net, dict(zip(names, values, strict=True)), (inputs,))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # linearize warns about how it stores its own constants
-        _, forward = linearize(outputs, *parameters)
-    _, backward = vjp(outputs, *parameters)
-    product = vmap(lambda *tangents: backward(forward(*tangents) / len(X)))
-    parts = [torch.from_numpy(part).movedim(-1, 0).contiguous() for part in split(block, net)]
+    def anew(*tangents: Any) -> Any:
+        image = jvp(outputs, parameters, tangents)[1]
+        return vjp(outputs, *parameters)[1](image / len(inputs))
+
+    if compiled:
+        product = torch.compile(vmap(anew))
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # linearize warns about how it stores its own constants
+            _, forward = linearize(outputs, *parameters)
+        _, backward = vjp(outputs, *parameters)
+        product = vmap(lambda *tangents: backward(forward(*tangents) / len(inputs)))
 
     def call() -> Sequence[Any]:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """The arrows between the rooms: reads includes and imports, and fails on one that points the wrong way.
 
-``csrc``: bind -> api -> {cpu, cuda} -> algo -> core.
-``src/gnfast``: cli -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
+``csrc``: bind -> api -> cuda -> cpu -> algo -> core.
+``src/gnfast``: cli -> paper -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
 {_arrays, _checks} -> _core; interop may use anything and nothing uses interop.
 
 An arrow may skip rooms, never climb. Rooms of one height may use each other as long as no circle results.
@@ -25,7 +25,7 @@ CPP_ROOMS = {
     "bind": {"api", "cpu", "cuda", "algo", "core"},
     "api": {"cpu", "cuda", "algo", "core"},
     "cpu": {"algo", "core"},
-    "cuda": {"algo", "core"},
+    "cuda": {"cpu", "algo", "core"},  # the LAPACK of the host
     "algo": {"core"},
     "core": set(),
 }
@@ -40,17 +40,17 @@ CPP_ONLY_IN = {
 PYTHON_HEIGHTS = {
     "__main__": 8,
     "cli": 7,
-    "study": 6,
+    **dict.fromkeys(("study", "paper"), 6),
     **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
     "operators": 4,
     "networks": 3,
     **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files"), 2),
-    **dict.fromkeys(("_arrays", "_checks"), 1),
+    **dict.fromkeys(("_arrays", "_checks", "_groups"), 1),
     "_core": 0,
 }
 # files that grew out of a room's own file
 PART_OF = {
-    **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept", "kronecker"), "operators"),
+    **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept", "kronecker", "sharded"), "operators"),
     **dict.fromkeys(("layers", "convolutions", "norms", "patches", "pruning", "architectures"), "networks"),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"

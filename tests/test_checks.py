@@ -127,8 +127,8 @@ BAD = {
         ValueError,
         ["'cross_entropy'", "1 output", "'binary_cross_entropy'"],
     ),
-    "device cuda": (lambda: _arrays.check_device("cuda:0"), ValueError, ["'cuda:0'", "no CUDA", "device='cpu'"]),
-    "device": (lambda: _arrays.check_device(0), ValueError, ["device is 0", "device='cpu'"]),
+    "device": (lambda: _arrays.device(0), ValueError, ["device is 0", "'cpu', 'cuda' or 'cuda:"]),
+    "device near": (lambda: _arrays.device("cuda:x"), ValueError, ["device is 'cuda:x'", "'cuda:<number of a GPU>'"]),
     # paths
     "path number": (lambda: gn.load(3), TypeError, ["path is 3", "string"]),
     "path bytes": (lambda: NET.save(b"net"), TypeError, ["path", "b'net'", "string"]),

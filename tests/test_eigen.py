@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.sparse.linalg as sla
+from places import CPU
 from problems import data, network
 from spectra import SPECTRA, N, as_operator, with_spectrum
 
@@ -18,10 +19,11 @@ ITERATIVE = ("lanczos", "krylov", "nystrom", "davidson", "lobpcg")
 SEMIDEFINITE = [name for name in SPECTRA if name != "indefinite"]
 
 
-def check(M, k, which, method, seed, **options):
+def check(M, k, which, method, seed, device=CPU, **options):
     """Values within the tolerance of LAPACK's, pairs that are pairs, intervals that hold an eigenvalue each."""
     dtype = M.dtype
-    values, vectors, info = gn.eigsh(M, k, which, method, seed=seed, return_info=True, max_products=20_000, **options)
+    options |= {"seed": seed, "return_info": True, "max_products": 20_000}
+    values, vectors, info = device.dressed(gn.eigsh)(M, k, which, method, **options)
     exact = np.linalg.eigvalsh(M.astype(float))
     norm, eps = np.abs(exact).max(), np.finfo(dtype).eps
     low = {"LA": 0, "SA": k, "BE": k // 2}[which]
@@ -46,36 +48,36 @@ def check(M, k, which, method, seed, **options):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("method", ITERATIVE)
 @pytest.mark.parametrize("name", SPECTRA)
-def test_the_top_is_lapack_s(name, method, dtype):
+def test_the_top_is_lapack_s(device, name, method, dtype):
     M = with_spectrum(SPECTRA[name], dtype)
     if method == "nystrom" and name == "indefinite":
         with pytest.raises(ValueError, match="not positive semi-definite, which method 'nystrom' needs"):
-            gn.eigsh(M, 3, method=method)
+            device.dressed(gn.eigsh)(M, 3, method=method)
         return
     if method == "lobpcg" and name == "clustered":
         pytest.skip("a block inside a wider cluster is beyond the shortest basis")
     for seed, k in zip((1, 2, 3), (1, min(5, len(M)), max(len(M) - 1, 1)), strict=True):
-        assert check(M, k, "LA", method, seed).method == method
+        assert check(M, k, "LA", method, seed, device).method == method
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("method", ["lanczos", "davidson", "lobpcg", "inverse", "inverse-cg"])
 @pytest.mark.parametrize("name", [name for name in SEMIDEFINITE if name not in ("geometric", "fourteen decades")])
-def test_the_bottom_is_lapack_s(name, method, dtype):
+def test_the_bottom_is_lapack_s(device, name, method, dtype):
     M = with_spectrum(SPECTRA[name], dtype)
     if method == "lobpcg" and name in ("gaps", "clustered"):
         pytest.skip("seven decades, or a block inside a wider cluster, are beyond the shortest basis by itself")
     for seed, k in zip((1, 2, 3), (1, min(5, len(M)), max(len(M) - 1, 1)), strict=True):
         if method == "inverse":
-            inverse_check(M, k, seed)
+            inverse_check(M, k, seed, device)
         else:
-            check(M, k, "SA", method, seed)
+            check(M, k, "SA", method, seed, device)
 
 
-def inverse_check(M, k, seed):
+def inverse_check(M, k, seed, device=CPU):
     """As `check`, with what a Cholesky factorisation leaves: a relative error of eps times the condition number."""
     eps = np.finfo(M.dtype).eps
-    values, vectors, info = gn.eigsh(M, k, "SA", "inverse", seed=seed, return_info=True)
+    values, vectors, info = device.dressed(gn.eigsh)(M, k, "SA", "inverse", seed=seed, return_info=True)
     exact = np.linalg.eigvalsh(M.astype(float))
     norm = exact[-1]
     slack = 100 * eps * norm if exact[0] > 100 * eps * norm else 4 * np.sqrt(eps) * norm  # shifted

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import oracles
+import places
 import pytest
 import torch_layers
 from hypothesis import given, settings
@@ -39,12 +40,12 @@ def random_block(rows, s, seed=0, dtype="float64"):
     return np.asfortranarray(np.random.default_rng(seed).standard_normal((rows, s)).astype(dtype))
 
 
-def check_all(net, X, loss="mse", **options):
+def check_all(net, X, loss="mse", device=places.CPU, **options):
     """Everything that an operator gives, against the Jacobian of PyTorch."""
     F, J = torch_layers.forward(net, X), torch_layers.jacobian(net, X)
-    close(net(X), F)
+    close(device.dressed(net)(X), F)
     S = weighted(J, loss, F) / np.sqrt(len(X))
-    G = gn.GaussNewton(net, X, loss, **options)
+    G = device.on(gn.GaussNewton(net, X, loss, **options))
     V, U = random_block(J.shape[1], 3), random_block(J.shape[0], 2, 1)
     close(G @ V, S.T @ (S @ V))
     close(G.jacobian() @ V, J @ V)
@@ -55,17 +56,17 @@ def check_all(net, X, loss="mse", **options):
     close(K.restrict(np.ascontiguousarray(V.T)), (S @ V).T)
     close(K.diagonal(), (S**2).sum(1))
     close(K.to_dense(), S @ S.T)
-    close(gn.diagonal(G).values, (S**2).sum(0))
+    close(device.dressed(gn.diagonal)(G).values, (S**2).sum(0))
     return G, S
 
 
 @given(torch_layers.networks(), st.sampled_from(["mse", "cross_entropy", "binary_cross_entropy"]))
 @same_examples
-def test_random_networks_are_those_of_torch(case, loss):
+def test_random_networks_are_those_of_torch(device, case, loss):
     net, X = case
     if loss == "cross_entropy" and net.out_features == 1:
         loss = "mse"
-    check_all(net, X, loss, method="auto")
+    check_all(net, X, loss, device, method="auto")
 
 
 @given(torch_layers.networks(), st.sampled_from(["usual", "stored"]), st.floats(0, 1))

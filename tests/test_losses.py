@@ -11,6 +11,7 @@ from problems import block, close, data, network
 
 import gnfast as gn
 from gnfast import factors, losses
+from gnfast._arrays import CPU
 
 N, K = 7, 4  # samples and outputs of every problem here
 NAMES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
@@ -282,6 +283,6 @@ def test_what_is_accepted():
     G = gn.GaussNewton(NET2, X5, weights=np.ones(5))
     assert "weighted mse" in repr(G)
     np.testing.assert_array_equal(G.to_dense(), gn.GaussNewton(NET2, X5).to_dense())
-    assert losses.loss_at("mse", None, 5, 2, NET2.dtype).for_core(1.0, 2, NET2.dtype) is None
+    assert losses.loss_at("mse", None, 5, 2, NET2.dtype).for_core(1.0, 2, NET2.dtype, CPU) is None
     with pytest.raises(ValueError, match="read-only"):
         G.weights[0] = 2

@@ -19,6 +19,7 @@ METHODS = [
     ("SA", "davidson"),
     ("SA", "lobpcg"),
     ("SA", "inverse"),
+    ("SA", "inverse-cg"),
 ]
 
 
@@ -64,6 +65,9 @@ def test_gauss_newton_in_its_duals(activation, monkeypatch):
             assert found.upper >= plain.value * 0.999
             assert found.residuals[0] >= 0
     assert gn.rank(G, precision="float64").value == gn.rank(G).value
+    wide, narrow = gn.rank_profile(G, precision="float64"), gn.rank_profile(G)
+    assert (wide.eigenvalues.dtype, wide.rounding_cut) == (np.float64, pytest.approx(narrow.rounding_cut))
+    np.testing.assert_allclose(wide.eigenvalues, narrow.eigenvalues, atol=20 * EPS * wide.eigenvalues[-1])
     b = np.ones(G.shape[0])
     for space in ("parameters", "dual"):
         x, solved = gn.solve(G, b, 0.1, space=space, precision="float64")

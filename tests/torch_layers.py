@@ -143,19 +143,20 @@ class Maker:
         stride = self.draw(st.sampled_from([None, 1, 2]))
         return gn.Pool(self.draw(st.sampled_from(["average", "max"])), kernel, stride, padding)
 
-    def residual(self, shape, depth):
+    def residual(self, shape, depth, out=None):
+        """One of any number of channels, or of `out`."""
         if self.draw(st.booleans()):  # a body that keeps the shape
             body = [self.convolution(shape, shape[0], keep=True) if len(shape) > 1 else self.dense(shape, shape[0])]
             body = [self.activation(), *body, self.activation()][self.draw(st.integers(0, 1)) :]
             if depth:
-                body.append(self.residual(shape, depth - 1))
+                body.append(self.residual(shape, depth - 1, shape[0]))
             shortcut = self.draw(st.sampled_from([None, [gn.Scale(0.5)], [gn.Activation("tanh")]]))
         elif len(shape) > 1:
-            out = self.draw(st.integers(1, 4))
+            out = out or self.draw(st.integers(1, 4))
             body = [self.convolution(shape, out, keep=True), self.activation()]
             shortcut = [self.convolution(shape, out, keep=True)]
         else:
-            out = self.draw(st.integers(1, 4))
+            out = out or self.draw(st.integers(1, 4))
             body, shortcut = [self.activation(), self.dense(shape, out)], [self.dense(shape, out)]
         return gn.Residual(body, shortcut, self.draw(st.sampled_from([1.0, -0.7])))
 

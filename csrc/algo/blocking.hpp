@@ -30,8 +30,6 @@ struct ProductPlan {
 
 namespace blocking {
 
-// A block's tangent should stay near the last-level cache: 15 vectors of 1 MiB were 6 % slower than 8 on 32 MiB of it.
-constexpr double workspace_target = 32.0 * 1024 * 1024;
 // Vectors that share one pass over the backward rows.
 constexpr index rows_shared_by = 8;
 // Rows that a matrix product needs to be near its full rate.
@@ -104,7 +102,7 @@ ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method 
 
     // A sample block long enough for GEMM first, then the vectors that share a pass over the backward rows (more of them where
     // the samples are few); at least one of each, and no more than the limit leaves room for.
-    double rows_fit = workspace_target / (double(network.max_width()) * sizeof(T));
+    double rows_fit = B::block_bytes / (double(network.max_width()) * sizeof(T));
     if (limit > 0) rows_fit = std::min(rows_fit, (limit - plan.bytes_forward - plan.bytes_rows) / per_tangent);
     const index rows = std::max<index>(1, index(rows_fit));
     plan.sample_block = std::min({n, rows, std::max(gemm_rows, rows / rows_shared_by)});
@@ -113,9 +111,6 @@ ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method 
     plan.bytes_workspace = per_tangent * double(plan.sample_block) * double(plan.vector_block);
     return plan;
 }
-
-// Numbers of patches made at a time: they should still be near when they are multiplied.
-constexpr double patches_target = 1 << 19;
 
 // Whether products with the stored rows R^T J are the faster ones for blocks of s vectors. Each number of them is read twice.
 inline bool stored_pays(const ProductPlan& plan, index s) {
@@ -161,10 +156,10 @@ ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method 
 
     // What is left beside the least there must be: a quarter for more patches at a time, half of the rest for more tangents. The Gram's
     // rows have the other half. Vectors that share the patches come first, then samples.
-    const double spare = limit > 0 ? limit - least - plan.bytes_rows : 8 * workspace_target;
-    const double patches = std::clamp(patches_target * sizeof(T) - seen.patches * sizeof(T), 0.0, spare / 4);
+    const double spare = limit > 0 ? limit - least - plan.bytes_rows : 8 * B::block_bytes;
+    const double patches = std::clamp(B::patch_numbers * sizeof(T) - seen.patches * sizeof(T), 0.0, spare / 4);
     if (seen.patches > 0) plan.patches = index(seen.patches + patches / sizeof(T));
-    const double tangents = std::min((spare - patches) / 2, 2 * workspace_target) / per_tangent;
+    const double tangents = std::min((spare - patches) / 2, 2 * B::block_bytes) / per_tangent;
     const index most = (coupled ? n : 1) + index(std::max(0.0, tangents));
     plan.vector_block = coupled ? std::max<index>(1, most / n) : std::min(rows_shared_by, most);
     plan.sample_block = coupled ? n : std::clamp<index>(most / plan.vector_block, 1, n);

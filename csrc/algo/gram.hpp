@@ -48,7 +48,7 @@ class Gram {
             if (few_inputs(dense)) parameters = std::max(parameters, dense.parameters());
         });
         const index per_vector = 2 * n * width + parameters;
-        const index block = std::max<index>(1, std::min(v.rows, index(blocking::workspace_target) / (per_vector * index(sizeof(T)))));
+        const index block = std::max<index>(1, std::min(v.rows, index(B::block_bytes) / (per_vector * index(sizeof(T)))));
         if (workspace_.size() < block * per_vector) workspace_ = backend().template allocate<T>(block * per_vector);
         for (index j = 0; j < v.rows; j += block) {
             const index s = std::min(block, v.rows - j);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <mutex>
+#include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/types.hpp"
@@ -43,13 +45,14 @@ class KroneckerSum {
     // out (r, r) = sum_l (tr P_l / k) R_l: the outputs decouple in the wide limit, and kappa after dividing by
     // I (x) this is at most max_l(k lambda_max(P_l) / tr P_l) / min_l(k lambda_min(P_l) / tr P_l), whatever the data.
     void mean_over_outputs(View<T> out) const {
+        const auto diagonals = backend_.template allocate<T>(terms_ * k_);
+        for (index l = 0; l < terms_; ++l)
+            backend_.copy(View<const T>(p(l).data, k_, 1, k_ + 1), View<T>(diagonals.data() + l * k_, k_, 1));
+        std::vector<T> room;
+        const View<const T> host = backend_.on_host(View<const T>(diagonals.data(), terms_, k_), room);
         for (index l = 0; l < terms_; ++l) {
-            T trace = 0;
-            for (index a = 0; a < k_; ++a) trace += p(l).row(a)[a];
-            // trace / k times R_l, by a product with a 1 x 1 matrix: (r r, 1) (1, 1).
-            const T weight = trace / T(k_);
-            backend_.gemm(Op::none, Op::none, T(1), View<const T>(r(l).data, r_ * r_, 1), View<const T>(&weight, 1, 1),
-                          l == 0 ? T(0) : T(1), View<T>(out.data, r_ * r_, 1));
+            const T trace = std::accumulate(host.row(l), host.row(l) + k_, T(0));
+            backend_.scale_add(trace / T(k_), r(l), l == 0 ? T(0) : T(1), out);
         }
     }
 

@@ -10,11 +10,20 @@
 #include "algo/layers/activation.hpp"
 #include "algo/solvers/options.hpp"
 #include "api/engine.hpp"
+#ifdef GNFAST_CUDA_MODULE
+#include "cuda/cuda_backend.hpp"
+#else
 #include "cpu/cpu_backend.hpp"
+#endif
 
 namespace gnfast::api::dispatch {
 
+// The files of api/ and bind/ are compiled once for each device, into modules of their own.
+#ifdef GNFAST_CUDA_MODULE
+using B = cuda::CudaBackend;
+#else
 using B = cpu::CpuBackend;
+#endif
 
 inline B& backend() {
     static B one;

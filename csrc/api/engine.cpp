@@ -115,6 +115,7 @@ class GaussNewtonOf final : public GaussNewton {
     void vjp(Array u, Array v) override { self.vjp(read<T>(u), view<T>(v)); }
     const ProductPlan& plan() const override { return self.plan(); }
     Method method_for(index vectors) const override { return self.method_for(vectors); }
+    double resolution() const override { return backend().template resolution<T>(); }
     bool couples_samples() const override { return self.network().couples_samples(); }
     index samples() const override { return self.samples(); }
     index outputs() const override { return self.outputs(); }
@@ -136,6 +137,7 @@ class GramOf final : public Gram {
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self_.size(); }
     index cols() const override { return self_.size(); }
+    double resolution() const override { return backend().template resolution<T>(); }
     void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
     void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
@@ -154,6 +156,7 @@ class LinearDualOf final : public LinearDual {
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self_.sum().size(); }
     index cols() const override { return self_.sum().size(); }
+    double resolution() const override { return backend().template resolution<T>(); }
     void apply(Array in, Array out) override { self_.sum().apply(read<T>(in), view<T>(out)); }
     void lift(Array v, Array out) override { self_.lift(read<T>(v), view<T>(out)); }
     void restrict_to_dual(Array v, Array out) override { self_.restrict_to_dual(read<T>(v), view<T>(out)); }
@@ -183,6 +186,7 @@ class KroneckerSumOf final : public KroneckerSum {
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self_.size(); }
     index cols() const override { return self_.size(); }
+    double resolution() const override { return backend().template resolution<T>(); }
     void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
     void mean_over_outputs(Array out) override { self_.mean_over_outputs(view<T>(out)); }
 
@@ -300,6 +304,10 @@ std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index 
 std::unique_ptr<Operator> make_widened(Operator& op) {
     if (op.dtype() != DType::float32) throw std::invalid_argument("only an operator in float32 is widened");
     return std::make_unique<Widened>(op);
+}
+
+void copy(DType dtype, Array from, Array to) {
+    by_dtype(dtype, [&]<class T>() { backend().copy(read<T>(from), view<T>(to)); });
 }
 
 index cholesky(DType dtype, Array a) {

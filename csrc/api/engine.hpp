@@ -154,6 +154,8 @@ std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index 
 // Vectors in float64, products by an operator in float32, borrowed.
 std::unique_ptr<Operator> make_widened(Operator& op);
 
+// Between two of the module's arrays of one size.
+void copy(DType dtype, Array from, Array to);
 // Lower triangle of a, in place; 0, or the pivot (from 1) at which a turned out not to be positive definite.
 index cholesky(DType dtype, Array a);
 void fill_normal(DType dtype, Array out, std::uint64_t seed, std::uint64_t stream, double scale);

@@ -57,10 +57,7 @@ solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vec
 }
 
 Asymmetry asymmetry(DType dtype, Array a) {
-    return by_dtype(dtype, [&]<class T>() -> Asymmetry {
-        const auto found = cpu::symmetric::asymmetry(View<const T>(view<T>(a)));
-        return {found.scale, found.difference, found.finite};
-    });
+    return by_dtype(dtype, [&]<class T>() { return backend().asymmetry(read<T>(a)); });
 }
 
 }  // namespace gnfast::api

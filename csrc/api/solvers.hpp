@@ -3,6 +3,7 @@
 
 #include "algo/solvers/options.hpp"
 #include "api/engine.hpp"
+#include "core/backend.hpp"
 
 namespace gnfast::api {
 
@@ -15,11 +16,6 @@ std::unique_ptr<Operator> make_cg_inverse(Operator& op, Operator* preconditioner
 // vectors (block, size): see algo/solvers/nystrom.hpp.
 solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vectors);
 
-// The largest |a_ij| and |a_ij - a_ji| of a square matrix, and whether all entries are finite.
-struct Asymmetry {
-    double scale, difference;
-    bool finite;
-};
 Asymmetry asymmetry(DType dtype, Array a);
 
 }  // namespace gnfast::api

@@ -1,10 +1,12 @@
-// NumPy arrays as the facade's Arrays, with the cheap half of the checks: Python has made the full ones.
+// Python's arrays as the facade's Arrays, with the cheap half of the checks: Python has made the full ones. `array` is what this module's
+// arguments are: NumPy's, or in a GPU's module anything with __cuda_array_interface__.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cmath>
+#include <vector>
 
 #include "api/engine.hpp"
 #include "core/monitor.hpp"
@@ -13,30 +15,56 @@ namespace gnfast::bind {
 
 namespace py = pybind11;
 
-inline api::DType dtype_of(const py::array& a) {
-    if (py::isinstance<py::array_t<float>>(a)) return api::DType::float32;
-    if (py::isinstance<py::array_t<double>>(a)) return api::DType::float64;
-    throw py::type_error("an array passed to the core is neither float32 nor float64");
-}
+// What the core asks of an array.
+struct Facts {
+    api::DType dtype;
+    std::vector<index> shape;
+    bool contiguous;  // C order
+    bool writable;
+    void* data;
+};
+
+Facts facts_of(const py::array& a);
+
+#ifdef GNFAST_CUDA_MODULE
+// Anything with __cuda_array_interface__: CuPy's arrays, PyTorch's tensors.
+inline bool has_cuda_interface(PyObject* object) { return PyObject_HasAttrString(object, "__cuda_array_interface__") == 1; }
+
+class DeviceArray : public py::object {
+   public:
+    PYBIND11_OBJECT(DeviceArray, py::object, has_cuda_interface)
+    DeviceArray() = default;
+};
+
+Facts facts_of(const DeviceArray& a);
+using array = DeviceArray;
+#else
+using array = py::array;
+#endif
+
+// An uninitialised C-contiguous matrix in the memory of this module's device.
+array new_array(api::DType dtype, index rows, index cols);
 
 // A C-contiguous (rows, cols) array of this precision; rows or cols -1 accept any number.
-inline api::Array view(const py::array& a, api::DType dtype, index rows, index cols, bool writable) {
-    if (dtype_of(a) != dtype) throw py::type_error("an array passed to the core has another precision than its operator");
-    if (a.ndim() != 2 || !(a.flags() & py::array::c_style))
-        throw py::value_error("an array passed to the core is not a C-contiguous matrix");
-    if ((rows >= 0 && a.shape(0) != rows) || (cols >= 0 && a.shape(1) != cols))
-        throw py::value_error("an array of shape (" + std::to_string(a.shape(0)) + ", " + std::to_string(a.shape(1)) +
-                              ") was passed to the core where (" + std::to_string(rows) + ", " + std::to_string(cols) + ") fits");
-    if (writable && !a.writeable()) throw py::value_error("an output passed to the core is read-only");
-    return {const_cast<void*>(a.data()), a.shape(0), a.shape(1)};
+api::Array checked(const Facts& facts, api::DType dtype, index rows, index cols, bool writable);
+
+// Of arrays of this module's device, or of NumPy's.
+template <class A>
+api::DType dtype_of(const A& a) {
+    return facts_of(a).dtype;
 }
-
-inline api::Array input(const py::array& a, api::DType dtype, index rows, index cols) { return view(a, dtype, rows, cols, false); }
-inline api::Array output(const py::array& a, api::DType dtype, index rows, index cols) { return view(a, dtype, rows, cols, true); }
-
-inline py::array new_array(api::DType dtype, index rows, index cols) {
-    if (dtype == api::DType::float32) return py::array_t<float>({rows, cols});
-    return py::array_t<double>({rows, cols});
+template <class A>
+index rows_of(const A& a) {
+    const Facts facts = facts_of(a);
+    return facts.shape.empty() ? 0 : facts.shape[0];
+}
+template <class A>
+api::Array input(const A& a, api::DType dtype, index rows, index cols) {
+    return checked(facts_of(a), dtype, rows, cols, false);
+}
+template <class A>
+api::Array output(const A& a, api::DType dtype, index rows, index cols) {
+    return checked(facts_of(a), dtype, rows, cols, true);
 }
 
 inline Loss loss_of(const std::string& name) {

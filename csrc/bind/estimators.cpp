@@ -9,8 +9,8 @@ namespace gnfast::bind {
 namespace {
 
 py::array matrix(const solvers::Small& a) {
-    py::array out = new_array(api::DType::float64, a.rows, a.cols);
-    std::copy(a.values.begin(), a.values.end(), static_cast<double*>(out.mutable_data()));
+    py::array_t<double> out({a.rows, a.cols});
+    std::copy(a.values.begin(), a.values.end(), out.mutable_data());
     return out;
 }
 
@@ -52,7 +52,7 @@ void register_estimators(py::module_& m) {
     m.def(
         "diagonal",
         [](api::Operator& op, const std::string& method, index samples, index max_products, double tol, index block, std::uint64_t seed,
-           const py::object& progress, const py::array& mean, const py::array& squares) {
+           const py::object& progress, const array& mean, const array& squares) {
             const auto options = estimator_options(samples, max_products, tol, block, seed, progress);
             const api::Array first = output(mean, op.dtype(), 1, op.rows()), second = output(squares, op.dtype(), 1, op.rows());
             solvers::DiagonalResult found;
@@ -92,7 +92,7 @@ void register_estimators(py::module_& m) {
         "op"_a, "centre"_a, "half"_a, "probes"_a, "moments"_a, "block"_a, "seed"_a, "progress"_a);
     m.def(
         "nystrom_factors",
-        [](api::Operator& op, std::uint64_t seed, const py::array& vectors) {
+        [](api::Operator& op, std::uint64_t seed, const array& vectors) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const py::gil_scoped_release release;
             return api::nystrom_factors(op, seed, out);
@@ -100,15 +100,15 @@ void register_estimators(py::module_& m) {
         "op"_a, "seed"_a, "vectors"_a);
     m.def(
         "low_rank_update",
-        [](const py::array& vectors, std::vector<double> factors) {
-            if (py::ssize_t(factors.size()) != vectors.shape(0)) throw py::value_error("a low-rank update needs one factor a vector");
+        [](const array& vectors, std::vector<double> factors) {
+            if (index(factors.size()) != rows_of(vectors)) throw py::value_error("a low-rank update needs one factor a vector");
             return api::make_low_rank_update(dtype_of(vectors), input(vectors, dtype_of(vectors), -1, -1), std::move(factors));
         },
         py::keep_alive<0, 1>());
     m.def(
         "solve",
         [](api::Operator& op, api::Operator* preconditioner, double damping, double tol, index max_iterations, const py::object& progress,
-           const py::array& b, const py::array& x) {
+           const array& b, const array& x) {
             const solvers::SolveOptions options{damping, tol, max_iterations, monitor_of(progress)};
             const api::Array in = input(b, op.dtype(), -1, op.rows()), out = output(x, op.dtype(), in.rows, op.rows());
             solvers::SolveResult found;

@@ -12,10 +12,10 @@ namespace {
 // A bias (size,) or None.
 void* bias_of(const py::handle& item, api::DType dtype, index size) {
     if (item.is_none()) return nullptr;
-    const auto vector = py::cast<py::array>(item);
-    if (dtype_of(vector) != dtype || vector.ndim() != 1 || vector.shape(0) != size || !(vector.flags() & py::array::c_style))
+    const Facts vector = facts_of(py::cast<array>(item));
+    if (vector.dtype != dtype || vector.shape.size() != 1 || vector.shape[0] != size || !vector.contiguous)
         throw py::value_error("a bias passed to the core does not fit its weight");
-    return const_cast<void*>(vector.data());
+    return vector.data;
 }
 
 // (size, kernel, stride, dilation, before, positions)
@@ -39,10 +39,10 @@ std::vector<api::LayerSpec> specs_of(const py::handle& layers, api::DType dtype)
         const auto layer = py::cast<py::tuple>(item);
         const auto kind = py::cast<std::string>(layer[0]);
         if (kind == "dense") {
-            const api::Array weight = input(py::cast<py::array>(layer[1]), dtype, -1, -1);
+            const api::Array weight = input(py::cast<array>(layer[1]), dtype, -1, -1);
             specs.emplace_back(api::DenseSpec{weight, bias_of(layer[2], dtype, weight.rows), py::cast<double>(layer[3])});
         } else if (kind == "convolution") {
-            const api::Array weight = input(py::cast<py::array>(layer[1]), dtype, -1, -1);
+            const api::Array weight = input(py::cast<array>(layer[1]), dtype, -1, -1);
             specs.emplace_back(
                 api::ConvolutionSpec{weight, bias_of(layer[2], dtype, weight.rows), windows_of(layer[3]), py::cast<index>(layer[4])});
         } else if (kind == "pool") {
@@ -80,30 +80,30 @@ std::unique_ptr<api::Network> make_network(const py::list& layers, index inputs,
 }  // namespace
 
 void register_networks(py::module_& m) {
-    py::class_<api::Network>(m, "Network")
+    py::class_<api::Network>(m, "Network", py::module_local())
         .def(py::init(&make_network), py::keep_alive<1, 2>())
         .def_property_readonly("parameters", &api::Network::parameters)
         .def("forward",
-             [](const api::Network& self, const py::array& x, const py::array& out) {
+             [](const api::Network& self, const array& x, const array& out) {
                  const api::Array in = input(x, self.dtype(), -1, self.inputs());
                  const api::Array target = output(out, self.dtype(), in.rows, self.outputs());
                  const py::gil_scoped_release release;
                  self.forward(in, target);
              })
         // (inputs, derivatives): per dense layer its input, and the derivative of the activations behind it or None.
-        .def("linearize", [](const api::Network& self, const py::array& x) {
+        .def("linearize", [](const api::Network& self, const array& x) {
             const api::Array in = input(x, self.dtype(), -1, self.inputs());
             py::list inputs, derivatives;
-            const std::size_t size = self.dtype() == api::DType::float32 ? 4 : 8;
             self.linearize(in, [&](const api::Network::Kept& layer) {
-                py::object copy = new_array(self.dtype(), layer.rows, layer.cols);
-                std::memcpy(const_cast<void*>(py::cast<py::array>(copy).data()), layer.data, size * std::size_t(layer.rows * layer.cols));
+                const array copy = new_array(self.dtype(), layer.rows, layer.cols);
+                api::copy(self.dtype(), {const_cast<void*>(layer.data), layer.rows, layer.cols},
+                          output(copy, self.dtype(), layer.rows, layer.cols));
                 if (layer.dense) {
                     inputs.append(copy);
                     derivatives.append(py::none());
                 } else if (!inputs.empty()) {
                     py::object before = derivatives[derivatives.size() - 1];
-                    derivatives[derivatives.size() - 1] = before.is_none() ? copy : before * copy;
+                    derivatives[derivatives.size() - 1] = before.is_none() ? py::object(copy) : before * copy;
                 }
             });
             return py::make_tuple(inputs, derivatives);

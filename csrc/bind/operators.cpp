@@ -16,7 +16,7 @@ Method method_of(const std::string& name) {
 
 // f(in, out) on blocks (s, in_cols) -> (s, out_cols), without the GIL.
 template <class F>
-void product(api::DType dtype, const py::array& in, index in_cols, const py::array& out, index out_cols, F&& f) {
+void product(api::DType dtype, const array& in, index in_cols, const array& out, index out_cols, F&& f) {
     const api::Array from = input(in, dtype, -1, in_cols);
     const api::Array to = output(out, dtype, from.rows, out_cols);
     const py::gil_scoped_release release;
@@ -51,13 +51,11 @@ class CallbackOperator final : public api::Operator {
     index cols() const override { return size_; }
     void apply(api::Array in, api::Array out) override {
         const py::gil_scoped_acquire gil;
-        const py::array block = new_array(dtype_, in.rows, in.cols);
-        const std::size_t bytes = (dtype_ == api::DType::float32 ? 4 : 8) * std::size_t(in.rows * in.cols);
-        std::memcpy(const_cast<void*>(block.data()), in.data, bytes);
-        py::array result;
-        interruptible([&] { result = py::cast<py::array>(f_(block)); });
-        const api::Array from = input(result, dtype_, out.rows, out.cols);
-        std::memcpy(out.data, from.data, bytes);
+        const array block = new_array(dtype_, in.rows, in.cols);
+        api::copy(dtype_, in, output(block, dtype_, in.rows, in.cols));
+        array result;
+        interruptible([&] { result = py::cast<array>(f_(block)); });
+        api::copy(dtype_, input(result, dtype_, out.rows, out.cols), out);
     }
 
    private:
@@ -69,56 +67,56 @@ class CallbackOperator final : public api::Operator {
 }  // namespace
 
 void register_operators(py::module_& m) {
-    py::class_<api::Operator>(m, "Operator")
+    py::class_<api::Operator>(m, "Operator", py::module_local())
         .def_property_readonly("size", &api::Operator::cols)
-        .def("apply", [](api::Operator& self, const py::array& in, const py::array& out) {
+        .def("apply", [](api::Operator& self, const array& in, const array& out) {
             product(self.dtype(), in, self.cols(), out, self.rows(), [&](api::Array from, api::Array to) { self.apply(from, to); });
         });
 
-    py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton")
-        .def(py::init([](const api::Network& network, const py::array& x, const std::string& loss, const py::object& given, double scale,
+    py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton", py::module_local())
+        .def(py::init([](const api::Network& network, const array& x, const std::string& loss, const py::object& given, double scale,
                          const std::string& method, double memory_limit) {
                  const api::Array in = input(x, network.dtype(), -1, network.inputs());
                  api::Array terms;
-                 if (!given.is_none()) terms = input(py::cast<py::array>(given), network.dtype(), -1, network.outputs());
+                 if (!given.is_none()) terms = input(py::cast<array>(given), network.dtype(), -1, network.outputs());
                  const py::gil_scoped_release release;
                  return api::make_gauss_newton(network, in, loss_of(loss), terms, scale, method_of(method), memory_limit);
              }),
              py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 5>())
         .def("plan", &plan_of)
         .def("diagonal",
-             [](api::GaussNewton& self, const py::array& out) {
+             [](api::GaussNewton& self, const array& out) {
                  const api::Array to = output(out, self.dtype(), 1, self.cols());
                  const py::gil_scoped_release release;
                  self.diagonal(to);
              })
         .def("jvp",
-             [](api::GaussNewton& self, const py::array& v, const py::array& u) {
+             [](api::GaussNewton& self, const array& v, const array& u) {
                  product(self.dtype(), v, self.cols(), u, self.samples() * self.outputs(),
                          [&](api::Array from, api::Array to) { self.jvp(from, to); });
              })
-        .def("vjp", [](api::GaussNewton& self, const py::array& u, const py::array& v) {
+        .def("vjp", [](api::GaussNewton& self, const array& u, const array& v) {
             product(self.dtype(), u, self.samples() * self.outputs(), v, self.cols(),
                     [&](api::Array from, api::Array to) { self.vjp(from, to); });
         });
 
-    py::class_<api::Dual, api::Operator>(m, "Dual")
+    py::class_<api::Dual, api::Operator>(m, "Dual", py::module_local())
         .def("lift",
-             [](api::Dual& self, const py::array& v, const py::array& out, index parameters) {
+             [](api::Dual& self, const array& v, const array& out, index parameters) {
                  product(self.dtype(), v, self.cols(), out, parameters, [&](api::Array from, api::Array to) { self.lift(from, to); });
              })
         .def("restrict",
-             [](api::Dual& self, const py::array& v, const py::array& out, index parameters) {
+             [](api::Dual& self, const array& v, const array& out, index parameters) {
                  product(self.dtype(), v, parameters, out, self.rows(),
                          [&](api::Array from, api::Array to) { self.restrict_to_dual(from, to); });
              })
-        .def("mean_over_outputs", [](api::Dual& self, const py::array& out) {
+        .def("mean_over_outputs", [](api::Dual& self, const array& out) {
             const api::Array to = output(out, self.dtype(), -1, -1);
             const py::gil_scoped_release release;
             self.mean_over_outputs(to);
         });
 
-    py::class_<api::Gram, api::Dual>(m, "Gram")
+    py::class_<api::Gram, api::Dual>(m, "Gram", py::module_local())
         .def(py::init([](api::GaussNewton& owner, bool reduced) {
                  const py::gil_scoped_release release;
                  return api::make_gram(owner, reduced);
@@ -133,44 +131,44 @@ void register_operators(py::module_& m) {
                  }
                  return py::array_t<double>(static_cast<py::ssize_t>(found.size()), found.data());
              })
-        .def("form", [](api::Gram& self, const py::array& out, const py::object& progress) {
+        .def("form", [](api::Gram& self, const array& out, const py::object& progress) {
             const api::Array to = output(out, self.dtype(), self.rows(), self.rows());
             const Monitor monitor = monitor_of(progress);
             const py::gil_scoped_release release;
             self.form(to, monitor);
         });
 
-    py::class_<api::LinearDual, api::Dual>(m, "LinearDual")
-        .def(py::init([](const api::Network& network, const py::array& range, bool affine) {
+    py::class_<api::LinearDual, api::Dual>(m, "LinearDual", py::module_local())
+        .def(py::init([](const api::Network& network, const array& range, bool affine) {
                  const api::Array in = input(range, network.dtype(), -1, network.inputs() + (affine ? 1 : 0));
                  const py::gil_scoped_release release;
                  return api::make_linear_dual(network, in, affine);
              }),
              py::keep_alive<1, 2>())
-        .def("factors", [](const api::LinearDual& self, const py::array& p, const py::array& r) {
+        .def("factors", [](const api::LinearDual& self, const array& p, const array& r) {
             self.factors(output(p, self.dtype(), -1, -1), output(r, self.dtype(), -1, -1));
         });
 
-    py::class_<api::KroneckerSum, api::Operator>(m, "KroneckerSum")
-        .def(py::init([](const py::array& p, const py::array& r) {
-            const api::Array left = input(p, dtype_of(p), -1, p.shape(1)), right = input(r, dtype_of(p), -1, r.shape(1));
+    py::class_<api::KroneckerSum, api::Operator>(m, "KroneckerSum", py::module_local())
+        .def(py::init([](const array& p, const array& r) {
+            const api::DType dtype = dtype_of(p);
+            const api::Array left = input(p, dtype, -1, -1), right = input(r, dtype, -1, -1);
             const py::gil_scoped_release release;
-            return api::make_kronecker_sum(dtype_of(p), left, right);
+            return api::make_kronecker_sum(dtype, left, right);
         }))
-        .def("mean_over_outputs", [](api::KroneckerSum& self, const py::array& out) {
+        .def("mean_over_outputs", [](api::KroneckerSum& self, const array& out) {
             const api::Array to = output(out, self.dtype(), -1, -1);
             const py::gil_scoped_release release;
             self.mean_over_outputs(to);
         });
 
     m.def(
-        "stored",
-        [](const py::array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0))); },
+        "stored", [](const array& lower) { return api::make_stored(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower))); },
         py::keep_alive<0, 1>());
     m.def(
         "cholesky_inverse",
-        [](const py::array& lower, index copies, bool interleaved) {
-            return api::make_cholesky_inverse(dtype_of(lower), input(lower, dtype_of(lower), -1, lower.shape(0)), copies, interleaved);
+        [](const array& lower, index copies, bool interleaved) {
+            return api::make_cholesky_inverse(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower)), copies, interleaved);
         },
         py::keep_alive<0, 1>());
     m.def("widened", &api::make_widened, py::keep_alive<0, 1>());

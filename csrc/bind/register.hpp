@@ -12,4 +12,9 @@ void register_solvers(pybind11::module_& m);
 void register_estimators(pybind11::module_& m);
 void register_ensemble(pybind11::module_& m);
 
+#ifdef GNFAST_CUDA_MODULE
+void register_cuda(pybind11::module_& m);
+void add_cuda_info(pybind11::dict& info);
+#endif
+
 }  // namespace gnfast::bind

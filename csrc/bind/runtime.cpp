@@ -36,7 +36,7 @@ struct OneBlasThread {
 };
 
 void register_runtime(py::module_& m) {
-    py::class_<OneBlasThread>(m, "OneBlasThread")
+    py::class_<OneBlasThread>(m, "OneBlasThread", py::module_local())
         .def(py::init<>())
         .def("__enter__",
              [](OneBlasThread& self) {
@@ -55,25 +55,32 @@ void register_runtime(py::module_& m) {
         info["version"] = GNFAST_VERSION;
         info["compiler"] = __VERSION__;
         info["openmp"] = _OPENMP;
+#ifdef GNFAST_CUDA_TOOLKIT
+        info["cuda"] = py::dict(py::arg("toolkit") = GNFAST_CUDA_TOOLKIT, py::arg("targets") = GNFAST_CUDA_TARGETS);
+#else
         info["cuda"] = false;
+#endif
+#ifdef GNFAST_CUDA_MODULE
+        add_cuda_info(info);
+#endif
         info["blas_thread_control"] = thread_control;
         return info;
     });
-    m.def("fill_normal", [](const py::array& out, std::uint64_t seed, std::uint64_t stream, double scale) {
+    m.def("fill_normal", [](const array& out, std::uint64_t seed, std::uint64_t stream, double scale) {
         const api::DType dtype = dtype_of(out);
         const api::Array target = output(out, dtype, -1, -1);
         const py::gil_scoped_release release;
         api::fill_normal(dtype, target, seed, stream, scale);
     });
-    m.def("fill_uniform", [](const py::array& out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
+    m.def("fill_uniform", [](const array& out, std::uint64_t seed, std::uint64_t stream, double low, double high) {
         const api::DType dtype = dtype_of(out);
         const api::Array target = output(out, dtype, -1, -1);
         const py::gil_scoped_release release;
         api::fill_uniform(dtype, target, seed, stream, low, high);
     });
-    m.def("cholesky", [](const py::array& a) {
+    m.def("cholesky", [](const array& a) {
         const api::DType dtype = dtype_of(a);
-        const api::Array target = output(a, dtype, -1, a.shape(0));
+        const api::Array target = output(a, dtype, -1, rows_of(a));
         const py::gil_scoped_release release;
         return api::cholesky(dtype, target);
     });

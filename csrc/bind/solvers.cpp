@@ -21,7 +21,7 @@ py::dict as_dict(const solvers::Result& result) {
     return out;
 }
 
-// A part of a solver's state as an array that lives as long as the call that hands it out.
+// A part of a solver's state as a NumPy array that lives as long as the call that hands it out.
 py::array as_array(const solvers::Part& part, api::DType dtype) {
     const std::vector<py::ssize_t> shape{part.rows, part.cols};
     const py::capsule borrowed(&part, [](void*) {});
@@ -35,9 +35,9 @@ struct Request {
     solvers::Options options;
     py::list kept;  // arrays that the options point to
 
-    Request(const api::Operator& op, const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
+    Request(const api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
             double norm, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
-        options.count = vectors.shape(0);
+        options.count = rows_of(vectors);
         options.largest = largest;
         options.block = block;
         options.max_basis = max_basis;
@@ -57,7 +57,7 @@ struct Request {
             else if (name == "keep")
                 options.keep_results = py::cast<bool>(value);
             else if (name == "start")
-                set_start(op, py::cast<py::array>(value));
+                set_start(op, py::cast<array>(value));
             else if (name == "restore")
                 set_restore(op, py::cast<py::dict>(value));
             else if (name == "save")
@@ -69,7 +69,7 @@ struct Request {
     }
 
    private:
-    void set_start(const api::Operator& op, const py::array& start) {
+    void set_start(const api::Operator& op, const array& start) {
         const api::Array rows = input(start, op.dtype(), -1, op.rows());
         options.start = rows.data, options.start_rows = rows.rows;
         kept.append(start);
@@ -77,12 +77,12 @@ struct Request {
 
     void set_restore(const api::Operator& op, const py::dict& parts) {
         for (const auto& [key, value] : parts) {
-            const auto array = py::cast<py::array>(value);
-            const api::DType dtype = dtype_of(array);
+            const auto part = py::cast<py::array>(value);
+            const api::DType dtype = dtype_of(part);
             if (dtype != op.dtype() && dtype != api::DType::float64) throw py::type_error("the saved state has another precision");
-            const api::Array rows = input(array, dtype, -1, -1);
+            const api::Array rows = input(part, dtype, -1, -1);
             options.restore.push_back({py::cast<std::string>(key), rows.data, rows.rows, rows.cols, dtype == api::DType::float64});
-            kept.append(array);
+            kept.append(part);
         }
     }
 
@@ -112,8 +112,8 @@ void register_solvers(py::module_& m) {
     using namespace py::literals;
     m.def(
         "lanczos",
-        [](api::Operator& op, const py::array& vectors, bool largest, index block, index max_basis, index max_products, double tol,
-           double norm, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
+        [](api::Operator& op, const array& vectors, bool largest, index block, index max_basis, index max_products, double tol, double norm,
+           std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const Request request(op, vectors, largest, block, max_basis, max_products, tol, norm, seed, progress, more);
             return run([&] { return api::lanczos(op, request.options, out); });
@@ -121,16 +121,17 @@ void register_solvers(py::module_& m) {
         "op"_a, "vectors"_a, "largest"_a, "block"_a, "max_basis"_a, "max_products"_a, "tol"_a, "norm"_a, "seed"_a, "progress"_a);
     m.def(
         "asymmetry",
-        [](const py::array& a) {
-            const api::Array matrix = input(a, dtype_of(a), -1, a.shape(0));
+        [](const array& a) {
+            const api::DType dtype = dtype_of(a);
+            const api::Array matrix = input(a, dtype, -1, rows_of(a));
             const py::gil_scoped_release release;
-            const api::Asymmetry found = api::asymmetry(dtype_of(a), matrix);
+            const Asymmetry found = api::asymmetry(dtype, matrix);
             return std::make_tuple(found.scale, found.difference, found.finite);
         },
         "a"_a);
     m.def(
         "davidson",
-        [](api::Operator& op, api::Operator* preconditioner, const py::array& vectors, index block, index max_basis, index max_products,
+        [](api::Operator& op, api::Operator* preconditioner, const array& vectors, index block, index max_basis, index max_products,
            double tol, double norm, std::uint64_t seed, const py::object& progress, bool largest, const py::kwargs& more) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
             const Request request(op, vectors, largest, block, max_basis, max_products, tol, norm, seed, progress, more);
@@ -142,9 +143,9 @@ void register_solvers(py::module_& m) {
           "damping"_a, "tol"_a, "max_iterations"_a);
     m.def(
         "nystrom",
-        [](api::Operator& op, const py::array& vectors, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
+        [](api::Operator& op, const array& vectors, std::uint64_t seed, const py::object& progress, const py::kwargs& more) {
             const api::Array out = output(vectors, op.dtype(), -1, op.rows());
-            const Request request(op, vectors, true, vectors.shape(0), 0, 0, 0, 0, seed, progress, more);
+            const Request request(op, vectors, true, rows_of(vectors), 0, 0, 0, 0, seed, progress, more);
             return run([&] { return api::nystrom(op, request.options, out); });
         },
         "op"_a, "vectors"_a, "seed"_a, "progress"_a);

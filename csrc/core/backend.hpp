@@ -1,10 +1,12 @@
-// The verbs that algo/ may call. CpuBackend has them now; a GPU's backend has the same, and no algorithm changes.
+// The verbs that algo/ may call, which CpuBackend and CudaBackend have. What lies in a backend's memory is read and written by verbs
+// alone: numbers that an algorithm looks at come through on_host, those that it made come back through from_host.
 // Matrices are row-major views; a block of s vectors is (s, length), one vector a row.
 #pragma once
 
 #include <concepts>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/loss.hpp"
@@ -36,6 +38,12 @@ struct FactoredTerm {
     bool bias;
 };
 
+// How far a square matrix is from symmetric: the largest |a_ij| and |a_ij - a_ji|, and whether all entries are finite.
+struct Asymmetry {
+    double scale, difference;
+    bool finite;
+};
+
 template <class B, class T>
 concept BackendFor = requires(
     B& backend, View<T> out, View<const T> in, Batch<T> outs, Batch<const T> ins, T x, index i, std::span<const GramTerm<T>> terms,
@@ -43,16 +51,22 @@ concept BackendFor = requires(
     pointwise::Tanh f, Grid<T> grid, Grid<const T> grid_in, const Windows& windows, View<std::int32_t> chosen, const NormShape& shape) {
     // Memory: a buffer has data() and size() and is not initialised.
     { backend.template allocate<T>(i).data() } -> std::convertible_to<T*>;
+    { backend.on_host(in, std::declval<std::vector<T>&>()) } -> std::same_as<View<const T>>;  // in itself, or a copy of it
+    backend.from_host(View<const double>(), out);  // from the host's memory, also from one precision to the other
+    backend.from_host(in, out);
     backend.fill(out, x);
     backend.copy(in, out);
     backend.transpose(ins, outs);
-    // BLAS and LAPACK.
+    // BLAS and LAPACK. Products of matrices may be made in less precision than T, unless a full_precision() lives in the same scope.
+    backend.full_precision();
+    { backend.template resolution<T>() } -> std::same_as<double>;       // relative rounding of a product now
     backend.gemm(Op::none, Op::transpose, x, in, in, x, out);           // out = x op(in) op(in) + x out
     backend.gemm_batch(Op::none, Op::transpose, x, ins, ins, x, outs);  // the same for each member
     // For each (j, i) the same, or, where out has inner_step 0, out_j = x sum_i op(in_ji) op(in_ji) + x out_j.
     backend.gemm_grid(Op::none, Op::transpose, x, grid_in, grid_in, x, grid);
-    backend.syrk(in, out);                             // out = in in^T, both triangles
-    backend.symm_lower(in, in, out);                   // out = v K, K given by its lower triangle
+    backend.syrk(in, out);            // out = in in^T, both triangles
+    backend.symm_lower(in, in, out);  // out = v K, K given by its lower triangle
+    { backend.asymmetry(in) } -> std::same_as<Asymmetry>;
     { backend.cholesky(out) } -> std::same_as<index>;  // lower, in place; 0 or the failing pivot from 1
     backend.cholesky_solve(in, out);                   // each row x of out <- (L L^T)^-1 x
     backend.small_eigh(host, i, host);                 // host, double: eigenvectors in rows, eigenvalues
@@ -70,20 +84,23 @@ concept BackendFor = requires(
     backend.scale_add(x, in, x, out);         // out = x in + x out
     // Images (m, channels height width) and their patches (m patch, positions); pooling; sums over positions.
     backend.gather_patches(in, windows, out);
-    backend.scatter_patches(in, windows, x, out);                            // out = x out + the adjoint, x = 0 or 1
-    backend.pool_average(in, windows, x, out);                               // out = x out + the means, x = 0 or 1
-    backend.spread_average(in, windows, x, out);                             // the adjoint
-    backend.pool_max(in, windows, out, chosen);                              // chosen: the pixel of the image that each maximum is
-    backend.gather_chosen(View<const std::int32_t>(chosen), ins, x, outs);   // outs[j][i, q] = x outs + ins[j][i, chosen[i, q]]
-    backend.scatter_chosen(View<const std::int32_t>(chosen), ins, x, outs);  // the adjoint, x = 0 or 1
-    backend.add_channels(outs, ins);                                         // outs[j][i, (c, q)] += ins[j][0, c]
-    backend.sum_channels(ins, outs);                                         // outs[j][i, c] = sum over q of ins[j][i, (c, q)]
+    backend.scatter_patches(in, windows, x, out);                           // out = x out + the adjoint, x = 0 or 1
+    backend.pool_average(in, windows, x, out);                              // out = x out + the means, x = 0 or 1
+    backend.spread_average(in, windows, x, out);                            // the adjoint
+    backend.pool_max(in, windows, out, chosen);                             // chosen: the pixel of the image that each maximum is
+    backend.gather_chosen(View<const std::int32_t>(chosen), ins, x, outs);  // outs[j][i, q] = x outs + ins[j][i, chosen[i, q]]
+    // The adjoint, x = 0 or 1; chosen by these windows, so that a backend may ask which of them see a pixel.
+    backend.scatter_chosen(View<const std::int32_t>(chosen), windows, ins, x, outs);
+    backend.add_channels(outs, ins);  // outs[j][i, (c, q)] += ins[j][0, c]
+    backend.sum_channels(ins, outs);  // outs[j][i, c] = sum over q of ins[j][i, (c, q)]
     // Normalisation, its derivative, and steps by channels: see NormShape and cpu/norms.hpp.
     backend.normalize(in, shape, 1.0, out, out);                          // normalized, inverse <- in
     backend.normalize_derivative(in, in, shape, in, true, ins, x, outs);  // outs = x outs + the derivative, times a gain
     backend.affine_channels(ins, ins, ins, shape, x, outs);               // outs = x outs + gain in + shift
     backend.sum_channels_of(ins, in, shape, x, outs);                     // outs = x outs + sums of ins in over a channel
-    { backend.available_memory() } -> std::same_as<double>;               // bytes
+    // Bytes that are free; bytes that a block of samples' and vectors' tangents may take, and numbers that patches may, at a time.
+    { backend.available_memory() } -> std::same_as<double>;
+    requires std::same_as<decltype(B::block_bytes), const double> && std::same_as<decltype(B::patch_numbers), const double>;
     // The two contractions of the factored product: rows (n r, m), per vector tangents t (n, m) and u (n, r).
     backend.contract_out(in, i, ins, outs);  // u[j][a, c] += <rows[a, c, :], t[j][a, :]>
     backend.contract_in(in, i, ins, outs);   // t[j][a, :] = sum_c u[j][a, c] rows[a, c, :]

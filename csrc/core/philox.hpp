@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/pointwise.hpp"
+#include "core/types.hpp"
 
 namespace gnfast::philox {
 
@@ -36,6 +36,11 @@ GNFAST_ALWAYS_INLINE Words generate(std::uint64_t seed, std::uint64_t stream, st
 
 // (0, 1): the middle of one of 2^32 equal intervals, never 0 or 1.
 GNFAST_HD inline double unit(std::uint32_t word) { return (word + 0.5) * 0x1p-32; }
+
+GNFAST_HD inline double between(double low, double high, std::uint32_t word) { return low + (high - low) * unit(word); }
+
+// Number p of the 128 signs of which words are made.
+GNFAST_HD inline bool positive(const Words& words, index p) { return (words.w[p / 32] >> (p % 32)) & 1u; }
 
 // The value of a word and a half, word + 1/2, rounded once.
 template <class T>

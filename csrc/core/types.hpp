@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/host_device.hpp"
+
 namespace gnfast {
 
 using index = std::ptrdiff_t;
@@ -20,18 +22,18 @@ struct View {
     index stride = 0;
 
     View() = default;
-    View(T* data_, index rows_, index cols_, index stride_) : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
-    View(T* data_, index rows_, index cols_) : View(data_, rows_, cols_, cols_) {}
+    GNFAST_HD View(T* data_, index rows_, index cols_, index stride_) : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
+    GNFAST_HD View(T* data_, index rows_, index cols_) : View(data_, rows_, cols_, cols_) {}
 
     // A mutable view is accepted wherever a read-only one is asked for.
     template <class U>
         requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-    View(const View<U>& other) : View(other.data, other.rows, other.cols, other.stride) {}
+    GNFAST_HD View(const View<U>& other) : View(other.data, other.rows, other.cols, other.stride) {}
 
-    T* row(index i) const { return data + i * stride; }
-    View row_range(index first, index count) const { return {row(first), count, cols, stride}; }
-    View block(index row0, index nrows, index col0, index ncols) const { return {row(row0) + col0, nrows, ncols, stride}; }
-    bool contiguous() const { return stride == cols || rows <= 1; }
+    GNFAST_HD T* row(index i) const { return data + i * stride; }
+    GNFAST_HD View row_range(index first, index count) const { return {row(first), count, cols, stride}; }
+    GNFAST_HD View block(index row0, index nrows, index col0, index ncols) const { return {row(row0) + col0, nrows, ncols, stride}; }
+    GNFAST_HD bool contiguous() const { return stride == cols || rows <= 1; }
 };
 
 // Matrices of one shape, `step` elements apart; step 0 uses one matrix for all.
@@ -41,13 +43,13 @@ struct Batch {
     index count = 1;
     index step = 0;
 
-    Batch(View<T> first_, index count_, index step_) : first(first_), count(count_), step(step_) {}
+    GNFAST_HD Batch(View<T> first_, index count_, index step_) : first(first_), count(count_), step(step_) {}
 
     template <class U>
         requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-    Batch(const Batch<U>& other) : first(other.first), count(other.count), step(other.step) {}
+    GNFAST_HD Batch(const Batch<U>& other) : first(other.first), count(other.count), step(other.step) {}
 
-    View<T> operator[](index i) const { return {first.data + i * step, first.rows, first.cols, first.stride}; }
+    GNFAST_HD View<T> operator[](index i) const { return {first.data + i * step, first.rows, first.cols, first.stride}; }
 };
 
 // Batches of batches: member (j, i) lies j * outer_step + i * inner_step elements behind the first. As an output, inner_step 0
@@ -68,6 +70,6 @@ struct Grid {
     View<T> at(index j, index i) const { return {first.data + j * outer_step + i * inner_step, first.rows, first.cols, first.stride}; }
 };
 
-constexpr index ceil_div(index a, index b) { return (a + b - 1) / b; }
+GNFAST_HD constexpr index ceil_div(index a, index b) { return (a + b - 1) / b; }
 
 }  // namespace gnfast

@@ -21,6 +21,11 @@ struct Axis {
         if (found >= 0 && found < size) return found;
         return !circular ? -1 : found < 0 ? found + size : found - size;
     }
+    // The position at which the tap reads the pixel, or -1; a circular image's pixels also lie a `size` before and behind it.
+    GNFAST_HD index position(index pixel, index tap) const {
+        const index found = pixel + before - tap * dilation, at = stride == 1 ? found : found / stride;
+        return found < 0 || at * stride != found || at >= positions ? -1 : at;
+    }
     // The positions [first, last) at which the tap reads a pixel and no padding.
     GNFAST_HD index first(index tap) const {
         const index behind = before - tap * dilation;
@@ -41,13 +46,15 @@ struct Windows {
     Axis y, x;
     bool circular = false;
 
-    index pixels() const { return y.size * x.size; }
-    index inputs() const { return channels * pixels(); }
-    index positions() const { return y.positions * x.positions; }
-    index taps() const { return y.kernel * x.kernel; }
-    index patch() const { return channels * taps(); }
+    GNFAST_HD index pixels() const { return y.size * x.size; }
+    GNFAST_HD index inputs() const { return channels * pixels(); }
+    GNFAST_HD index positions() const { return y.positions * x.positions; }
+    GNFAST_HD index taps() const { return y.kernel * x.kernel; }
+    GNFAST_HD index patch() const { return channels * taps(); }
     // Whether the patches are the image itself.
-    bool trivial() const { return taps() == 1 && y.positions == y.size && x.positions == x.size && y.before == 0 && x.before == 0; }
+    GNFAST_HD bool trivial() const {
+        return taps() == 1 && y.positions == y.size && x.positions == x.size && y.before == 0 && x.before == 0;
+    }
 };
 
 }  // namespace gnfast

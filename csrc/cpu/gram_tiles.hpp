@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "core/backend.hpp"
+#include "core/triangle.hpp"
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
 #include "cpu/kernels.hpp"
@@ -24,18 +24,17 @@ constexpr index rows_at_once = 256;
 // pairs a <= b are enough, r (r + 1) / 2 instead of r^2 products of samples.
 template <class T>
 struct Pairs {
-    std::vector<std::pair<index, index>> outputs;
+    std::vector<triangle::Pair> outputs;
     Buffer<T> weights;  // (pairs, fan_out): factor[a] o factor[b]; without derivatives (pairs, 1): <factor[a], factor[b]>
 
     Pairs(const GramTerm<T>& term, index r) {
         if (!term.factor.data) return;
-        for (index a = 0; a < r; ++a)
-            for (index b = a; b < r; ++b) outputs.emplace_back(a, b);
+        for (index p = 0; p < triangle::count(r); ++p) outputs.push_back(triangle::pair(p, r));
         const index m = term.factor.cols, count = index(outputs.size());
         weights = Buffer<T>(count * (term.derivative.data ? m : 1));
         for (index p = 0; p < count; ++p) {
-            const T* const x = term.factor.row(outputs[std::size_t(p)].first);
-            const T* const y = term.factor.row(outputs[std::size_t(p)].second);
+            const T* const x = term.factor.row(outputs[std::size_t(p)].a);
+            const T* const y = term.factor.row(outputs[std::size_t(p)].b);
             if (term.derivative.data)
                 for (index q = 0; q < m; ++q) weights.data()[p * m + q] = x[q] * y[q];
             else

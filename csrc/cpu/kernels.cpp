@@ -222,7 +222,7 @@ template <class T>
 GNFAST_INLINE void uniform_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {
     for (index q = 0; q < count; q += 4) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
-        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(low + (high - low) * philox::unit(words.w[p]));
+        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(philox::between(low, high, words.w[p]));
     }
 }
 
@@ -230,7 +230,7 @@ template <class T>
 GNFAST_INLINE void sign_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {
     for (index q = 0; q < count; q += 128) {
         const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 128));
-        for (index p = 0; p < 128 && q + p < count; ++p) out[q + p] = (words.w[p / 32] >> (p % 32)) & 1u ? T(1) : T(-1);
+        for (index p = 0; p < 128 && q + p < count; ++p) out[q + p] = philox::positive(words, p) ? T(1) : T(-1);
     }
 }
 

@@ -54,25 +54,19 @@ double squares(const T* x, double mean, index size) {
     return total;
 }
 
-// out = beta out + value; what is multiplied by 0 is not read.
-template <class T>
-void assign(T& out, T beta, T value) {
-    out = beta == T(0) ? value : beta * out + value;
-}
-
 // normalized = (x - mean) / sqrt(variance + eps), inverse = 1 / sqrt(variance + eps): (1, channels), or (n, groups) where groups are
 // within samples.
 template <class T>
 void normalize(View<const T> x, const NormShape& shape, double eps, View<T> normalized, View<T> inverse) {
     const auto standardize = [](const T* in, double mean, double factor, index size, T* out) {
-        for (index q = 0; q < size; ++q) out[q] = T((double(in[q]) - mean) * factor);
+        for (index q = 0; q < size; ++q) out[q] = norm::standardize(in[q], mean, factor);
     };
     if (shape.group) {
         for_tasks(x.rows * shape.groups(), 4 * shape.group, [&](index task) {
             const index i = task / shape.groups(), at = task % shape.groups();
             const T* in = x.row(i) + at * shape.group;
             const double mean = sum(in, shape.group) / double(shape.group);
-            const double factor = 1 / std::sqrt(squares(in, mean, shape.group) / double(shape.group) + eps);
+            const double factor = norm::inverse_deviation(squares(in, mean, shape.group), double(shape.group), eps);
             standardize(in, mean, factor, shape.group, normalized.row(i) + at * shape.group);
             inverse.row(i)[at] = T(factor);
         });
@@ -90,7 +84,7 @@ void normalize(View<const T> x, const NormShape& shape, double eps, View<T> norm
         for_lines([&](index i, index at, std::size_t c) { factor[c] += squares(x.row(i) + at, mean[c], shape.inner); });
         for (index c = 0; c < count; ++c) {
             double& value = factor[static_cast<std::size_t>(c)];
-            value = 1 / std::sqrt(value / size + eps);
+            value = norm::inverse_deviation(value, size, eps);
             inverse.row(0)[first + c] = T(value);
         }
         for_lines(
@@ -121,8 +115,9 @@ void normalize_derivative(View<const T> normalized, View<const T> inverse, const
             mean /= double(size), slope /= double(size);
             const double factor = double(inverse.row(i)[at]);
             for (index q = 0; q < size; ++q) {
-                const double value = (before ? double(before[q]) * double(t[q]) : double(t[q])) - mean - double(x[q]) * slope;
-                assign(to[q], beta, T((after ? double(after[q]) * factor : factor) * value));
+                const double moved = before ? double(before[q]) * double(t[q]) : double(t[q]);
+                const double value = norm::project(moved, mean, x[q], slope);
+                norm::assign(to[q], beta, T((after ? double(after[q]) * factor : factor) * value));
             }
         });
         return;
@@ -143,7 +138,7 @@ void normalize_derivative(View<const T> normalized, View<const T> inverse, const
                 const double factor = double(inverse.row(0)[first + c]) * (gain.data ? double(gain.data[first + c]) : 1.0);
                 const T *t = in[j].row(i) + at, *x = normalized.row(i) + at;
                 T* to = out[j].row(i) + at;
-                for (index q = 0; q < shape.inner; ++q) assign(to[q], beta, T(factor * (double(t[q]) - m - double(x[q]) * b)));
+                for (index q = 0; q < shape.inner; ++q) norm::assign(to[q], beta, T(factor * norm::project(double(t[q]), m, x[q], b)));
             }
     });
 }
@@ -159,7 +154,7 @@ void affine_channels(Batch<const T> x, Batch<const T> gain, Batch<const T> shift
         for (index line = 0; line < lines; ++line) {
             const index c = line % shape.channels;
             const T a = gain.first.data ? gain[j].data[c] : T(1), b = shift.first.data ? shift[j].data[c] : T(0);
-            for (index q = line * shape.inner; q < (line + 1) * shape.inner; ++q) assign(to[q], beta, in ? a * in[q] + b : b);
+            for (index q = line * shape.inner; q < (line + 1) * shape.inner; ++q) norm::assign(to[q], beta, in ? a * in[q] + b : b);
         }
     });
 }
@@ -182,7 +177,7 @@ void sum_channels_of(Batch<const T> g, View<const T> x, const NormShape& shape, 
         std::vector<double> totals(static_cast<std::size_t>(count));
         const index j = apart ? member / n : member, row = apart ? member % n : 0;
         for (index i = row; i < (apart ? row + 1 : n); ++i) add(j, i, first, count, totals.data());
-        for (index c = 0; c < count; ++c) assign(out[j].row(row)[first + c], beta, T(totals[static_cast<std::size_t>(c)]));
+        for (index c = 0; c < count; ++c) norm::assign(out[j].row(row)[first + c], beta, T(totals[static_cast<std::size_t>(c)]));
     });
 }
 

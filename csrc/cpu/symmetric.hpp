@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/backend.hpp"
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
 #include "cpu/kernels.hpp"
@@ -107,11 +108,6 @@ void product(View<const T> a, View<T> out) {
             for (index q = 0; q < (row == col ? p : nj); ++q) out.row(j + q)[i + p] = target.row(p)[q];
     });
 }
-
-struct Asymmetry {
-    double scale, difference;  // the largest |a_ij| and |a_ij - a_ji|
-    bool finite;
-};
 
 // How far a square matrix is from symmetric; each entry is read once.
 template <class T>

@@ -4,13 +4,19 @@ import importlib
 from typing import Any
 
 from gnfast._checks import CopyWarning
-from gnfast._runtime import build_info, get_num_threads, set_num_threads  # first: it prepares the core for the rest
+from gnfast._runtime import (  # first: it prepares the core for the rest
+    build_info,
+    get_float32_matmul_precision,
+    get_num_threads,
+    set_float32_matmul_precision,
+    set_num_threads,
+)
 
 from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
 from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
-from gnfast import bounds, datasets, ensemble
+from gnfast import bounds, datasets, ensemble, limits
 from gnfast.architectures import resnet20
 from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
@@ -32,6 +38,7 @@ from gnfast.estimators import (
 from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
 from gnfast.plan import Plan
 from gnfast.pruning import PrunedNetwork, prune
+from gnfast.sharded import ShardedGaussNewton
 from gnfast.spectrum import (
     Condition,
     ConvergenceWarning,
@@ -91,6 +98,7 @@ __all__ = [
     "RankProfile",
     "Residual",
     "Scale",
+    "ShardedGaussNewton",
     "SolveInfo",
     "Trace",
     "Tracked",
@@ -104,7 +112,9 @@ __all__ = [
     "effective_dimension",
     "eigsh",
     "ensemble",
+    "get_float32_matmul_precision",
     "get_num_threads",
+    "limits",
     "load",
     "logdet",
     "mlp",
@@ -113,6 +123,7 @@ __all__ = [
     "rank",
     "rank_profile",
     "resnet20",
+    "set_float32_matmul_precision",
     "set_num_threads",
     "solve",
     "trace",

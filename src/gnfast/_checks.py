@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gnfast import _arrays
-from gnfast._arrays import Array
+from gnfast._arrays import CPU, Array, Device
 
 COPY_WARNING_BYTES = 1 << 20  # a smaller copy takes well under a millisecond: not worth a word
 
@@ -36,42 +36,44 @@ def array(
     shape: Sequence[str | int],
     dtype: np.dtype[Any] | None = None,
     owner: str = "the network",
+    device: Device = CPU,
 ) -> Array:
     """A real, finite, non-empty array in C order: the same memory where `value` is one already, else a copy.
 
     Args:
-        value: Anything that NumPy reads as an array.
+        value: Anything that NumPy, or on a GPU CuPy, reads as an array.
         name: The argument's name, for the messages.
         shape: One entry per dimension: the size it must have, or a letter for any size from 1.
         dtype: The dtype it must have; None for float32 or float64.
         owner: What has that dtype and that shape, for the messages.
+        device: Where it must be.
 
     Raises:
-        TypeError: Not an array of real numbers, or of another dtype.
-        ValueError: Another shape, empty, or with NaN or infinite values.
+        TypeError: Not an array of real numbers, of another dtype, or not in the device's kind of memory.
+        ValueError: Another shape, empty, on another GPU, or with NaN or infinite values.
     """
-    found = _arrays.as_array(value, name)
+    found = _arrays.as_array(value, name, device, owner)
     _check_dtype(found.dtype, name, dtype, owner)
     _check_shape(found.shape, name, shape, owner)
     finite = np.isfinite(found)
     if not finite.all():
-        bad = np.argwhere(~finite)
+        bad = np.argwhere(~_arrays.to_host(finite))
         count, where = counted(len(bad), "NaN or infinite value"), ", ".join(map(str, bad[0]))
         raise ValueError(f"{name} has {count}, the first at [{where}]; replace them")
     contiguous = _arrays.as_c_contiguous(found)
     if contiguous is not found and found.nbytes >= COPY_WARNING_BYTES:
         warnings.warn(
             f"{name} of shape {found.shape} is not in C order and was copied ({found.nbytes / 2**20:.1f} MiB); "
-            f"pass numpy.ascontiguousarray({name}) to keep one copy only",
+            f"pass {device.library}.ascontiguousarray({name}) to keep one copy only",
             CopyWarning,
             stacklevel=level_of_caller(),
         )
     return contiguous
 
 
-def inputs(X: object, features: int, dtype: np.dtype[Any]) -> Array:
+def inputs(X: object, features: int, dtype: np.dtype[Any], device: Device = CPU) -> Array:
     """Samples X (n, features) for a network that takes so many features in that dtype."""
-    found = array(X, "X", ("n", "d"), dtype)
+    found = array(X, "X", ("n", "d"), dtype, device=device)
     if found.shape[1] != features:
         raise ValueError(
             f"X has {found.shape[1]} columns but the network takes {features} features; pass X of shape (n, {features})"

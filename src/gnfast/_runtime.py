@@ -12,7 +12,7 @@ import scipy
 import scipy.linalg.cython_blas
 import scipy.linalg.cython_lapack
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 
 
 @contextlib.contextmanager
@@ -38,7 +38,12 @@ def _routines() -> dict[str, Any]:
     return {p + name: capsules[p + name] for p in "sd" for name in ("gemm", "symm", "trsm", "syrk", "potrf", "syevd")}
 
 
-_core.set_blas(_routines())
+def _prepare(core: Any) -> None:
+    core.set_blas(_routines())
+
+
+_prepare(_core)
+_arrays.prepare_core(_prepare)
 
 
 def set_num_threads(n: int) -> None:
@@ -49,6 +54,24 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """How many threads gnfast uses: as many as OpenMP would, unless `set_num_threads` said otherwise."""
     return _core.get_num_threads()
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How GPUs make products of float32 matrices from now on, named and meant as in PyTorch.
+
+    Results of operators in float32 on a GPU carry the error of their products, and no eigenvalue, interval or rank is
+    then claimed to be known better, on the CPU either. Products on the CPU, and all in float64, stay as they are.
+
+    Args:
+        precision: "highest": float32 throughout, the default; "high": factors rounded to TF32 (10 bits, relative errors
+            of some 1e-3), sums in float32; "medium": factors rounded to bfloat16 (7 bits), sums in float32.
+    """
+    _arrays.set_precision(_checks.choice(precision, "precision", tuple(_arrays.PRECISIONS)))
+
+
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` was last told, "highest" before."""
+    return _arrays.get_precision()
 
 
 def blas_threads(size: int) -> contextlib.AbstractContextManager[None]:
@@ -64,9 +87,9 @@ def build_info() -> dict[str, Any]:
     """What this installation is made of.
 
     Returns:
-        A dict with "version", "compiler", "openmp" (date of the standard), "cuda" (bool), "blas" (SciPy's, with its
-        version), "blas_thread_control" (the function that keeps BLAS on one thread inside our loops, "" if this BLAS
-        has none), "numpy", "scipy", "threads".
+        A dict with "version", "compiler", "openmp" (date of the standard), "cuda" (what the module for GPUs was built
+        with, or False), "blas" (SciPy's, with its version), "blas_thread_control" (the function that keeps BLAS on one
+        thread inside our loops, "" if this BLAS has none), "numpy", "scipy", "threads".
     """
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return _core.build_info() | {

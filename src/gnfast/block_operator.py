@@ -9,17 +9,22 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from gnfast import _arrays, _checks
-from gnfast._arrays import Array
+from gnfast._arrays import Array, Device
 
 
 class BlockOperator(LinearOperator):  # type: ignore[misc]
     """A LinearOperator whose products take all vectors of a block at once.
 
-    Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy.
+    Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy. An operator on a GPU takes
+    arrays on that GPU, CuPy's or what CuPy reads without a copy, and gives CuPy's.
+
+    Attributes:
+        device: Where it multiplies, "cpu" or "cuda:0" and so on.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], device: Device) -> None:
         super().__init__(dtype, shape)
+        self.device = device
 
     def matmat(self, V: Any, out: Array | None = None) -> Array:
         """The product with a block of vectors.
@@ -32,27 +37,34 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             `out`, or a new Fortran-ordered (rows, s).
 
         Raises:
-            TypeError: Another dtype, or an `out` that is no array.
-            ValueError: Another shape or layout, NaN or infinite values, or an `out` that overlaps `V`.
+            TypeError: Another dtype, an `out` that is no array, or an array in the other kind of memory.
+            ValueError: Another shape, layout or GPU, NaN or infinite values, or an `out` that overlaps `V`.
         """
         rows = self._rows_of(V, "V", self.shape[1])
         if out is None:
-            target = np.empty((len(rows), self.shape[0]), self.dtype)
+            target = self.device.empty((len(rows), self.shape[0]), self.dtype)
         else:
             target = self._output(out, len(rows))
             if np.may_share_memory(rows, target):
                 raise ValueError("out overlaps V; pass an array of its own")
+        self.device.enter()
         self._apply(rows, target)
         return target.T if out is None else out
 
     def matvec(self, v: Any) -> Array:
         """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
-        found, length = _arrays.as_array(v, "v"), self.shape[1]
+        found, length = _arrays.as_array(v, "v", self.device, "the operator"), self.shape[1]
         if found.shape not in ((length,), (length, 1)):
             raise ValueError(
                 f"v has shape {found.shape} but must be ({length},), or ({length}, s) for a block of s vectors"
             )
         return self.matmat(found.reshape(length, 1)).reshape(-1, *found.shape[1:])
+
+    def dot(self, x: Any) -> Any:
+        """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
+        if _arrays.is_on_gpu(x):  # which SciPy would have NumPy read
+            return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+        return super().dot(x)
 
     def _matmat(self, V: Any) -> Array:
         return self.matmat(V)
@@ -62,7 +74,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _rows_of(self, V: Any, name: str, length: int) -> Array:
-        found = _arrays.as_array(V, name)
+        found = _arrays.as_array(V, name, self.device, "the operator")
         if found.ndim != 2 or found.shape[0] != length or found.shape[1] == 0:
             raise ValueError(
                 f"{name} has shape {found.shape} but must be ({length}, s) with s at least 1, one vector a column"
@@ -75,20 +87,24 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
             warnings.warn(
                 f"{name} of shape {found.shape} is not in Fortran order and was copied; "
-                f"pass numpy.asfortranarray({name}) where it is used more than once",
+                f"pass {self.device.library}.asfortranarray({name}) where it is used more than once",
                 _checks.CopyWarning,
                 stacklevel=_checks.level_of_caller(),
             )
         return _arrays.as_c_contiguous(found.T)
 
     def _output(self, out: Any, s: int) -> Array:
-        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
-            got = f"has dtype {out.dtype}" if isinstance(out, np.ndarray) else f"is of type {type(out).__name__}"
-            raise TypeError(f"out {got} but must be an array of {self.dtype}, the operator's dtype")
+        if not self.device.owns(out) or out.dtype != self.dtype:
+            got = f"has dtype {out.dtype}" if self.device.owns(out) else f"is of type {type(out).__name__}"
+            raise TypeError(
+                f"out {got} but must be an array of {self.dtype}, the operator's dtype, on {self.device}, its device"
+            )
         if out.shape != (self.shape[0], s):
             raise ValueError(f"out has shape {out.shape} but must be {(self.shape[0], s)}, one product a column")
-        if not out.T.flags.c_contiguous or not out.flags.writeable:
+        if not out.T.flags.c_contiguous or not _arrays.is_writeable(out):
             raise ValueError(
-                "out must be writeable and in Fortran order; make it with numpy.empty(shape, dtype, order='F')"
+                "out must be writeable and in Fortran order; "
+                f"make it with {self.device.library}.empty(shape, dtype, order='F')"
             )
-        return out.T
+        columns: Array = out.T
+        return columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ class ConvDual(Dual):
     of w_eff in the parameters, and C C^T the second moment of the patches of the data that the outputs see, summed over
     the positions, mean over the samples; C (c_in s_eff, r) has full column rank. With biases w_eff has one more entry
     per output and a patch is (x, 1). G = U^T (I (x) C C^T) U has the same non-zero spectrum.
+
+    The arithmetic of the kernel is NumPy's on every device; a GPU keeps the matrix and multiplies with it.
 
     Raises:
         ValueError: The network is not of this kind or the loss is not "mse".
@@ -49,13 +52,16 @@ class ConvDual(Dual):
         needed = conv_dual_bytes(linear, owner.dtype.itemsize)
         check_memory(needed, owner.memory_limit, "the linear dual, stored,", "use gram()")
         self._chain = linear
-        self._patches = factor_of_moment(linear.second_moment(owner.X, owner.scale, owner.weights))
+        X = _arrays.to_host(owner.X)
+        self._patches = factor_of_moment(linear.second_moment(X, owner.scale, owner.weights))
         size = linear.channels * len(self._patches)
         total = np.zeros((size, size))
         for term in linear.grams(self._patches):
             total += term
-        self._dense = _arrays.read_only(_arrays.as_c_contiguous(total.astype(owner.dtype, copy=False)))
-        super().__init__(owner, _core.stored(self._dense), len(self._patches), linear.channels, interleaved=False)
+        dense = _arrays.as_c_contiguous(total.astype(owner.dtype, copy=False))
+        self._dense = _arrays.read_only(owner.device.upload(dense))
+        core = owner.device.core.stored(self._dense)
+        super().__init__(owner, core, len(self._patches), linear.channels, interleaved=False)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         np.copyto(out, self._dense)
@@ -66,10 +72,17 @@ class ConvDual(Dual):
         return self._dense
 
     def _lift(self, rows: Array, out: Array) -> None:
-        self._chain.lift(rows, self._patches, out)
+        self._by_numpy(self._chain.lift, rows, out)
 
     def _restrict(self, rows: Array, out: Array) -> None:
-        self._chain.restrict(rows, self._patches, out)
+        self._by_numpy(self._chain.restrict, rows, out)
+
+    def _by_numpy(self, f: Callable[[Array, Array, Array], None], rows: Array, out: Array) -> None:
+        """f(rows, patches, out) in the machine's memory."""
+        found = out if self.device is _arrays.CPU else np.empty(out.shape, out.dtype)
+        f(_arrays.to_host(rows), self._patches, found)
+        if found is not out:
+            out[:] = self.device.upload(found)
 
     def _mean_over_outputs(self, out: Array) -> None:
         k, r = self._copies, self._block

@@ -20,20 +20,21 @@ def range_factor(X: Array, scale: float, affine: bool, weights: Array | None = N
     Weights (n,) multiply the samples' second moments: scale X^T diag(weights) X.
 
     With fewer samples than features and all of them independent, the samples themselves; else a pivoted Cholesky
-    factorisation, cut at size * eps * the largest diagonal entry, in float64 whatever X has.
+    factorisation, cut at size * eps * the largest diagonal entry, in float64 whatever X has. The moment is made where X
+    is and factorised in the machine's memory; the factor is where X is.
     """
-    n = len(X)
-    full = np.hstack([X, np.ones((n, 1), X.dtype)]) if affine else X
+    n, home = len(X), _arrays.device_of(X)
+    full = np.hstack([X, np.ones_like(X, shape=(n, 1))]) if affine else X
     full = full.astype(np.float64, copy=False)
     if weights is not None:
-        full = np.sqrt(weights.astype(np.float64))[:, None] * full
+        full = home.upload(np.sqrt(weights.astype(np.float64))[:, None]) * full
     d = full.shape[1]
     if n < d:
-        rank = pivoted_cholesky(full @ full.T)[2]
+        rank = pivoted_cholesky(_arrays.to_host(full @ full.T))[2]
         if rank == n:
             return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
-    factor = factor_of_moment(full.T @ full)
-    return _arrays.as_c_contiguous((math.sqrt(scale) * factor).astype(X.dtype))
+    factor = factor_of_moment(_arrays.to_host(full.T @ full))
+    return home.upload((math.sqrt(scale) * factor).astype(X.dtype))
 
 
 def factor_of_moment(second_moment: Array) -> Array:

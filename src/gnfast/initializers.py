@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _checks, _core
 from gnfast._arrays import Array
 
 Shape: TypeAlias = tuple[int, int]
@@ -89,7 +89,7 @@ def _drawn(name: str, shape: Shape, gain: float, seed: int, layer: int, dtype: n
     if name == "orthogonal":
         return _orthogonal(shape, seed, layer).astype(dtype, copy=False)
     spread = variance(name.partition("_")[0], shape, gain)
-    weight = _arrays.empty(shape, dtype)
+    weight = np.empty(shape, dtype)
     if name.endswith("uniform"):
         limit = math.sqrt(3 * spread)  # the variance of a uniform on [-a, a] is a^2 / 3
         _core.fill_uniform(weight, seed, layer, -limit, limit)
@@ -100,7 +100,7 @@ def _drawn(name: str, shape: Shape, gain: float, seed: int, layer: int, dtype: n
 
 def _orthogonal(shape: Shape, seed: int, layer: int) -> Array:
     """Q of a Gaussian matrix, the signs of R's diagonal moved into it: Haar-distributed (Mezzadri 2007)."""
-    gaussian = _arrays.empty((max(shape), min(shape)), np.dtype("float64"))
+    gaussian = np.empty((max(shape), min(shape)), np.dtype("float64"))
     _core.fill_normal(gaussian, seed, layer, 1.0)
     Q, R = np.linalg.qr(gaussian)
     Q *= np.where(np.diag(R) < 0, -1.0, 1.0)

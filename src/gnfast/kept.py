@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _core
-from gnfast._arrays import Array
+from gnfast import _arrays, _core
+from gnfast._arrays import Array, Device
 
 BLOCK = 64  # vectors that rows of a Jacobian are made of at once
 
 
-def operator_of(product: Callable[[Array, Array], object], size: int, dtype: np.dtype[Any]) -> _core.Operator:
+def operator_of(
+    product: Callable[[Array, Array], object], size: int, dtype: np.dtype[Any], device: Device
+) -> _core.Operator:
     """A symmetric product (rows in, rows out) of Python's as an operator of the core.
 
     `product` must not refer to what keeps the operator: Python sees no cycle that goes through C++.
@@ -28,7 +30,8 @@ def operator_of(product: Callable[[Array, Array], object], size: int, dtype: np.
         product(rows, out)
         return out
 
-    return _core.callback(block, size, dtype.name)
+    made: _core.Operator = device.core.callback(block, size, dtype.name)
+    return made
 
 
 class _Kept:
@@ -37,7 +40,7 @@ class _Kept:
 
     def _scattered(self, rows: Array) -> Array:
         """E v for each row."""
-        full = np.zeros((len(rows), self._parameters), rows.dtype)
+        full = np.zeros_like(rows, shape=(len(rows), self._parameters))
         full[:, self._kept] = rows
         return full
 
@@ -66,12 +69,12 @@ class KeptGaussNewton(_Kept):
         self._core.jvp(self._scattered(v), u)
 
     def vjp(self, u: Array, v: Array) -> None:
-        full = np.empty((len(u), self._parameters), u.dtype)
+        full = np.empty_like(u, shape=(len(u), self._parameters))
         self._core.vjp(u, full)
         self._gathered(full, v)
 
     def diagonal(self, out: Array) -> None:
-        full = np.empty((1, self._parameters), out.dtype)
+        full = np.empty_like(out, shape=(1, self._parameters))
         self._core.diagonal(full)
         self._gathered(full, out)
 
@@ -79,19 +82,19 @@ class KeptGaussNewton(_Kept):
 class KeptGram(_Kept):
     """What the core's Gram does, by products with J^T and J: the Hadamard form of dense layers has no place for E."""
 
-    def __init__(self, core: _core.Gram, kept: Array, parameters: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, core: _core.Gram, kept: Array, parameters: int, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__(kept, parameters)
-        self._core, self._dtype = core, dtype
+        self._core, self._dtype, self._device = core, dtype, device
 
     def apply(self, v: Array, out: Array) -> None:
-        full = np.empty((len(v), self._parameters), v.dtype)
+        full = np.empty_like(v, shape=(len(v), self._parameters))
         self._core.lift(v, full, self._parameters)
         masked = np.zeros_like(full)
         masked[:, self._kept] = full[:, self._kept]
         self._core.restrict(masked, out, self._parameters)
 
     def lift(self, v: Array, out: Array, parameters: int) -> None:
-        full = np.empty((len(v), self._parameters), v.dtype)
+        full = np.empty_like(v, shape=(len(v), self._parameters))
         self._core.lift(v, full, self._parameters)
         self._gathered(full, out)
 
@@ -112,15 +115,14 @@ class KeptGram(_Kept):
         """The squared norms of the Jacobian's rows, in float64."""
         found = np.empty(self._core.size)
         for first, units in self._units():
-            rows = np.empty((len(units), len(self._kept)), units.dtype)
+            rows = np.empty_like(units, shape=(len(units), len(self._kept)))
             self.lift(units, rows, len(self._kept))
-            found[first : first + len(units)] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            found[first : first + len(units)] = _arrays.to_host(squares)
         return found
 
     def _units(self) -> Iterator[tuple[int, Array]]:
         """All unit vectors, a block of them at a time, and the first one's number."""
         size = self._core.size
         for first in range(0, size, BLOCK):
-            units = np.zeros((min(BLOCK, size - first), size), self._dtype)
-            units[np.arange(len(units)), first + np.arange(len(units))] = 1
-            yield first, units
+            yield first, self._device.unit_rows(first, min(BLOCK, size - first), size, self._dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gnfast import _core
+from gnfast import _arrays, _core
 from gnfast._arrays import Array
 from gnfast.operators import Decoupling
 
@@ -14,7 +14,7 @@ class KroneckerSum(Decoupling):
 
     Args:
         P: (L, k, k), symmetric.
-        R: (L, r, r), symmetric, of the same dtype.
+        R: (L, r, r), symmetric, of the same dtype and on the same device.
     """
 
     space = "linear map"
@@ -22,8 +22,9 @@ class KroneckerSum(Decoupling):
 
     def __init__(self, P: Array, R: Array) -> None:
         self._P, self._R = P, R
-        self._core = _core.KroneckerSum(P.reshape(-1, P.shape[1]), R.reshape(-1, R.shape[1]))
-        super().__init__(self._core, P.dtype, R.shape[1], P.shape[1], interleaved=False)
+        home = _arrays.device_of(P)
+        self._core = home.core.KroneckerSum(P.reshape(-1, P.shape[1]), R.reshape(-1, R.shape[1]))
+        super().__init__(self._core, P.dtype, home, R.shape[1], P.shape[1], interleaved=False)
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r)."""

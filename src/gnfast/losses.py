@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gnfast import _arrays, _checks
-from gnfast._arrays import Array
+from gnfast._arrays import Array, Device
 from gnfast.factors import block_factors
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
@@ -66,17 +66,18 @@ class LossAt:
         """Whether every H_i is a multiple of the identity: what the linear dual needs."""
         return self.name == "mse" and (self.weights is None or self.weights.ndim == 1)
 
-    def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any]) -> Array | None:
+    def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any], device: Device) -> Array | None:
         """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), or weights (n, k), or None."""
         if self.factors is not None:
-            return _arrays.as_c_contiguous((math.sqrt(scale) * self.factors).astype(dtype).reshape(-1, outputs))
+            return device.upload((math.sqrt(scale) * self.factors).astype(dtype).reshape(-1, outputs))
         if self.weights is None:
             return None
-        return _arrays.as_c_contiguous(np.broadcast_to(_column(self.weights), (len(self.weights), outputs)))
+        return device.upload(np.broadcast_to(_column(self.weights), (len(self.weights), outputs)))
 
 
 def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype[Any]) -> LossAt:
-    """The checked loss, a name or Hessians (n, k, k), with its weights (n,), (n, k) or None."""
+    """The checked loss, a name or Hessians (n, k, k), with its weights (n,), (n, k) or None, kept as NumPy's."""
+    loss, weights = _arrays.to_host(loss), _arrays.to_host(weights)
     named = loss is None or isinstance(loss, str | numbers.Number)  # the latter two as mistakes of a name
     name = check_loss(loss, outputs) if named else "blocks"
     found = None if weights is None else _check_weights(weights, name, samples, outputs, dtype)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gnfast import _arrays, _checks, _core, _files, initializers
-from gnfast._arrays import Array
+from gnfast._arrays import CPU, Array, Device
 from gnfast.convolutions import Conv1d, Conv2d, Pool
 from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain
 from gnfast.norms import BatchNorm, LayerNorm
@@ -63,7 +63,7 @@ class Network:
     def __init__(self, layers: Iterable[Layer]) -> None:
         self._layers = _check_layers(layers)
         self._dense = tuple(layer for layer in self._layers if isinstance(layer, Dense))
-        self._placed: dict[Shape, Placed] = {}
+        self._placed: dict[tuple[Shape, Device], Placed] = {}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -145,24 +145,24 @@ class Network:
         """
         return chain(self._layers, tuple(_checks.integers(shape, "shape", 1)))[1]
 
-    def check_samples(self, X: Any) -> Array:
-        """X checked, (n, d) for chains of dense layers."""
+    def check_samples(self, X: Any, device: Device = CPU) -> Array:
+        """X checked, (n, d) for chains of dense layers, an array on the device."""
+        X = _arrays.as_array(X, "X", device, "the network")
         if not self.is_chain:
-            found = _arrays.as_array(X, "X")
-            if found.ndim not in SAMPLES:
-                raise ValueError(f"X has shape {found.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
-            return _checks.array(X, "X", SAMPLES[found.ndim], self.dtype)
-        if isinstance(self._layers[0], Flatten) and (found := _arrays.as_array(X, "X")).ndim in SAMPLES:
-            X = found.reshape(len(found), -1)
-        return _checks.inputs(X, self.in_features, self.dtype)
+            if X.ndim not in SAMPLES:
+                raise ValueError(f"X has shape {X.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
+            return _checks.array(X, "X", SAMPLES[X.ndim], self.dtype, device=device)
+        if X.ndim in SAMPLES and any(isinstance(layer, Flatten) for layer in self._layers):
+            X = X.reshape(len(X), -1)
+        return _checks.inputs(X, self.in_features, self.dtype, device)
 
-    def place(self, shape: Shape) -> Placed:
-        """The network on samples of `shape`, made once.
+    def place(self, shape: Shape, device: Device = CPU) -> Placed:
+        """The network on samples of `shape`, made once for each device, where its arrays are copied to.
 
         Raises:
             ValueError: The network does not take such samples, or does not give vectors.
         """
-        if shape not in self._placed:
+        if (shape, device) not in self._placed:
             specs, out = chain(self._layers, shape)
             if len(out) != 1:
                 raise ValueError(
@@ -170,14 +170,19 @@ class Network:
                     "end it with gn.Flatten()"
                 )
             features = math.prod(shape)
-            self._placed[shape] = Placed(_core.Network(specs, features, self.dtype.name), features, out[0])
-        return self._placed[shape]
+            core = device.core.Network(_on(device, specs), features, self.dtype.name)
+            self._placed[shape, device] = Placed(core, features, out[0])
+        return self._placed[shape, device]
 
     def __call__(self, X: Any) -> Array:
-        """The outputs (n, k) at the samples X, (n, d), (n, c, l) or (n, c, h, w), of the network's dtype."""
-        X = self.check_samples(X)
-        placed = self.place(X.shape[1:])
-        out = _arrays.empty((len(X), placed.outputs), self.dtype)
+        """The outputs (n, k) at the samples X, (n, d), (n, c, l) or (n, c, h, w), of the network's dtype.
+
+        They are made where X is: of an array on a GPU on that GPU, as CuPy's.
+        """
+        home = _arrays.device_of(X)
+        X = self.check_samples(X, home)
+        placed = self.place(X.shape[1:], home)
+        out = home.empty((len(X), placed.outputs), self.dtype)
         placed.core.forward(X.reshape(len(X), -1), out)
         return out
 
@@ -279,6 +284,13 @@ def load(path: str | PathLike[str]) -> Network:
         return Network(_layer(record, tensors, f"layers.{i}.") for i, record in enumerate(records))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or from a newer gnfast: {error}") from error
+
+
+def _on(device: Device, spec: Any) -> Any:
+    """A layer's description for the core with its arrays on the device."""
+    if isinstance(spec, list | tuple):
+        return type(spec)(_on(device, part) for part in spec)
+    return device.upload(spec) if isinstance(spec, np.ndarray) else spec
 
 
 def _record(layer: Layer) -> _files.Record:

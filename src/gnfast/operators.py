@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from gnfast import _arrays, _checks, _core
-from gnfast._arrays import Array
+from gnfast._arrays import Array, Device
 from gnfast.block_operator import BlockOperator
 from gnfast.factors import range_factor
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
@@ -29,8 +29,8 @@ class SymmetricOperator(BlockOperator):
     space = "given"  # where its vectors live
     memory_limit: float | None = None  # bytes that one operation may use
 
-    def __init__(self, core: _core.Operator, dtype: np.dtype[Any]) -> None:
-        super().__init__((core.size, core.size), dtype)
+    def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
+        super().__init__((core.size, core.size), dtype, device)
         self.core = core
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -52,16 +52,13 @@ class SymmetricOperator(BlockOperator):
         Returns:
             The number of vectors that were multiplied for it.
         """
-        block = 256
-        identity = np.zeros((min(block, self.shape[0]), self.shape[0]), self.dtype)
-        for i in range(0, self.shape[0], block):
-            rows = identity[: min(block, self.shape[0] - i)]
-            rows[:] = 0
-            rows[np.arange(len(rows)), i + np.arange(len(rows))] = 1
+        size, block = int(self.shape[0]), 256
+        for i in range(0, size, block):
+            rows = self.device.unit_rows(i, min(block, size - i), size, self.dtype)
             self.core.apply(rows, out[i : i + len(rows)])
             if progress:
-                progress("forming the matrix", i + len(rows), self.shape[0])
-        return int(self.shape[0])
+                progress("forming the matrix", i + len(rows), size)
+        return size
 
     def to_dense(self) -> Array:
         """The whole matrix as an array (N, N), symmetric to the last bit.
@@ -83,7 +80,7 @@ class SymmetricOperator(BlockOperator):
         """Room for the whole matrix, or a MemoryError."""
         what = f"the {self.shape[0]} x {self.shape[0]} matrix"
         check_memory(self._square_bytes, self.memory_limit, what, "use products, which do not store it")
-        return np.empty(self.shape, self.dtype)
+        return self.device.empty(self.shape, self.dtype)
 
     @property
     def _square_bytes(self) -> int:
@@ -106,8 +103,11 @@ class GaussNewton(SymmetricOperator):
         targets: Unused: the Gauss-Newton matrix does not depend on them. Accepted so that calls read as elsewhere.
         reduction: "mean" over samples, or "sum", which drops the factor 1/n. It is 1/n with weights too; PyTorch's
             class-weighted cross_entropy divides by the sum of the weights instead: divide yours by their mean for that.
-        device: "cpu".
-        memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit.
+        device: "cpu", or "cuda" (CuPy's current GPU) or "cuda:<number>", where X, the weights and all that is kept are
+            copied unless they are there. Vectors are then CuPy's arrays, or others on that GPU such as PyTorch's, and
+            so are products; numbers about the spectrum are NumPy's. See docs/gpu.md.
+        memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit on the CPU,
+            and what is free when the operator is made on a GPU.
         method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
             the outputs in every pre-activation kept: chains of dense layers), "stored" (two with the rows of the
             Jacobian, which are kept: networks with other layers), or "auto", by cost and memory.
@@ -141,14 +141,14 @@ class GaussNewton(SymmetricOperator):
             raise TypeError(
                 f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp"
             )
-        self.device = _arrays.check_device(device)
+        home = _arrays.device(device)
         self.net = net
-        self.X = net.check_samples(X)
-        placed = net.place(self.X.shape[1:])
+        self.X = home.upload(net.check_samples(X, home if _arrays.is_on_gpu(X) else _arrays.CPU))
+        placed = net.place(self.X.shape[1:], home)
         self.outputs = placed.outputs
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         self.method = check_method(method, net)
-        self.memory_limit = None if memory_limit is None else _checks.real(memory_limit, "memory_limit")
+        self.memory_limit = home.free_memory if memory_limit is None else _checks.real(memory_limit, "memory_limit")
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(
                 f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
@@ -157,13 +157,13 @@ class GaussNewton(SymmetricOperator):
         if not isinstance(loss, str):
             check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
         self.loss_at = loss_at(loss, weights, n, k, net.dtype)
-        flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype)
+        flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype, home)
         limit = self.memory_limit or 0.0
-        core = _core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
+        core = home.core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
         self.whole_core = core  # on all entries of the arrays
-        self.products = core if net.kept is None else KeptGaussNewton(core, net.kept)
-        operator = core if net.kept is None else operator_of(self.products.apply, len(net.kept), net.dtype)
-        super().__init__(operator, net.dtype)
+        self.products = core if net.kept is None else KeptGaussNewton(core, home.upload(net.kept))
+        operator = core if net.kept is None else operator_of(self.products.apply, len(net.kept), net.dtype, home)
+        super().__init__(operator, net.dtype, home)
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | ConvDual | None = None
 
@@ -184,7 +184,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self.products, (len(self.X) * self.outputs, self.shape[1]), self.dtype)
+        return Jacobian(self.products, (len(self.X) * self.outputs, self.shape[1]), self.dtype, self.device)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -269,8 +269,10 @@ class Jacobian(BlockOperator):
     `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
     """
 
-    def __init__(self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        super().__init__(shape, dtype)
+    def __init__(
+        self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any], device: Device
+    ) -> None:
+        super().__init__(shape, dtype, device)
         self._products = products
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -288,7 +290,7 @@ class Jacobian(BlockOperator):
 
 class _TransposedJacobian(BlockOperator):
     def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
-        super().__init__(jacobian.shape[::-1], jacobian.dtype)
+        super().__init__(jacobian.shape[::-1], jacobian.dtype, jacobian.device)
         self._products, self._jacobian = products, jacobian
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -309,8 +311,16 @@ class Decoupling(SymmetricOperator):
 
     cheap_products = False
 
-    def __init__(self, core: _core.Operator, dtype: np.dtype[Any], block: int, copies: int, interleaved: bool) -> None:
-        super().__init__(core, dtype)
+    def __init__(
+        self,
+        core: _core.Operator,
+        dtype: np.dtype[Any],
+        device: Device,
+        block: int,
+        copies: int,
+        interleaved: bool,
+    ) -> None:
+        super().__init__(core, dtype, device)
         self._block, self._copies, self._interleaved = block, copies, interleaved
 
     @property
@@ -327,9 +337,11 @@ class Decoupling(SymmetricOperator):
         In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
         spectrum easy whatever the data.
         """
-        factor = np.empty((self._block, self._block), self.dtype)
+        factor = self.device.empty((self._block, self._block), self.dtype)
         self._mean_over_outputs(factor)
-        return None if _core.cholesky(factor) else Preconditioner(factor, self._copies, self._interleaved)
+        if self.device.core.cholesky(factor):
+            return None
+        return Preconditioner(factor, self._copies, self._interleaved, self.device)
 
 
 class Dual(Decoupling):
@@ -340,8 +352,10 @@ class Dual(Decoupling):
     def __init__(
         self, owner: GaussNewton, core: _core.Operator | KeptGram, block: int, copies: int, interleaved: bool
     ) -> None:
-        operator = operator_of(core.apply, block * copies, owner.dtype) if isinstance(core, KeptGram) else core
-        super().__init__(operator, owner.dtype, block, copies, interleaved)
+        operator = (
+            operator_of(core.apply, block * copies, owner.dtype, owner.device) if isinstance(core, KeptGram) else core
+        )
+        super().__init__(operator, owner.dtype, owner.device, block, copies, interleaved)
         self.owner = owner.without_duals()
         self.memory_limit = owner.memory_limit
 
@@ -357,7 +371,7 @@ class Dual(Decoupling):
         """
         rows = self._rows_of(Y, "Y", self.shape[0])
         _check_finite(rows, "Y")
-        out = np.empty((len(rows), self.owner.shape[0]), self.dtype)
+        out = self.device.empty((len(rows), self.owner.shape[0]), self.dtype)
         self._lift(rows, out)
         return out.T
 
@@ -366,7 +380,7 @@ class Dual(Decoupling):
 
         An eigenvector of norm one with eigenvalue lambda becomes one of the dual, of norm sqrt(lambda).
         """
-        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        out = self.device.empty((len(rows), self.shape[0]), self.dtype)
         self._restrict(rows, out)
         return out
 
@@ -383,8 +397,8 @@ class Dual(Decoupling):
 class Preconditioner(SymmetricOperator):
     """(I_k (x) C C^T)^-1, or (C C^T (x) I_k)^-1 when interleaved, from a Cholesky factor C in a lower triangle."""
 
-    def __init__(self, factor: Array, copies: int, interleaved: bool) -> None:
-        super().__init__(_core.cholesky_inverse(factor, copies, interleaved), factor.dtype)
+    def __init__(self, factor: Array, copies: int, interleaved: bool, device: Device) -> None:
+        super().__init__(device.core.cholesky_inverse(factor, copies, interleaved), factor.dtype, device)
 
 
 class Gram(Dual):
@@ -397,8 +411,11 @@ class Gram(Dual):
         n = len(owner.X)
         needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        whole, kept = _core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
-        core = whole if kept is None else KeptGram(whole, kept, owner.whole_core.size, owner.dtype)
+        whole, kept = owner.device.core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
+        if kept is None:
+            core = whole
+        else:
+            core = KeptGram(whole, owner.device.upload(kept), owner.whole_core.size, owner.dtype, owner.device)
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dual = core
         self._dense: Array | None = None
@@ -416,7 +433,8 @@ class Gram(Dual):
         return 0
 
     def diagonal(self) -> Array:
-        """The diagonal (N,), exactly, in float64: norms of the Jacobian's rows, without a product."""
+        """The diagonal (N,), exactly, in float64 and NumPy's: norms of the Jacobian's rows, without a product."""
+        self.device.enter()
         return self._dual.diagonal()
 
     @property
@@ -425,10 +443,10 @@ class Gram(Dual):
         return self._dense is not None
 
     def to_dense(self) -> Array:
-        """K as an array (N, N), read-only; it is kept, and products use it from then on."""
+        """K as an array (N, N), not to be written to; it is kept, and products use it from then on."""
         if self._dense is None:
             self._dense = _arrays.read_only(super().to_dense())
-            self.core = _core.stored(self._dense)
+            self.core = self.device.core.stored(self._dense)
         return self._dense
 
     def __repr__(self) -> str:
@@ -463,15 +481,15 @@ class LinearDual(Dual):
         data_range = range_factor(owner.X, owner.scale, affine, owner.weights)
         needed = linear_dual_bytes(net, len(data_range))
         check_memory(needed, owner.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
-        core = _core.LinearDual(net.place(owner.X.shape[1:]).core, data_range, affine)
+        core = owner.device.core.LinearDual(net.place(owner.X.shape[1:], owner.device).core, data_range, affine)
         super().__init__(owner, core, len(data_range), net.out_features, interleaved=False)
         self._dual = core
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r), copies."""
         depth = self.owner.net.depth
-        P = np.empty((depth * self._copies, self._copies), self.dtype)
-        R = np.empty((depth * self._block, self._block), self.dtype)
+        P = self.device.empty((depth * self._copies, self._copies), self.dtype)
+        R = self.device.empty((depth * self._block, self._block), self.dtype)
         self._dual.factors(P, R)
         return P.reshape(depth, self._copies, -1), R.reshape(depth, self._block, -1)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gnfast import _checks
+from gnfast._arrays import FreeMemory
 from gnfast.networks import Network
 from gnfast.patches import Chain
 
@@ -26,10 +27,13 @@ def megabytes(size: float) -> str:
 
 def check_memory(needed: float, limit: float | None, what: str, instead: str) -> None:
     """Refuse what needs more bytes than `limit`, before anything is allocated."""
-    if limit is not None and needed > limit:
-        raise MemoryError(
-            f"{what} needs {megabytes(needed)} but memory_limit is {megabytes(limit)}; raise memory_limit or {instead}"
-        )
+    if limit is None or needed <= limit:
+        return
+    if isinstance(limit, FreeMemory):
+        raise MemoryError(f"{what} needs {megabytes(needed)} but {limit.device} has {megabytes(limit)} free; {instead}")
+    raise MemoryError(
+        f"{what} needs {megabytes(needed)} but memory_limit is {megabytes(limit)}; raise memory_limit or {instead}"
+    )
 
 
 def check_method(method: object, net: Network) -> str:

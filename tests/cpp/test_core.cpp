@@ -4,10 +4,12 @@
 #include <string>
 #include <vector>
 
+#include "cases.hpp"
 #include "check.hpp"
 #include "core/loss.hpp"
 #include "core/philox.hpp"
 #include "core/pointwise.hpp"
+#include "core/triangle.hpp"
 
 namespace {
 
@@ -53,6 +55,43 @@ TEST("core: uniform numbers lie inside (0, 1), normal ones are finite at both en
             CHECK(std::isfinite(x) && std::isfinite(y));
             CHECK_NEAR(x * x + y * y, -2 * std::log(philox::unit(a)), 1e-12);
         }
+}
+
+TEST("core: signs are the words' bits") {
+    const philox::Words words = philox::generate(3, 4, 5, 6);
+    for (index p = 0; p < 128; ++p) CHECK(philox::positive(words, p) == ((words.w[p / 32] >> (p % 32)) % 2 == 1));
+}
+
+// ------------------------------------------------------------------------------------------------------- indices
+TEST("core: the position at which a tap reads a pixel is the inverse of the pixel that it reads there") {
+    for (const Windows& w : test::window_cases())
+        for (const Axis& axis : {w.y, w.x})
+            for (index tap = 0; tap < axis.kernel; ++tap)
+                for (const bool circular : {false, true}) {
+                    if (circular && !w.circular) continue;
+                    index seen = 0;
+                    for (index pixel = 0; pixel < axis.size; ++pixel)
+                        for (index turn = circular ? -1 : 0; turn <= (circular ? 1 : 0); ++turn) {
+                            const index at = axis.position(pixel + turn * axis.size, tap);
+                            if (at < 0) continue;
+                            CHECK(at < axis.positions && axis.pixel(at, tap, circular) == pixel);
+                            ++seen;
+                        }
+                    for (index at = 0; at < axis.positions; ++at) seen -= axis.pixel(at, tap, circular) >= 0;
+                    CHECK(seen == 0);  // each of them once
+                }
+}
+
+TEST("core: pairs of a triangle are counted through") {
+    for (const index r : {1, 2, 5, 17}) {
+        index number = 0;
+        for (index a = 0; a < r; ++a)
+            for (index b = a; b < r; ++b, ++number) {
+                CHECK(triangle::number(a, b, r) == number);
+                CHECK(triangle::pair(number, r).a == a && triangle::pair(number, r).b == b);
+            }
+        CHECK(triangle::count(r) == number);
+    }
 }
 
 // --------------------------------------------------------------------------------------------------- activations

@@ -2,6 +2,7 @@
 #include <array>
 #include <vector>
 
+#include "cases.hpp"
 #include "check.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "matrices.hpp"
@@ -11,7 +12,7 @@ namespace {
 
 using namespace gnfast;
 using cpu::CpuBackend;
-using test::Matrix, test::random, test::rounding;
+using test::axis, test::Matrix, test::random, test::rounding;
 
 // f(backend) with one and with three threads, on BLAS by plain loops.
 template <class F>
@@ -24,19 +25,6 @@ void with_threads(F&& f) {
         f(backend);
     }
     cpu::set_num_threads(before);
-}
-
-Axis axis(index size, index kernel, index stride, index dilation, index before, index behind) {
-    return {size, kernel, stride, dilation, before, (size + before + behind - dilation * (kernel - 1) - 1) / stride + 1};
-}
-
-// Awkward ones: nothing divides, one pixel, a kernel as large as the image, padding wider than what it pads, around the circle.
-std::vector<Windows> cases() {
-    return {{3, axis(7, 3, 1, 1, 1, 1), axis(6, 3, 1, 1, 1, 1), false},  {2, axis(7, 3, 2, 1, 1, 1), axis(6, 2, 3, 2, 2, 2), false},
-            {1, axis(1, 1, 1, 1, 0, 0), axis(1, 1, 1, 1, 0, 0), false},  {2, axis(1, 3, 1, 1, 1, 1), axis(9, 4, 2, 1, 0, 3), false},
-            {2, axis(4, 4, 1, 1, 0, 0), axis(5, 5, 1, 1, 0, 0), false},  {3, axis(4, 3, 1, 1, 1, 1), axis(5, 3, 1, 2, 2, 2), true},
-            {1, axis(3, 3, 2, 1, 3, 3), axis(4, 2, 1, 1, 4, 4), true},   {2, axis(5, 1, 2, 1, 0, 0), axis(5, 1, 2, 1, 0, 0), false},
-            {5, axis(40, 3, 1, 1, 1, 1), axis(37, 3, 1, 1, 1, 1), false}};
 }
 
 // The pixel of the image (channels, height, width) that a tap of a patch reads, -1 for padding.
@@ -56,7 +44,7 @@ double inner(const Matrix<double>& a, const Matrix<double>& b) {
 
 TEST("images: patches are the pixels under the window") {
     with_threads([](CpuBackend& backend) {
-        for (const Windows& w : cases()) {
+        for (const Windows& w : test::window_cases()) {
             const index m = 3;
             const Matrix<double> images = random<double>(m, w.inputs(), 1);
             Matrix<double> patches(m * w.patch(), w.positions());
@@ -74,7 +62,7 @@ TEST("images: patches are the pixels under the window") {
 
 TEST("images: patches are scattered by the adjoint, onto zeros or onto what is there") {
     with_threads([](CpuBackend& backend) {
-        for (const Windows& w : cases()) {
+        for (const Windows& w : test::window_cases()) {
             const index m = 2;
             const Matrix<double> images = random<double>(m, w.inputs(), 1), cotangents = random<double>(m * w.patch(), w.positions(), 2);
             Matrix<double> patches(m * w.patch(), w.positions()), out(m, w.inputs());
@@ -92,7 +80,7 @@ TEST("images: patches are scattered by the adjoint, onto zeros or onto what is t
 
 TEST("images: pooling by averages and its adjoint") {
     with_threads([](CpuBackend& backend) {
-        for (const Windows& w : cases()) {
+        for (const Windows& w : test::window_cases()) {
             if (w.circular) continue;
             const index m = 2, outputs = w.channels * w.positions();
             const Matrix<double> images = random<double>(m, w.inputs(), 1), g = random<double>(m, outputs, 2);
@@ -139,7 +127,7 @@ TEST("images: of equal maxima the first is chosen, and both directions go by it"
         const auto read = [&](const Matrix<double>& of) { return Batch<const double>(of.read().row_range(0, n), s, n * of.stride); };
         const auto write = [&](Matrix<double>& of) { return Batch<double>(of.view().row_range(0, n), s, n * of.stride); };
         backend.gather_chosen(View<const std::int32_t>(chosen), read(t), 1.0, write(pushed));
-        backend.scatter_chosen(View<const std::int32_t>(chosen), read(g), 0.0, write(pulled));
+        backend.scatter_chosen(View<const std::int32_t>(chosen), w, read(g), 0.0, write(pulled));
         for (index at = 0; at < s * n; ++at)
             for (index j = 0; j < outputs; ++j) CHECK_NEAR(pushed(at, j), before(at, j) + t(at, chosen.row(at % n)[j]), 1e-14);
         CHECK_NEAR(inner(pulled, t), inner(g, pushed) - inner(g, before), rounding<double>(s * n * outputs));

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cases.hpp"
 #include "check.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "matrices.hpp"
@@ -11,9 +12,6 @@ namespace {
 using namespace gnfast;
 using cpu::CpuBackend;
 using test::Matrix, test::random, test::rounding;
-
-// Batches of three pixels and of one, more channels than are taken at a time; whole samples, and two groups of a sample.
-const std::vector<NormShape> SHAPES{{12, 4, 3, 0}, {1, 1, 1, 0}, {71, 71, 1, 0}, {200, 2, 100, 0}, {10, 10, 1, 10}, {14, 7, 1, 7}};
 
 index channel_of(const NormShape& shape, index q) { return q / shape.inner % shape.channels; }
 
@@ -28,7 +26,7 @@ void with_threads(F&& f) {
     CpuBackend backend;
     for (const int threads : {1, 3}) {
         cpu::set_num_threads(threads);
-        for (const NormShape& shape : SHAPES)
+        for (const NormShape& shape : test::norm_cases())
             for (const index n : {1, 6}) f(backend, shape, n);
     }
     cpu::set_num_threads(before);

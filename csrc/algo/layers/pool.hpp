@@ -31,7 +31,7 @@ struct Pool {
 
     template <class B>
     void pull(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> t, T beta) const {
-        if (max) return work.backend.scatter_chosen(kept.chosen, g, beta, t);
+        if (max) return work.backend.scatter_chosen(kept.chosen, windows, g, beta, t);
         work.backend.spread_average(flat(g), windows, beta, flat(t));
     }
 

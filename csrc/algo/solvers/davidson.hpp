@@ -234,9 +234,9 @@ class Davidson {
     void save(bool last) {
         if (!options_.save) return;
         SnapshotWriter out;
-        out.vectors("basis", known());
-        out.vectors("image", images());
-        out.vectors("next", View<const T>(work_.row_range(0, width_)));
+        out.vectors(backend_, "basis", known());
+        out.vectors(backend_, "image", images());
+        out.vectors(backend_, "next", View<const T>(work_.row_range(0, width_)));
         out.numbers("projected", blocks_.corner(h_, done_));
         out.numbers("before", before_);
         out.numbers("residuals", residuals_);
@@ -256,9 +256,9 @@ class Davidson {
         if (done_ < 0 || width_ < 0 || done_ + width_ < 1 || width_ > block_ || done_ + width_ > max_basis_ || c[7] < 0 || c[8] < 0 ||
             c[8] > double(done_) || c[10] < 0)
             throw std::invalid_argument(foreign_snapshot);
-        backend_.copy(in.vectors<T>("basis", done_, size_), basis_.row_range(0, done_));
-        backend_.copy(in.vectors<T>("image", done_, size_), image_.row_range(0, done_));
-        backend_.copy(in.vectors<T>("next", width_, size_), work_.row_range(0, width_));
+        backend_.from_host(in.vectors<T>("basis", done_, size_), basis_.row_range(0, done_));
+        backend_.from_host(in.vectors<T>("image", done_, size_), image_.row_range(0, done_));
+        backend_.from_host(in.vectors<T>("next", width_, size_), work_.row_range(0, width_));
         blocks_.set_corner(h_, in.numbers("projected", done_, done_), done_);
         before_ = Small(index(c[7]), index(c[8]));
         before_.values = in.numbers("before", before_.rows, before_.cols);

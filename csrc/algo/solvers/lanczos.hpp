@@ -179,7 +179,7 @@ class Lanczos {
     void save(bool last) {
         if (!options_.save) return;
         SnapshotWriter out;
-        out.vectors("basis", known(done_ + width_));
+        out.vectors(backend_, "basis", known(done_ + width_));
         out.numbers("projected", blocks_.corner(h_, done_));
         out.numbers("residuals", residuals_);
         out.numbers("counters", {double(done_), double(width_), norm_, double(result_.products), double(result_.passes),
@@ -195,7 +195,7 @@ class Lanczos {
         whole_ = c[6] != 0, broken_ = c[8] != 0;
         blocks_.set_stream(std::uint64_t(c[7]));
         if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_) throw std::invalid_argument(foreign_snapshot);
-        backend_.copy(in.vectors<T>("basis", done_ + width_, size_), basis_.row_range(0, done_ + width_));
+        backend_.from_host(in.vectors<T>("basis", done_ + width_, size_), basis_.row_range(0, done_ + width_));
         blocks_.set_corner(h_, in.numbers("projected", done_, done_), done_);
         residuals_ = in.numbers("residuals", 1, done_);
         if (done_ > 0) ritz_ = rayleigh_ritz(backend_, h_, done_, options_);

@@ -67,6 +67,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
 // factors = (values_last + damping) / (values + damping) - 1.
 template <class B, class T>
 void apply_low_rank_update(B& backend, View<const T> u, std::span<const double> factors, View<const T> v, View<T> out) {
+    [[maybe_unused]] const auto exact = backend.full_precision();
     auto buffer = backend.template allocate<T>(u.rows * v.rows);
     const View<T> c(buffer.data(), u.rows, v.rows);
     backend.gemm(Op::none, Op::transpose, T(1), u, v, T(0), c);

@@ -21,7 +21,7 @@ struct Small {
     double operator()(index i, index j) const { return values[static_cast<std::size_t>(i * cols + j)]; }
 };
 
-// Everything that a solver does with blocks of long vectors, one vector a row.
+// Everything that a solver does with blocks of long vectors, one vector a row: in full precision, whatever products with the operator have.
 template <class B, class T>
 class Blocks {
    public:
@@ -34,17 +34,23 @@ class Blocks {
     Small inner(View<const T> a, View<const T> b) {
         Small out(a.rows, b.rows);
         if (a.rows == 0 || b.rows == 0) return out;
-        Buffer buffer = backend_.template allocate<T>(a.rows * b.rows);
+        [[maybe_unused]] const auto exact = backend_.full_precision();
+        const Buffer buffer = backend_.template allocate<T>(a.rows * b.rows);
         backend_.gemm(Op::none, Op::transpose, T(1), a, b, T(0), View<T>(buffer.data(), a.rows, b.rows));
-        std::copy_n(buffer.data(), a.rows * b.rows, out.values.begin());
+        std::vector<T> room;
+        const View<const T> host = backend_.on_host(View<const T>(buffer.data(), a.rows, b.rows), room);
+        std::copy_n(host.data, a.rows * b.rows, out.values.begin());
         return out;
     }
 
     // out = alpha c x + beta out, c (out.rows, x.rows)
     void combine(double alpha, const Small& c, View<const T> x, double beta, View<T> out) {
         if (out.rows == 0) return;
-        std::vector<T> host(c.values.begin(), c.values.end());
-        backend_.gemm(Op::none, Op::none, T(alpha), View<const T>(host.data(), c.rows, c.cols), x, T(beta), out);
+        [[maybe_unused]] const auto exact = backend_.full_precision();
+        const Buffer buffer = backend_.template allocate<T>(c.rows * c.cols);
+        const View<T> factors(buffer.data(), c.rows, c.cols);
+        backend_.from_host(View<const double>(c.values.data(), c.rows, c.cols), factors);
+        backend_.gemm(Op::none, Op::none, T(alpha), View<const T>(factors), x, T(beta), out);
     }
 
     // x <- c x for a small square c.

@@ -21,20 +21,19 @@ enum class Probe { signs, sphere };
 template <class B, class T>
 void fill_probes(B& backend, Probe kind, std::uint64_t seed, index first, View<T> out) {
     constexpr std::uint64_t base = 0x70726f6265ull << 20;  // apart from the streams of weights and of starting blocks
-    const std::vector<double> none{0.0};
-    std::vector<double> squares;
     for (index i = 0; i < out.rows; ++i) {
         const View<T> row = out.row_range(i, 1);
         const std::uint64_t stream = base + std::uint64_t(first + i);
-        if (kind == Probe::signs) {
+        if (kind == Probe::signs)
             backend.fill_signs(row, seed, stream);
-            continue;
-        }
-        backend.fill_normal(row, seed, stream, 1.0);
-        backend.row_dots(View<const T>(row), View<const T>(row), squares);
-        const std::vector<double> factor{std::sqrt(double(out.cols) / squares[0])};
-        backend.combine_rows(none, View<const T>(row), factor, row);
+        else
+            backend.fill_normal(row, seed, stream, 1.0);
     }
+    if (kind == Probe::signs) return;
+    std::vector<double> factors;
+    backend.row_dots(View<const T>(out), View<const T>(out), factors);
+    for (double& square : factors) square = std::sqrt(double(out.cols) / square);
+    backend.combine_rows(std::vector<double>(factors.size()), View<const T>(out), factors, out);
 }
 
 // w^T y for each pair of rows, or an error where a product was not finite.

@@ -109,6 +109,7 @@ class LanczosQuadrature {
 
     // Keeps v as row j of each probe's basis; w -= (w V^T) V.
     void orthogonalize(View<const T> v, View<T> w, index j) {
+        [[maybe_unused]] const auto exact = backend_.full_precision();
         const index s = v.rows, step = steps_ * size_;
         for (index i = 0; i < s; ++i) backend_.copy(v.row_range(i, 1), View<T>(basis_.data() + i * step + j * size_, 1, size_));
         const Batch<const T> basis(View<const T>(basis_.data(), j + 1, size_), s, step);

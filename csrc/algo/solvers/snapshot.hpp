@@ -1,7 +1,8 @@
-// A solver's state between two steps, as named matrices that a caller can put away and hand back.
+// A solver's state between two steps, as named matrices on the host that a caller can put away and hand back.
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <stdexcept>
 #include <type_traits>
 
@@ -12,12 +13,16 @@ namespace gnfast::solvers {
 
 constexpr const char* foreign_snapshot = "the saved state is of another search";
 
-// Long vectors are referred to, small numbers copied: parts() is valid as long as the writer and the vectors are.
+// Long vectors are referred to where they lie on the host, else copied, as small numbers are: parts() is valid as long as the writer and
+// the vectors are.
 class SnapshotWriter {
    public:
-    template <class T>
-    void vectors(const char* name, View<const T> rows) {
-        parts_.push_back({name, rows.data, rows.rows, rows.cols, std::is_same_v<T, double>});
+    template <class B, class T>
+    void vectors(B& backend, const char* name, View<const T> rows) {
+        auto room = std::make_shared<std::vector<T>>();
+        const View<const T> host = backend.on_host(rows, *room);
+        vectors_.push_back(std::move(room));
+        parts_.push_back({name, host.data, host.rows, host.cols, std::is_same_v<T, double>});
     }
     void numbers(const char* name, std::vector<double> values) {
         numbers_.push_back(std::move(values));
@@ -30,6 +35,7 @@ class SnapshotWriter {
     const Snapshot& parts() const { return parts_; }
 
    private:
+    std::vector<std::shared_ptr<void>> vectors_;
     std::deque<std::vector<double>> numbers_;  // a deque: addresses stay
     Snapshot parts_;
 };

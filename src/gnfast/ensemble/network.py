@@ -66,7 +66,9 @@ class NetworkLaw:
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
         shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
-        factor = gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
+        factor = (
+            gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
+        )
         self.variances = entry_variances(variances, shapes, factor)
         mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
         self._scale = 1 / len(self.X) if mean else 1.0

@@ -239,7 +239,7 @@ def _moments(
     # Ritz values lie inside; a moment beyond 1 tells that an eigenvalue lies outside of the interval.
     for margin in (0.02, 0.1, 0.5):
         first, last = low - margin * extent, high + margin * extent
-        moments = _core.chebyshev_moments(
+        moments = A.device.core.chebyshev_moments(
             A.core, (first + last) / 2, (last - first) / 2, probes, 2 * steps, block, seed, report
         )
         products += probes * steps

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast.conv_dual import ConvDual
 from gnfast.kronecker import KroneckerSum
@@ -41,7 +41,7 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
         P, R = (np.diagonal(factor, axis1=1, axis2=2).astype(np.float64) for factor in A.factors())
         return Known(np.einsum("la,lr->ar", P, R).ravel(), "diagonals of the factors P_l and R_l")
     if isinstance(A, GaussNewton) and backward_rows_fit(A):
-        out = np.empty((1, A.shape[0]), A.dtype)
+        out = A.device.empty((1, A.shape[0]), A.dtype)
         A.products.diagonal(out)
         return Known(out[0].astype(np.float64), "squares of the Jacobian, one product a layer")
     return None
@@ -70,11 +70,9 @@ def diagonal_by_all_products(A: SymmetricOperator, block: int) -> Known:
     values = np.empty(size)
     for i in range(0, size, block):
         count = min(block, size - i)
-        rows, out = np.zeros((count, size), A.dtype), np.empty((count, size), A.dtype)
-        at = np.arange(count)
-        rows[at, i + at] = 1
+        rows, out = A.device.unit_rows(i, count, size, A.dtype), A.device.empty((count, size), A.dtype)
         A.core.apply(rows, out)
-        values[i : i + count] = out[at, i + at]
+        values[i : i + count] = _arrays.to_host(out.reshape(-1)[i :: size + 1])
     if not np.isfinite(values).all():
         raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
     return Known(values, f"all {_checks.counted(size, 'product')}", size)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast.estimators.results import EffectiveDimension, LogDet
 from gnfast.operators import SymmetricOperator
@@ -82,11 +82,11 @@ def logdet(
     A, draws = space.operator, Draws(probes, steps, seed, tol, max_products, block_size, progress, precision)
     if _is_exact(A, method):
         K = _damped(A, damping, precision)
-        if _core.cholesky(K) != 0:
+        if A.device.core.cholesky(K) != 0:
             raise ValueError(_NOT_POSITIVE)
-        logs = 2 * np.log(K.diagonal().astype(np.float64))
+        logs = 2 * np.log(_arrays.to_host(K.diagonal()).astype(np.float64))
         # What rounding does to a pivot, relative to it, is the absolute error of its logarithm.
-        relative = 8 * float(np.finfo(A.dtype).eps) * float(np.exp(logs.max() - logs).mean())
+        relative = 8 * _arrays.eps(A.dtype) * float(np.exp(logs.max() - logs).mean())
         return LogDet(float(logs.sum()) + beyond, relative * len(logs), "exact: Cholesky", True, 0)
 
     def logarithm(nodes: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gnfast import _arrays
 from gnfast._arrays import Array
 
 
@@ -56,7 +57,7 @@ class Diagonal:
     """The diagonal of an operator; `numpy.asarray(...)` gives the values.
 
     Attributes:
-        values: (N,), of the operator's dtype.
+        values: (N,), of the operator's dtype and where the operator is.
         error: (N,), of each entry as in `Estimate`.
         method, exact, products, converged: As in `Estimate`.
     """
@@ -69,7 +70,8 @@ class Diagonal:
     converged: bool = True
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)
+        values = _arrays.to_host(self.values)
+        return np.array(values, dtype) if copy else np.asarray(values, dtype)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -55,7 +55,8 @@ class NystromPreconditioner(SymmetricOperator):
         floor = float(values[-1]) + damping
         with np.errstate(invalid="ignore", divide="ignore"):
             factors = np.where(values + damping > 0, floor / (values + damping) - 1, 0.0)
-        super().__init__(_core.low_rank_update(rows, factors.tolist()), rows.dtype)
+        home = _arrays.device_of(rows)
+        super().__init__(home.core.low_rank_update(rows, factors.tolist()), rows.dtype, home)
         self.values, self._rows = values, rows
 
     @property
@@ -122,6 +123,7 @@ def solve(
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]
     right = _right_hand_sides(b, work)
+    is_vector = (b.ndim if hasattr(b, "ndim") else np.ndim(b)) == 1
     damping = _checks.at_least_zero(damping, "damping")
     tol = tolerance(tol, A.dtype, double=1e-8, single=1e-4)
     space = _checks.choice(space, "space", ("auto", "parameters", "dual"))
@@ -144,7 +146,7 @@ def solve(
             ConvergenceWarning,
             stacklevel=_checks.level_of_caller(),
         )
-    return (x[0] if np.ndim(b) == 1 else x.T), info
+    return (x[0] if is_vector else x.T), info
 
 
 # ----------------------------------------------------------------------------------------------------------- steps
@@ -174,7 +176,7 @@ def _conjugate_gradients(
                 f"preconditioner is {M.shape[0]} x {M.shape[1]} in {M.dtype} but op is {A.shape[0]} x {A.shape[1]} "
                 f"in {A.dtype}; pass one of the operator's own size and dtype"
             )
-    raw = _core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x)
+    raw = A.device.core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x)
     return SolveInfo(
         np.array(raw["residuals"]),
         raw["iterations"],
@@ -198,8 +200,8 @@ def nystrom(
     most = rank or max(min(RANK, size), min(MAX_RANK, size // 4))
     at = min(rank or RANK, most)
     while True:
-        rows = np.empty((at, size), A.dtype)
-        values = np.array(_core.nystrom_factors(A.core, seed, rows))
+        rows = A.device.empty((at, size), A.dtype)
+        values = np.array(A.device.core.nystrom_factors(A.core, seed, rows))
         products += at
         # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
         known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, matrices.product_dtype(A))
@@ -244,7 +246,7 @@ def _solve_in_dual(
     up to lambda_max / d, which each refinement wins back.
     """
     rank = None if rank is None else min(rank, gram.shape[0])
-    norms = np.maximum(np.linalg.norm(right, axis=1), np.finfo(right.dtype).tiny)
+    norms = np.maximum(_arrays.to_host(np.linalg.norm(right, axis=1)), np.finfo(right.dtype).tiny)
     x, left = np.zeros_like(right), right
     best, iterations, products = np.full(len(right), np.inf), 0, 0
     M: Any = preconditioner
@@ -257,13 +259,13 @@ def _solve_in_dual(
             name = f"Nystrom preconditioner of rank {M.rank}"
         below = gram.restrict(left.astype(gram.dtype, copy=False)).astype(K.dtype, copy=False)
         y = np.zeros_like(below)
-        inner = max(0.01 * tol, 10 * float(np.finfo(gram.dtype).eps))
+        inner = max(0.01 * tol, 10 * _arrays.eps(gram.dtype))
         info = _conjugate_gradients(K, below, y, damping, inner, M, rank, limit, seed, report)
         iterations, products = iterations + info.iterations, products + info.products
         lifted = gram.lift(y.astype(gram.dtype, copy=False).T).T
         step = x + (left - lifted) / G.dtype.type(damping)
         left = right - G.matmat(step.T).T - G.dtype.type(damping) * step
-        residuals = np.linalg.norm(left, axis=1) / norms
+        residuals = _arrays.to_host(np.linalg.norm(left, axis=1)) / norms
         products += len(right)
         if residuals.max() < best.max():
             x, improved, best = step, residuals.max() < 0.5 * best.max(), residuals
@@ -278,11 +280,11 @@ def _solve_in_dual(
 
 def _right_hand_sides(b: Any, A: SymmetricOperator, name: str = "b", count: int | None = None) -> Array:
     """Rows (s, N), in the operator's dtype or in that of its products."""
-    found, size = _arrays.as_array(b, name), A.shape[0]
+    found, size = _arrays.as_array(b, name, A.device, "op"), A.shape[0]
     columns = found.shape[1] if found.ndim == 2 else 1
     if found.ndim not in (1, 2) or found.shape[0] != size or columns != (count or columns) or columns == 0:
         wanted = f"({size},) or ({size}, s)" if count is None else f"that of b, {count} right-hand sides"
         raise ValueError(f"{name} has shape {found.shape} but must be {wanted}")
     rows = _arrays.as_c_contiguous(found.reshape(size, columns).T)
     dtype = A.dtype if rows.dtype == A.dtype else matrices.product_dtype(A)
-    return _checks.array(rows, name, (columns, size), dtype, "op").astype(A.dtype, copy=False)
+    return _checks.array(rows, name, (columns, size), dtype, "op", A.device).astype(A.dtype, copy=False)

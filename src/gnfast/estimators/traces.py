@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks
 from gnfast.estimators.exact import Known, diagonal_by_all_products, diagonal_without_products, trace_space
 from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
@@ -93,7 +93,8 @@ def trace(
     method, limit = _within_memory(work, method, "xtrace", samples, limit, block)
     with reporting(progress) as report:
         work = matrices.in_precision(stored_where_cheaper(A, samples, report), precision)
-        value, error, products, converged = _core.trace(work.core, method, samples, limit, wanted, block, seed, report)
+        found = A.device.core.trace(work.core, method, samples, limit, wanted, block, seed, report)
+        value, error, products, converged = found
     if not converged:
         _warn(method, products, error, value, wanted)
     return Trace(value, error, method, False, products, converged)
@@ -154,12 +155,12 @@ def diagonal(
     block = block_of(work, samples, block_size)
     known = _known(op, A, method, samples, block)
     if known is not None:
-        values = known.values.astype(work.dtype)
+        values = A.device.upload(known.values).astype(work.dtype)
         return Diagonal(values, _rounding(A) * np.abs(values), f"exact: {known.method}", True, known.products)
     method, limit = _within_memory(work, method, "xdiag", samples, limit, block)
-    mean, squares = np.empty((1, size), work.dtype), np.empty((1, size), work.dtype)
+    mean, squares = (A.device.empty((1, size), work.dtype) for _ in range(2))
     with reporting(progress) as report:
-        count, student, products, converged = _core.diagonal(
+        count, student, products, converged = A.device.core.diagonal(
             work.core, method, samples, limit, wanted, block, seed, report, mean, squares
         )
     error = np.full_like(mean[0], np.inf)
@@ -226,4 +227,4 @@ def _known(op: Any, A: SymmetricOperator, method: str, samples: int, block: int)
 
 def _rounding(A: SymmetricOperator) -> float:
     """Relative, of each entry of a diagonal: sums of a few hundred products, measured at 1 eps and below."""
-    return float(8 * np.finfo(A.dtype).eps)
+    return 8 * _arrays.eps(A.dtype)

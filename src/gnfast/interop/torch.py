@@ -75,7 +75,7 @@ class GaussNewton(SymmetricOperator):
         self._products = Products(self.model, loss, weights, scale, self.memory_limit)
         self.loss = self._products.loss.name
         dtype = self.model.dtype
-        super().__init__(operator_of(self._products.apply, self._products.p, dtype), dtype)
+        super().__init__(operator_of(self._products.apply, self._products.p, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self._grams: dict[int, Gram] = {}
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -83,7 +83,7 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self._products, (self._products.n * self._products.k, self.shape[1]), self.dtype)
+        return Jacobian(self._products, (self._products.n * self._products.k, self.shape[1]), self.dtype, self.device)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n r, n r), with G's non-zero spectrum.
@@ -143,7 +143,7 @@ class Gram(SymmetricOperator):
             products.restrict(lifted, out, reduced)
 
         self._product = product
-        super().__init__(operator_of(product, size, dtype), dtype)
+        super().__init__(operator_of(product, size, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self.memory_limit = products.limit
         self._dense: Array | None = None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 
@@ -105,6 +105,7 @@ class Checkpoint:
 def _probe(A: SymmetricOperator) -> Array:
     """Some entries of the product with a fixed vector, and its norm."""
     size = A.shape[0]
-    image = A.matvec(np.random.default_rng(2).standard_normal(size).astype(A.dtype)).astype(float)
+    vector = np.random.default_rng(2).standard_normal(size).astype(A.dtype)
+    image = _arrays.to_host(A.matvec(A.device.upload(vector))).astype(float)
     at = np.linspace(0, size - 1, min(size, PROBES)).astype(int)
     return np.append(image[at], np.linalg.norm(image))

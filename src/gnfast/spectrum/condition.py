@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
@@ -182,10 +182,11 @@ def _quotient(upper: float, lower: float) -> float:
 
 def _analytic(A: SymmetricOperator) -> Bound | None:
     if isinstance(A, LinearDual | KroneckerSum):
-        P, R = A.factors()
+        P, R = map(_arrays.to_host, A.factors())
         with blas_threads(R.shape[1]):
             return joint_from_factors(P, R)
     if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain and A.owner.net.kept is None:
         loss = A.owner.loss_at
-        return deep(A.owner.net, A.owner.X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)
+        X = _arrays.to_host(A.owner.X)
+        return deep(A.owner.net, X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)
     return None

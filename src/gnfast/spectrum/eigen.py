@@ -86,7 +86,7 @@ def eigsh(
 
     Returns:
         Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, or `precision`, and the `EigenInfo`
-        if asked for: a tuple of those asked for, or the eigenvalues alone.
+        if asked for: a tuple of those asked for, or the eigenvalues alone. The eigenvectors are where the operator is.
 
     Raises:
         TypeError: Bad kinds or dtypes.
@@ -162,7 +162,7 @@ def _check_method(method: str, which: str) -> None:
 def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtype[Any]) -> Array | None:
     if v0 is None:
         return None
-    found = _arrays.as_array(v0, "v0")
+    found = _arrays.as_array(v0, "v0", A.device, "the operator")
     rows = found[:, None] if found.ndim == 1 else found
     if rows.ndim != 2 or rows.shape[0] != A.shape[0] or not 1 <= rows.shape[1] <= A.shape[0]:
         raise ValueError(f"v0 has shape {found.shape} but must be ({A.shape[0]},) or ({A.shape[0]}, b), b at most N")
@@ -171,7 +171,7 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtyp
             f"v0 has {rows.shape[1]} vectors but block_size is {block_size}; raise it or pass fewer vectors"
         )
     given = dtype if found.dtype == dtype else A.dtype
-    return _checks.array(rows.T, "v0", ("b", "N"), given, "the operator").astype(dtype, copy=False)
+    return _checks.array(rows.T, "v0", ("b", "N"), given, "the operator", A.device).astype(dtype, copy=False)
 
 
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
@@ -238,7 +238,7 @@ def _solve(task: Task, method: str) -> Pairs:
 # ------------------------------------------------------------------------------------------------------- arguments
 def tolerance(tol: float | None, dtype: np.dtype[Any], double: float, single: float) -> float:
     if tol is None:
-        return single if dtype == np.float32 else double
+        return max(single, _arrays.eps(dtype)) if dtype == np.float32 else double
     number = _checks.real(tol, "tol")
     if number <= 0:
         raise ValueError(f"tol is {tol} but must be positive")

@@ -15,7 +15,7 @@ import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gnfast import _arrays, _checks, _core
-from gnfast._arrays import Array
+from gnfast._arrays import CPU, Array, Device
 from gnfast.factors import pivoted_cholesky
 from gnfast.operators import SymmetricOperator
 
@@ -29,7 +29,8 @@ class Stored(SymmetricOperator):
     """A symmetric matrix given by its lower triangle, which is referred to, not copied."""
 
     def __init__(self, lower: Array) -> None:
-        super().__init__(_core.stored(lower), lower.dtype)
+        home = _arrays.device_of(lower)
+        super().__init__(home.core.stored(lower), lower.dtype, home)
         self.lower = lower
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
@@ -40,24 +41,24 @@ class Stored(SymmetricOperator):
 class Foreign(SymmetricOperator):
     """A symmetric operator of somebody else's, known by its products with blocks of vectors, (N, s) to (N, s)."""
 
-    def __init__(self, function: Callable[[Array], Any], size: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, function: Callable[[Array], Any], size: int, dtype: np.dtype[Any], device: Device = CPU) -> None:
         def product(block: Array) -> Array:
-            out = _arrays.as_array(function(block.T), "the product with op")
+            out = _arrays.as_array(function(block.T), "the product with op", device, "the operator")
             if out.dtype.kind == "c":
                 raise TypeError("op gave a complex product but must be real symmetric")
             if out.shape != block.T.shape:
                 raise ValueError(f"op gave a product of shape {out.shape} for a block of shape {block.T.shape}")
-            return np.ascontiguousarray(out.T, dtype)
+            return _arrays.as_c_contiguous(out.T.astype(dtype, copy=False))
 
-        super().__init__(_core.callback(product, size, dtype.name), dtype)
+        super().__init__(device.core.callback(product, size, dtype.name), dtype, device)
         self._check_symmetry()
 
     def _check_symmetry(self) -> None:
         """u^T A v = v^T A u for two random vectors: one that is not symmetric passes with probability zero."""
         probe = np.asfortranarray(np.random.default_rng(0).standard_normal((self.shape[0], 2)), self.dtype)
-        image = self.matmat(probe)
+        image = _arrays.to_host(self.matmat(self.device.upload(probe.T).T))
         both = probe.T @ image
-        rounding = 100 * np.finfo(self.dtype).eps * np.linalg.norm(probe) * np.linalg.norm(image)
+        rounding = 100 * _arrays.eps(self.dtype) * np.linalg.norm(probe) * np.linalg.norm(image)
         if abs(both[0, 1] - both[1, 0]) > rounding:
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
 
@@ -66,7 +67,7 @@ class Wide(SymmetricOperator):
     """An operator in float32 whose vectors are float64: its products round, what is done with the vectors does not."""
 
     def __init__(self, op: SymmetricOperator) -> None:
-        super().__init__(_core.widened(op.core), np.dtype(np.float64))
+        super().__init__(op.device.core.widened(op.core), np.dtype(np.float64), op.device)
         self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
@@ -95,7 +96,9 @@ def product_dtype(A: SymmetricOperator) -> np.dtype[Any]:
     return found
 
 
-def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64") -> SymmetricOperator:
+def operator(
+    function: Callable[[Array], Any], size: int, dtype: Any = "float64", device: str = "cpu"
+) -> SymmetricOperator:
     """A function that multiplies by a symmetric matrix, as an operator that all solvers and estimators take.
 
     Args:
@@ -104,6 +107,7 @@ def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64"
             out of the solver that called it, as it is.
         size: N, which a function does not tell.
         dtype: "float32" or "float64", of the vectors; products in another precision are converted.
+        device: "cpu", or "cuda" or "cuda:<number>" for a function of CuPy's arrays, made on CuPy's current stream.
 
     Returns:
         A `scipy.sparse.linalg.LinearOperator` (N, N).
@@ -118,7 +122,7 @@ def operator(function: Callable[[Array], Any], size: int, dtype: Any = "float64"
             f"function is of type {type(function).__name__} but must be a function of a block of vectors (N, s); "
             "operators and arrays are taken as they are"
         )
-    return Foreign(function, _checks.integer(size, "size"), _checks.float_dtype(dtype))
+    return Foreign(function, _checks.integer(size, "size"), _checks.float_dtype(dtype), _arrays.device(device))
 
 
 def as_symmetric(op: Any) -> SymmetricOperator:
@@ -133,12 +137,13 @@ def as_symmetric(op: Any) -> SymmetricOperator:
                 f"op is a {type(op).__name__}, which is called but has no size; pass gnfast.operator(op, size), size "
                 "the number of rows of the blocks that it multiplies"
             )
-        matrix = _arrays.as_array(op, "op")
+        home = _arrays.device_of(op)
+        matrix = _arrays.as_array(op, "op", home)
         _check_square(matrix.shape)
         matrix = matrix.T if matrix.flags.f_contiguous else matrix  # nobody can tell them apart, once it is symmetric
-        plain = _arrays.is_float(matrix.dtype) and matrix.flags.c_contiguous and matrix.flags.aligned
+        plain = _arrays.is_float(matrix.dtype) and _arrays.as_c_contiguous(matrix) is matrix
         if not (plain and _check_symmetric(matrix)):
-            _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast"))
+            _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast", device=home))
         return Stored(matrix)
     _check_square(op.shape)
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
@@ -154,16 +159,16 @@ def _check_square(shape: tuple[int, ...]) -> None:
 
 def _check_symmetric(matrix: Array) -> bool:
     """False where an entry is not finite, else True, or an error: one pass over the matrix."""
-    scale, difference, finite = _core.asymmetry(matrix)
+    scale, difference, finite = _arrays.device_of(matrix).core.asymmetry(matrix)
     if finite and difference > 100 * np.finfo(matrix.dtype).eps * scale:
         raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
-    return finite
+    return bool(finite)
 
 
 # -------------------------------------------------------------------------------------------------------- rounding
 def zero_cut(largest: float, size: int, dtype: np.dtype[Any]) -> float:
     """What rounding leaves of zero eigenvalues at most: errors of eps in N^2 entries have a norm like sqrt(N) eps."""
-    return float(max(16.0, math.sqrt(size)) * np.finfo(dtype).eps * largest)
+    return float(max(16.0, math.sqrt(size)) * _arrays.eps(dtype) * largest)
 
 
 def rounding(largest: float, dtype: np.dtype[Any]) -> float:
@@ -172,14 +177,14 @@ def rounding(largest: float, dtype: np.dtype[Any]) -> float:
     Measured against float64: duals in float32 of 200 to 1,000 unknowns, three activations, two to four layers of
     40 to 2,000 units, were off by 1.1 eps lambda_max at most.
     """
-    return float(8 * np.finfo(dtype).eps * largest)
+    return float(8 * _arrays.eps(dtype) * largest)
 
 
-# ------------------------------------------------------------------------------- stored matrices, which are overwritten
+# ------------------------------------- stored matrices, which are overwritten: LAPACK's work, in the machine's memory
 def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
     """All eigenvalues of a positive semi-definite matrix, ascending; `dtype` is what its entries were computed in."""
     check_finite(K)
-    values: Array = scipy.linalg.eigvalsh(K.T, lower=False, overwrite_a=True, check_finite=False)
+    values: Array = scipy.linalg.eigvalsh(_arrays.to_host(K).T, lower=False, overwrite_a=True, check_finite=False)
     if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
             f"the matrix must be positive semi-definite but has the eigenvalue {values[0]:.6g}; look at gnfast.eigsh"
@@ -188,17 +193,17 @@ def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def eigenpairs(K: Array, first: int, last: int) -> tuple[Array, Array]:
-    """Those from first to last, counted from 0 at the lowest: values ascending, vectors in columns."""
+    """Those from first to last, counted from 0 at the lowest: values ascending, vectors in columns, where K is."""
     check_finite(K)
     values, vectors = scipy.linalg.eigh(
-        K.T, lower=False, subset_by_index=(first, last), overwrite_a=True, check_finite=False
+        _arrays.to_host(K).T, lower=False, subset_by_index=(first, last), overwrite_a=True, check_finite=False
     )
-    return values, vectors
+    return values, _arrays.device_of(K).upload(vectors.T).T
 
 
 def compress(K: Array, cut: float) -> Array:
     """U U^T (r, r) of a pivoted Cholesky factorisation K = U^T U cut at `cut`: K's non-zero spectrum, of full rank."""
-    factor, _, rank = pivoted_cholesky(K, cut)
+    factor, _, rank = pivoted_cholesky(_arrays.to_host(K), cut)
     for i in range(0, rank, BLOCK):
         factor[i : i + BLOCK, :i] = 0
         corner = factor[i : i + BLOCK, i : i + BLOCK]
@@ -209,5 +214,6 @@ def compress(K: Array, cut: float) -> Array:
 
 def check_finite(K: Array) -> None:
     """The other triangle is not looked at: it may never have been written."""
-    if not all(np.isfinite(K[i, : i + 1]).all() for i in range(len(K))):
+    blocks = ((i, K[i : i + BLOCK, : i + BLOCK]) for i in range(0, len(K), BLOCK))
+    if not all(np.isfinite(np.tril(rows, i)).all() for i, rows in blocks):
         raise ValueError("the matrix has NaN or infinite entries: a product with the operator gave them, or overflowed")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _core
-from gnfast._arrays import Array
+from gnfast import _arrays, _core
+from gnfast._arrays import Array, Device
 from gnfast.operators import Decoupling, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
@@ -90,6 +90,10 @@ class Task:
         return int(self.A.shape[0])
 
     @property
+    def device(self) -> Device:
+        return self.A.device
+
+    @property
     def storable(self) -> bool:
         """Whether the matrix may be formed and factored."""
         return self.size <= matrices.STORED_SIZE and self.op.fits_in_memory
@@ -112,11 +116,11 @@ def dense(task: Task) -> Pairs:
     else:
         first = A.shape[0] - k if which == "LA" else 0
         values, vectors = matrices.eigenpairs(K, first, first + k - 1)
-    vectors = np.asfortranarray(vectors)
+    vectors = _arrays.as_f_contiguous(vectors)
     raw: dict[str, Any] = {"products": products + k, "passes": products // 256 + 1, "converged": True}
     raw |= {"reason": "the whole spectrum was computed", "norm": float(np.abs(values).max())}
-    residuals = np.linalg.norm(A.matmat(vectors) - vectors * values, axis=0)
-    return _pairs(task, raw, values, vectors, residuals, "dense")
+    residuals = np.linalg.norm(A.matmat(vectors) - vectors * A.device.upload(values), axis=0)
+    return _pairs(task, raw, values, vectors, _arrays.to_host(residuals), "dense")
 
 
 def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = None) -> Pairs:
@@ -127,7 +131,7 @@ def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = N
     else:
         block = task.block_or(default_block(task.A, task.k))
         basis = max(2 * task.k + 4 * block, 24 if task.A.space == "parameters" else 60)
-    rows = np.zeros((task.k, task.size), task.op.dtype)
+    rows = task.device.zeros((task.k, task.size), task.op.dtype)
     raw = _checkpointed(task, method, block, basis, rows, "lanczos", core)
     return _ascending(task, raw, rows, method)
 
@@ -135,17 +139,17 @@ def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = N
 def nystrom(task: Task) -> Pairs:
     """A one-pass sketch, then block Krylov steps from its vectors until the tolerance is met."""
     block = task.block_or(task.k + OVERSAMPLING)
-    rows = np.zeros((block, task.size), task.op.dtype)
-    sketch = _core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
+    rows = task.device.zeros((block, task.size), task.op.dtype)
+    sketch = task.device.core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
     found = len(sketch["values"])
     if task.limit < 2 * block:
         kept = min(task.k, found)
         sketch = {**sketch, "values": sketch["values"][:kept], "residuals": sketch["residuals"][:kept]}
         return _ascending(task, sketch, rows[:kept], "nystrom")
-    vectors = np.zeros((task.k, task.size), task.op.dtype)
+    vectors = task.device.zeros((task.k, task.size), task.op.dtype)
     more: dict[str, Any] = {"start": rows[:found] if found else None, "keep": True}
-    basis, limit = 12 * block, task.limit - block
-    raw = _core.lanczos(task.op.core, vectors, True, block, basis, limit, task.tol, 0.0, task.seed, task.report, **more)
+    numbers = (block, 12 * block, task.limit - block, task.tol, 0.0, task.seed, task.report)
+    raw = task.device.core.lanczos(task.op.core, vectors, True, *numbers, **more)
     raw["products"] += sketch["products"]
     raw["passes"] += sketch["passes"]
     return _ascending(task, raw, vectors, "nystrom")
@@ -165,13 +169,13 @@ def davidson(task: Task, method: str = "davidson") -> Pairs:
     norm = largest(A, 1, 0.1, task.seed, task.report) if task.which == "SA" else None
     if norm:
         task = replace(task, limit=max(1, task.limit - norm.products))
-    rows = np.zeros((task.k, task.size), task.op.dtype)
+    rows = task.device.zeros((task.k, task.size), task.op.dtype)
     inverse = None if task.preconditioner is None else matrices.in_precision(task.preconditioner, task.op.dtype)
     core = None if inverse is None else inverse.core
     if method == "inverse-cg" and norm and norm.value > 0:
         # What rounding cannot tell from zero gets a floor, so that a singular operator's systems have solutions.
-        damping = 16 * float(np.finfo(A.dtype).eps) * norm.value
-        core = _core.cg_inverse(task.op.core, core, damping, INNER_TOL, min(10_000, 100 + 2 * task.size))
+        damping = 16 * _arrays.eps(A.dtype) * norm.value
+        core = task.device.core.cg_inverse(task.op.core, core, damping, INNER_TOL, min(10_000, 100 + 2 * task.size))
     raw = _checkpointed(
         task, method, block, basis, rows, "davidson", preconditioner=core, norm=norm.value if norm else 0.0
     )
@@ -186,22 +190,22 @@ def inverse(task: Task) -> Pairs | None:
     A singular matrix is shifted by sqrt(eps) times its largest diagonal entry: that keeps the null vectors apart from
     the rest, and costs the eigenvalues no more than rounding does.
     """
-    A, op, size = task.A, task.op, task.size
+    A, op, size, compiled = task.A, task.op, task.size, task.device.core
     K = op.new_square()
     products = op.form(K, task.report)
     matrices.check_finite(K)
     scale = float(np.abs(K.diagonal()).max())
-    shift, failed = 0.0, _core.cholesky(K)
+    shift, failed = 0.0, compiled.cholesky(K)
     if failed and scale > 0:
-        shift = float(np.sqrt(np.finfo(A.dtype).eps)) * scale
+        shift = float(np.sqrt(_arrays.eps(A.dtype))) * scale
         op.form(K)
-        K.reshape(-1)[:: size + 1] += np.asarray(shift, K.dtype)
-        failed = _core.cholesky(K)
+        K.reshape(-1)[:: size + 1] += K.dtype.type(shift)
+        failed = compiled.cholesky(K)
     if failed:
         return None
     block = task.block_or(min(max(8, task.k), size))
-    rows = np.zeros((task.k, size), K.dtype)
-    core = _core.cholesky_inverse(K, 1, False)
+    rows = task.device.zeros((task.k, size), K.dtype)
+    core = compiled.cholesky_inverse(K, 1, False)
     # A relative accuracy of 1 / mu is one of mu.
     raw = _checkpointed(task, "inverse", block, max(2 * task.k + 4 * block, 60), rows, "lanczos", core)
     mu, r = np.array(raw["values"]), np.array(raw["residuals"])
@@ -210,7 +214,8 @@ def inverse(task: Task) -> Pairs | None:
     raw["norm"] = largest(A, 1, 0.1, task.seed, task.report).value
     raw["products"] += products + len(mu)
     quotients = np.einsum("ij,ij->j", vectors, image, dtype=float)
-    residuals = np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0)
+    residuals = _arrays.to_host(np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0))
+    quotients = _arrays.to_host(quotients)
     # Two certificates for each pair: of the inverse, narrow for small eigenvalues, and of the matrix, narrow for large.
     bounds = inverse_intervals(mu, r + matrices.rounding(mu.max(initial=0), A.dtype), shift, raw["norm"], A.dtype)
     direct = intervals(quotients, residuals, raw["norm"], A.dtype)
@@ -271,10 +276,11 @@ def _checkpointed(
     op, largest_end = task.op.core if core is None else core, task.which != "SA" or core is not None
     numbers = (block, basis, task.limit, task.tol, norm, task.seed, task.report)
     try:
+        raw: dict[str, Any]
         if solver == "lanczos":
-            raw = _core.lanczos(op, rows, largest_end, *numbers, **more)
+            raw = task.device.core.lanczos(op, rows, largest_end, *numbers, **more)
         else:
-            raw = _core.davidson(op, preconditioner, rows, *numbers, largest=largest_end, **more)
+            raw = task.device.core.davidson(op, preconditioner, rows, *numbers, largest=largest_end, **more)
     except ValueError as error:
         if checkpoint is None or "saved state" not in str(error):
             raise
@@ -330,8 +336,8 @@ class End(NamedTuple):
 
 def largest(A: SymmetricOperator, block: int, tol: float, seed: int, report: _core.Progress, min_steps: int = 0) -> End:
     """The largest eigenvalue by block Lanczos; `min_steps` block steps at least: the randomized end depends on them."""
-    row = np.zeros((1, A.shape[0]), A.dtype)
+    row = A.device.zeros((1, A.shape[0]), A.dtype)
     block = min(block, A.shape[0])
     basis = max(60, (min_steps + 2) * block)
-    raw = _core.lanczos(A.core, row, True, block, basis, 20_000, tol, 0.0, seed, report, min_steps=min_steps)
+    raw = A.device.core.lanczos(A.core, row, True, block, basis, 20_000, tol, 0.0, seed, report, min_steps=min_steps)
     return End.of(raw, A.shape[0], block)

@@ -82,7 +82,8 @@ def measure(
     steps = min(steps, size)
     block = block_of(A, probes, block_size)
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
-    found = _core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
+    found: tuple[Array, Array, Array, Array, Array, int]
+    found = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
     return Measure(*found, keep)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import lapack
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
@@ -107,7 +107,7 @@ def rank(
         if cut is None:
             cut = matrices.zero_cut(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
         matrices.check_finite(K)
-        return Rank(_eigenvalues_above(K, cut), size, cut, "inertia")
+        return Rank(_eigenvalues_above(_arrays.to_host(K), cut), size, cut, "inertia")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ class RankProfile:
         return "\n".join(lines)
 
 
-def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any = None) -> RankProfile:
+def rank_profile(
+    op: Any, cuts: Sequence[float] | None = None, *, progress: Any = None, precision: Any = None
+) -> RankProfile:
     """How the numerical rank, and with it the condition number, depends on what is counted as zero.
 
     The whole spectrum is computed, so that the table has no error but rounding. Where the ranks of several cuts
@@ -162,6 +164,7 @@ def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any 
         cuts: Eigenvalues up to which counts as zero, at least 0; None means one for each decade below lambda_max,
             the level of rounding and the customary N * eps * lambda_max.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
+        precision: As in `rank`.
 
     Returns:
         A `RankProfile`.
@@ -172,15 +175,15 @@ def rank_profile(op: Any, cuts: Sequence[float] | None = None, *, progress: Any 
         MemoryError: The matrix exceeds the operator's `memory_limit`.
     """
     A = matrices.as_symmetric(op).dual()
-    size = A.shape[0]
+    work, size = matrices.in_precision(A, precision), A.shape[0]
     if size > matrices.STORED_SIZE:
         raise ValueError(
             f"op is {size} x {size} but its whole spectrum is needed, for up to {matrices.STORED_SIZE}; "
             "use fewer samples"
         )
-    K = A.new_square()
+    K = work.new_square()
     with reporting(progress) as report:
-        A.form(K, report)
+        work.form(K, report)
     values = matrices.semidefinite_eigenvalues(K, A.dtype).astype(np.float64)
     top = float(values[-1])
     if top <= 0:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _checks, _core
+from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
 from gnfast.operators import Decoupling, Dual, SymmetricOperator
 from gnfast.spectrum import matrices
@@ -91,9 +91,9 @@ class Search:
         preconditioner = matrices.in_precision(own, op.dtype)
         top = self._largest(op, block=1)
         cut = self._cut(top.value)
-        row, block = np.zeros((1, A.shape[0]), op.dtype), _vectors_at_once(A)
+        row, block = A.device.zeros((1, A.shape[0]), op.dtype), _vectors_at_once(A)
         basis = max(20, 10 * block)
-        raw = _core.davidson(
+        raw = A.device.core.davidson(
             op.core, preconditioner.core, row, block, basis, 20_000, self.tol, top.value, self.seed, self.report
         )
         low = End.of(raw, A.shape[0])
@@ -143,13 +143,15 @@ class Search:
 
     def _by_inverse(self, K: Array) -> End | None:
         """The smallest eigenvalue as the largest of the inverse, or None if there is no Cholesky factorisation."""
-        if _core.cholesky(K) != 0:
+        home = _arrays.device_of(K)  # not the operator's, where a singular matrix was compressed
+        if home.core.cholesky(K) != 0:
             return None
-        row = np.zeros((1, len(K)), K.dtype)
-        inverse = _core.cholesky_inverse(K, 1, False)
+        row = home.zeros((1, len(K)), K.dtype)
+        inverse = home.core.cholesky_inverse(K, 1, False)
         block = min(8, len(K))
         basis, tol = block * (STEPS + 2), self.tol
-        raw = _core.lanczos(inverse, row, True, block, basis, 4000, tol, 0.0, self.seed, self.report, min_steps=STEPS)
+        numbers = (block, basis, 4000, tol, 0.0, self.seed, self.report)
+        raw = home.core.lanczos(inverse, row, True, *numbers, min_steps=STEPS)
         end = End.of(raw, len(K), block)
         # An eigenvalue of the inverse within r of mu is one of K within r / mu^2 of 1 / mu, on the side that matters.
         return end._replace(value=1 / end.value, residual=end.residual / end.value**2)
@@ -164,7 +166,7 @@ class Search:
             if sign < 0:
                 np.negative(K, out=K)
             K.reshape(-1)[:: len(K) + 1] -= sign * shift
-            if _core.cholesky(K) != 0:
+            if self.A.device.core.cholesky(K) != 0:
                 self.notes.append(f"the proof of the {end} end of the spectrum failed at {shift:.6g}")
                 return found
         return found._replace(proof="inertia: both ends proven by Cholesky factorisations", margin=margin)

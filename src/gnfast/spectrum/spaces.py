@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gnfast import _arrays
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, Gram
 from gnfast.plan import gram_costs
@@ -63,8 +64,9 @@ def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
     vectors = pairs.vectors
     if with_vectors:
         wanted = vectors.dtype
-        vectors = dual.lift(np.asfortranarray(vectors, dual.dtype)).astype(wanted, copy=False)
-        vectors *= (1 / np.sqrt(values)).astype(wanted)
+        vectors = dual.lift(_arrays.as_f_contiguous(vectors.astype(dual.dtype, copy=False)))
+        vectors = vectors.astype(wanted, copy=False)
+        vectors *= dual.device.upload((1 / np.sqrt(values)).astype(wanted))
         _orthonormalize(vectors)
     residuals = info.residuals * np.sqrt(max(info.norm, float(values.max())) / values)
     # The eigenvalues themselves are the dual's, and so are their intervals.
@@ -74,10 +76,10 @@ def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
 
 def _orthonormalize(Z: Array) -> None:
     """Z <- Z (Z^T Z)^(-1/2), where rounding has left Z (p, k) nearly orthonormal: the nearest orthonormal block."""
-    gram = (Z.T @ Z).astype(float)
+    gram = _arrays.to_host(Z.T @ Z).astype(float)
     if np.abs(gram - np.eye(len(gram))).max() <= 10 * np.finfo(Z.dtype).eps:
         return
     w, V = np.linalg.eigh(gram)
     if w[0] < 0.5:  # far from orthonormal: residuals say so, and no rotation repairs it
         return
-    Z[:] = Z @ ((V / np.sqrt(w)) @ V.T).astype(Z.dtype)
+    Z[:] = Z @ _arrays.device_of(Z).upload(((V / np.sqrt(w)) @ V.T).astype(Z.dtype))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast.operators import Dual
 from gnfast.spectrum import matrices
@@ -116,7 +116,7 @@ class Tracker:
         self._vectors[which] = vectors
         if which == "LA":
             # The lower end's small eigenvalues are lost in what a step of training changes of the map to parameters.
-            self._parameters = A.lift(np.asfortranarray(vectors)) if isinstance(A, Dual) else None
+            self._parameters = A.lift(_arrays.as_f_contiguous(vectors)) if isinstance(A, Dual) else None
         return values, info, start is not None
 
     def _start(self, A: Any, which: str) -> Array | None:
