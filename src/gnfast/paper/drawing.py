@@ -84,9 +84,9 @@ def _ticks(axes: Axes, x: list[float]) -> None:
     elif axes.get_xscale() == "linear" and all(float(value).is_integer() for value in x):
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     low, high = axes.get_ylim()
-    if axes.get_yscale() == "log" and high < 100 * low:
+    if axes.get_yscale() == "log" and high < min(100 * low, 1e6):
         axes.yaxis.set_major_locator(MaxNLocator(6) if high < 5 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
