@@ -19,4 +19,5 @@ PYBIND11_MODULE(_core, m) {
     gnfast::bind::register_operators(m);
     gnfast::bind::register_solvers(m);
     gnfast::bind::register_estimators(m);
+    gnfast::bind::register_ensemble(m);
 }

@@ -10,5 +10,6 @@ void register_networks(pybind11::module_& m);
 void register_operators(pybind11::module_& m);
 void register_solvers(pybind11::module_& m);
 void register_estimators(pybind11::module_& m);
+void register_ensemble(pybind11::module_& m);
 
 }  // namespace gnfast::bind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from statistics import median
@@ -115,34 +115,40 @@ def _layout(cells: list[Cell]) -> tuple[tuple[str, ...], list[tuple[str, list[tu
 
 def terminal(cells: list[Cell]) -> list[Table]:
     """Return a table for each family."""
+    headers, parts = _layout(cells)
+    return [rich_table(name, headers, body) for name, body in parts]
+
+
+def rich_table(title: str, headers: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
+    """Return a table of numbers for the terminal."""
     from rich import box
     from rich.table import Table
 
-    headers, parts = _layout(cells)
-    tables = []
-    for name, body in parts:
-        table = Table(
-            title=name,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
-        for header in headers:
-            table.add_column(header, justify="right", no_wrap=True)
-        for row in body:
-            table.add_row(*row)
-        tables.append(table)
-    return tables
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in body:
+        table.add_row(*row)
+    return table
 
 
 def markdown(cells: list[Cell]) -> str:
     """Return one Markdown table, a column naming the family."""
     headers, parts = _layout(cells)
-    body = [(name, *row) for name, rows in parts for row in rows]
-    rule = ["---"] + ["---:"] * len(headers)
-    return "".join("| " + " | ".join(line) + " |\n" for line in (("network", *headers), rule, *body))
+    return markdown_table(("network", *headers), [(name, *row) for name, rows in parts for row in rows])
+
+
+def markdown_table(headers: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, the first column left, the others right."""
+    rule = ["---"] + ["---:"] * (len(headers) - 1)
+    return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
 def write_csv(records: Iterable[Record], stream: TextIO) -> None:
