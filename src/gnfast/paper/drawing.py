@@ -65,8 +65,10 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
         many = len(curve.x) > 30
         axes.plot(curve.x, curve.middle, color=colour, marker="" if many else marker)
     for line in panel.lines:
-        for curve in _curves(panel, table, line.column):
-            colour = looks.get(curve.by, (GREY, ""))[0]
+        found = _curves(panel, table, line.column)
+        shared = len(found) > 1 and all((curve.x, curve.y) == (found[0].x, found[0].y) for curve in found)
+        for curve in found[:1] if shared else found:
+            colour = GREY if shared else looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
