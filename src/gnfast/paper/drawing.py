@@ -65,8 +65,10 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
         many = len(curve.x) > 30
         axes.plot(curve.x, curve.middle, color=colour, marker="" if many else marker)
     for line in panel.lines:
-        for curve in _curves(panel, table, line.column):
-            colour = looks.get(curve.by, (GREY, ""))[0]
+        found = _curves(panel, table, line.column)
+        shared = len(found) > 1 and all((curve.x, curve.y) == (found[0].x, found[0].y) for curve in found)
+        for curve in found[:1] if shared else found:
+            colour = GREY if shared else looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
@@ -84,9 +86,9 @@ def _ticks(axes: Axes, x: list[float]) -> None:
     elif axes.get_xscale() == "linear" and all(float(value).is_integer() for value in x):
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     low, high = axes.get_ylim()
-    if axes.get_yscale() == "log" and high < 100 * low:
+    if axes.get_yscale() == "log" and high < min(100 * low, 1e6):
         axes.yaxis.set_major_locator(MaxNLocator(6) if high < 5 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 

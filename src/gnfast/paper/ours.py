@@ -1,4 +1,4 @@
-"""Figures that the paper does not have: how tight the bounds are, and networks of any width."""
+"""Figures that the paper does not have: how tight the bounds are, networks of any width, deep ReLU networks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gnfast import ensemble
+from gnfast import bounds, datasets, ensemble, limits
+from gnfast.networks import mlp
+from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, bounded, changes, ordered, slope
-from gnfast.paper.figure import PAPER, TIGHTEST, Experiment, Figure, Options, Panel
-from gnfast.paper.table import Row, Table
+from gnfast.paper.figure import PAPER, TIGHTEST, Experiment, Figure, Line, Options, Panel
+from gnfast.paper.table import Curve, Row, Table
+from gnfast.spectrum import cond
 from gnfast.study import Family, Study
 from gnfast.study.jobs import REAL, Keyed, Values
 
@@ -168,4 +171,75 @@ BEYOND_WIDTH = Figure(
     _beyond_width_claims,
 )
 
-FIGURES = (TIGHTNESS, BEYOND_WIDTH)
+
+# ---------------------------------------------------------------- deep ReLU networks
+@dataclass(frozen=True)
+class ReluPoint(Keyed):
+    """A ReLU network of any depth, and the infinitely wide one on the same data."""
+
+    width: int
+    depth: int
+    seed: int
+    samples: int
+    data: str = "digits"
+    outputs: int = 10
+
+    @property
+    def work(self) -> float:
+        return 1e6 + self.depth * self.width**2
+
+
+def _relu_values(point: ReluPoint) -> Values:
+    X = datasets.load(point.data, point.samples)
+    net = mlp([X.shape[1], *[point.width] * (point.depth - 1), point.outputs], activation="relu", seed=point.seed)
+    return {
+        "kappa": float(cond(GaussNewton(net, X)).value),
+        "tightest": float(bounds.deep(net, X).value),
+        "limit": float(limits.gram(X, point.depth, "relu").kappa),
+    }
+
+
+def _relu_depth(options: Options) -> Experiment:
+    samples = options.of(20, 50, 100)
+    widths, depths = options.of(
+        ((64, 512), (2, 4, 6)),
+        ((128, 512, 2048), (2, 3, 4, 6, 8)),
+        ((128, 512, 2048, 4096), (2, 3, 4, 5, 6, 8, 10, 12)),
+    )
+    grid = [ReluPoint(width, depth, seed, samples) for seed in range(3) for width in widths for depth in depths]
+    return Experiment("relu-depth", tuple(grid), _relu_values, dict.fromkeys(("kappa", "tightest", "limit"), REAL))
+
+
+def _units(width: int) -> str:
+    return f"m = {width:,}"
+
+
+def _away(curves: list[Curve], limit: list[float]) -> list[float]:
+    """How far each network is from the limit, as a factor; all depths and seeds of a width."""
+    return [max(y / at, at / y) for curve in curves for ys, at in zip(curve.y, limit, strict=True) for y in ys]
+
+
+def _relu_depth_claims(table: Table) -> list[Claim]:
+    curves = table.curves("depth", "kappa", "width")
+    limit = table.curves("depth", "limit", "width")[0].middle
+    return [
+        ordered(
+            [(_units(curve.by), _away([curve], limit)) for curve in curves],
+            "the wider the network, the nearer kappa is to the infinitely wide one's",
+            "factor between the two",
+        ),
+        bounded(table, (TIGHTEST.column,)),
+    ]
+
+
+LIMIT = Line("limit", "infinitely wide", "--")
+RELU_DEPTH = Figure(
+    "relu-depth",
+    "Deep ReLU networks: exact values, our bound of any depth, the infinitely wide network",
+    "kappa of deep ReLU networks against depth, and how the two limits frame it",
+    _relu_depth,
+    [Panel("depth", "kappa", "width", "depth $L$", label=_units, lines=(TIGHTEST, LIMIT))],
+    _relu_depth_claims,
+)
+
+FIGURES = (TIGHTNESS, BEYOND_WIDTH, RELU_DEPTH)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gnfast.study.figures import LOOKS, STYLE
+from gnfast.study.figures import LOOKS, canvas
 from gnfast.study.width import Existing, Row
 
 if TYPE_CHECKING:
@@ -32,18 +32,10 @@ def draw(title: str, rows: Sequence[Row], limit: float, networks: Sequence[Exist
         ImportError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
     rows = [row for row in rows if math.isfinite(row.kappa[1])]
     if not rows:
         raise ValueError("there is nothing to draw: no width has a finite condition number")
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.5), layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas((7.6, 3.5)) as figure:
         known = math.isfinite(limit)
         panels = figure.subplots(1, 1 + known, squeeze=False, width_ratios=[1.45, 1][: 1 + known])[0]
         _kappas(panels[0], rows, limit, networks)
