@@ -120,7 +120,7 @@ def test_cond_of_saved_weights(capsys, data, tmp_path):
         ([], "either as --widths 64,1024,10 or as --weights FILE"),
         (["--weights", "none.safetensors"], "no such file"),
         (["--widths", "5,9,3", "--data", "none.npy"], "no such file"),
-        (["--widths", "5,9,3", "--data", "cifar"], "'digits', 'mnist' or the path of a .npy file"),
+        (["--widths", "5,9,3", "--data", "cifar"], "'digits', 'mnist', 'photographs', the path of a .npy file"),
     ],
 )
 def test_mistakes_of_cond(capsys, data, arguments, words):

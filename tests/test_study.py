@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracles
@@ -18,6 +19,7 @@ import pytest
 import gnfast as gn
 from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
+from gnfast.study.quantities import QUANTITIES
 from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal
 
 pytest.importorskip("sklearn")
@@ -127,6 +129,16 @@ def test_mistakes_in_a_file_are_one_sentence(tmp_path, text, error, words):
     with pytest.raises(error, match=words) as caught:
         Study.from_toml(path)
     assert "wrong.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    (tmp_path / "mine.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    points = Study.from_toml(tmp_path / "mine.toml").points()
+    assert len(points) == (3 * 3 * 2 * 2 + 1 * 3 * 2 * 2) * 3 * 2 * 2
+    assert {(point.width, point.depth) for point in points} >= {(40, 2), (160, 8), (64, 2)}
+    assert {point.slope for point in points if point.kind == "tanh"} == {0.01}
+    assert all(f"`{name}`" in page for name in QUANTITIES)
 
 
 def test_no_file(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: ``gnfast study``, ``gnfast width``, ``gnfast cond``, ``gnfast info``."""
+"""The command line: ``gnfast study``, ``gnfast width``, ``gnfast paper``, ``gnfast cond``, ``gnfast info``."""
 
 # The commands live inside build_app, so that typer is imported only when the command line runs. typer reads their
 # annotations, which works there only if they are evaluated in place: no "from __future__ import annotations".
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import gnfast as gn
+from gnfast.paper import commands as paper_command
 from gnfast.study import commands as study_commands
 from gnfast.study import width_command
 
@@ -75,6 +76,7 @@ def build_app() -> "typer.Typer":
 
     app.add_typer(study_commands.build(console), name="study")
     width_command.add(app, console)
+    paper_command.add(app, console)
 
     @app.command()
     def cond(

@@ -66,7 +66,8 @@ def build(console: "Console") -> "typer.Typer":
         study = Study.from_toml(file) if file else Study()
         study = study.quick() if quick else study
         place = out or Path(f"gnfast-{study.name}")
-        records = complete(console, study, place, pool_of(count, scheduler))
+        with pool_of(count, scheduler) as pool:
+            records = complete(console, study, place, pool)
         if records is None:
             raise typer.Exit(INTERRUPTED)
         raise typer.Exit(_finish(console, records, place, figure))
@@ -120,9 +121,7 @@ def pool_of(count: int | None, scheduler: str | None) -> AbstractContextManager[
     return nullcontext() if count is None else workers.local(_checks.integer(count, "--workers"))
 
 
-def complete(
-    console: "Console", job: Job, folder: Path, pool: AbstractContextManager[workers.Pool | None]
-) -> list[Record] | None:
+def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | None) -> list[Record] | None:
     """Compute what a folder does not have yet, showing progress; return all records, None if interrupted."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -137,11 +136,11 @@ def complete(
     with Store(folder / RESULTS, job) as store:
         try:
             # Speed is that of the whole run: some points take longer than any window.
-            with Progress(*columns, console=console, speed_estimate_period=float("inf")) as progress, pool as crew:
+            with Progress(*columns, console=console, speed_estimate_period=float("inf")) as progress:
                 done = [record.point for record in store.read(points) if record.values is not None]
                 task = progress.add_task(job.name, total=sum(point.work for point in points), points="")
                 progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
-                for count, record in enumerate(run(points, store, job.compute, crew), len(done) + 1):
+                for count, record in enumerate(run(points, store, job.compute, pool), len(done) + 1):
                     progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
                     if record.error:
                         failure = f"{record.point.key} failed: {record.error}"

@@ -67,8 +67,8 @@ class Store:
                 return self._open(study)  # another process was faster
             self._db.execute("CREATE TABLE study (definition TEXT NOT NULL)")
             self._db.execute("INSERT INTO study VALUES (?)", (study.definition,))
-            columns = [f.name for f in fields(study.points()[0])] + ["error"]
-            columns += [f"{name} {kind}" for name, kind in self._types.items()]
+            columns = [f"[{f.name}]" for f in fields(study.points()[0])] + ["error"]
+            columns += [f"[{name}] {kind}" for name, kind in self._types.items()]
             self._db.execute(f"CREATE TABLE points (key TEXT PRIMARY KEY, {', '.join(columns)})")
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {VERSION}")
@@ -84,7 +84,8 @@ class Store:
     def read(self, points: Iterable[Any]) -> list[Record]:
         """Return the records of those points that have one, in the order of the points."""
         with _explained(self.path):
-            rows = self._db.execute(f"SELECT key, error, {', '.join(self._types)} FROM points").fetchall()
+            names = ", ".join(f"[{name}]" for name in self._types)  # in double quotes a missing one would be a string
+            rows = self._db.execute(f"SELECT key, error, {names} FROM points").fetchall()
         kept = {key: (error, values) for key, error, *values in rows}
         return [self._record(point, *kept[point.key]) for point in points if point.key in kept]
 
