@@ -35,7 +35,7 @@ def drawn(rng, widths, c):
     ],
 )
 def test_moments(hidden, d, k, c):
-    rng, samples = np.random.default_rng(1), 10_000
+    rng, samples = np.random.default_rng(1), 4_000
     found = gn.limits.linear(hidden, len(hidden) + 1, d, k, variances=c)
     G = np.array([drawn(rng, [d, *hidden, k], c) for _ in range(samples)])
     mean = G.mean(axis=0)

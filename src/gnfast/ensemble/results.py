@@ -103,4 +103,4 @@ def quantiles(samples: npt.ArrayLike, q: float | Sequence[float] = BAND) -> Floa
     """
     ordered = np.sort(np.asarray(samples, np.float64))
     at = np.ceil(np.asarray(q, np.float64) * len(ordered)).astype(int) - 1
-    return ordered[np.clip(at, 0, len(ordered) - 1)]
+    return np.asarray(ordered[np.clip(at, 0, len(ordered) - 1)])

@@ -66,4 +66,4 @@ def _fourth(phi: Pointwise, z: Covariance) -> tuple[FloatArray, FloatArray, Floa
 
 def _second_order(t: FloatArray) -> FloatArray:
     """E relu(u)^2 relu(v)^2 for u, v of variance 1 at angle t (Cho & Saul 2009)."""
-    return (3 * np.sin(t) * np.cos(t) + (np.pi - t) * (1 + 2 * np.cos(t) ** 2)) / (2 * np.pi)
+    return np.asarray(3 * np.sin(t) * np.cos(t) + (np.pi - t) * (1 + 2 * np.cos(t) ** 2)) / (2 * np.pi)

@@ -5,7 +5,6 @@
 import csv
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +72,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
 def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder: Path) -> int:
     title = str(study)  # reads the data: mistakes there are told before anything is made
     networks = [existing(path, study) for path in weights]
-    records = complete(console, study, folder, nullcontext())
+    records = complete(console, study, folder, None)
     if records is None:
         return INTERRUPTED
     limit, reason = study.limit()
