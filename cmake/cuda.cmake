@@ -11,7 +11,6 @@ find_program(GNFAST_NVCC nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local
 set(gnfast_missing "")
 if(GNFAST_NVCC)
   # A script in front of it knows better than its path where the toolkit is.
-  execute_process(COMMAND "${GNFAST_NVCC}" --dryrun --version OUTPUT_VARIABLE gnfast_version ERROR_QUIET)
   execute_process(COMMAND "${GNFAST_NVCC}" --dryrun -E -x cu /dev/null ERROR_VARIABLE gnfast_dryrun OUTPUT_QUIET)
   string(REGEX MATCH "TOP=([^\n]+)" _ "${gnfast_dryrun}")
   get_filename_component(gnfast_toolkit "${CMAKE_MATCH_1}" REALPATH)

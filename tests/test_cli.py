@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 import gnfast as gn
 from gnfast import cli
+from gnfast.study import commands
 
 pytest.importorskip("sklearn")
 pytest.importorskip("typer")
@@ -118,7 +120,7 @@ def test_cond_of_saved_weights(capsys, data, tmp_path):
         ([], "either as --widths 64,1024,10 or as --weights FILE"),
         (["--weights", "none.safetensors"], "no such file"),
         (["--widths", "5,9,3", "--data", "none.npy"], "no such file"),
-        (["--widths", "5,9,3", "--data", "cifar"], "'digits', 'mnist' or the path of a .npy file"),
+        (["--widths", "5,9,3", "--data", "cifar"], "'digits', 'mnist', 'photographs', the path of a .npy file"),
     ],
 )
 def test_mistakes_of_cond(capsys, data, arguments, words):
@@ -179,24 +181,73 @@ def test_study_with_points_that_fail(capsys, study):
 
 
 def test_study_interrupted(capsys, study, monkeypatch):
-    run = cli.run
+    run = commands.run
 
-    def interrupted(points, store):
-        records = run(points, store)
-        yield next(records)
+    def interrupted(*arguments):
+        yield next(run(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run", interrupted)
+    monkeypatch.setattr(commands, "run", interrupted)
     status, out, _ = call(capsys, "study", "small.toml")
     assert status == 130 and "stopped with 1 of 4 points kept" in out
-    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(commands, "run", run)
     assert call(capsys, "study", "small.toml", "--no-figure")[0] == 0
+
+
+def test_study_show_export_plot(capsys, study):
+    pytest.importorskip("matplotlib")
+    (study / "small.toml").write_text(STUDY.format(samples="[5, 9999]") + "skip = [0, 0.5]\n")
+    call(capsys, "study", "run", "small.toml", "--no-figure", "--out", "out")
+    status, out, _ = call(capsys, "study", "show", "out")
+    assert status == 0 and "linear, skip 0.5, X.npy, n = 5" in out and "8 of 16 points" in out
+    status, out, _ = call(capsys, "study", "export", "out")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert status == 0 and len(rows) == 16 and sum("9999" in row["error"] for row in rows) == 8
+    [row] = [r for r in rows if (r["samples"], r["width"], r["seed"], r["skip"]) == ("5", "9", "1", "0.5")]
+    net = gn.mlp([5, 9, 10], activation="identity", skip=0.5, seed=1)
+    found = gn.cond(gn.GaussNewton(net, gn.datasets.load("X.npy", 5)))
+    assert float(row["kappa"]) == pytest.approx(found.value, rel=1e-8)
+    assert call(capsys, "study", "export", "out", "--out", "all.csv")[0] == 0
+    assert (study / "all.csv").read_text() == out
+    assert call(capsys, "study", "export", "out", "--out", "all.md")[0] == 0
+    assert (study / "all.md").read_text() == (study / "out" / "table.md").read_text()
+    assert call(capsys, "study", "plot", "out")[0] == 0
+    assert call(capsys, "study", "plot", "out", "--out", "figure.svg")[0] == 0
+    assert (study / "out" / "figure.png").exists() and "<svg" in (study / "figure.svg").read_text()
+    for arguments, words in (
+        (["show", "nowhere"], "the results file is 'nowhere/results.sqlite', and there is no such file"),
+        (["plot", "out", "--out", "figure.jpg"], "the ending of 'figure.jpg' is '.jpg' but must be one of"),
+        (["export", "out", "--out", "all.xls"], "but must be one of '.csv', '.md'"),
+    ):
+        assert words in refused(capsys, "study", *arguments)
+
+
+def test_study_without_condition_numbers(capsys, study):
+    (study / "small.toml").write_text('quantities = ["trace", "eigenvalues"]\n' + STUDY.format(samples=5))
+    status, out, _ = call(capsys, "study", "small.toml", "--out", "out")
+    assert status == 0 and "trace" in out and "kappa" not in out and "figure" not in out
+    status, out, _ = call(capsys, "study", "export", "out")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert {int(row["position"]) for row in rows} == set(range(50 if len(rows) == 200 else len(rows) // 4))
+    assert "nothing to draw" in refused(capsys, "study", "plot", "out")
+
+
+def test_help_of_study(capsys):
+    for arguments, words in (
+        (["--help"], ("show", "export", "plot", "FILE.toml")),
+        (["run", "--help"], ("--workers",)),
+    ):
+        status, out, _ = call(capsys, "study", *arguments)
+        assert status == 0 and all(word in out for word in words)
 
 
 def test_mistakes_of_study(capsys, study):
     (study / "wrong.toml").write_text("widhts = 3")
     assert "did you mean 'widths'" in refused(capsys, "study", "wrong.toml")
     assert "no such file" in refused(capsys, "study", "none.toml")
+    both = ["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"]
+    assert "give one of the two" in refused(capsys, "study", "small.toml", *both)
+    assert "--workers is 0 but must be at least 1" in refused(capsys, "study", "small.toml", "--workers", "0")
     assert "cannot be made" in refused(capsys, "study", "small.toml", "--out", "small.toml/out")
     call(capsys, "study", "small.toml", "--no-figure")
     assert "another study" in refused(capsys, "study", "small.toml", "--quick", "--out", "gnfast-small")

@@ -110,11 +110,41 @@ def test_load_a_file(tmp_path):
         datasets.load(path, 5)
 
 
+def test_photographs_are_patches():
+    images = pytest.importorskip("sklearn.datasets").load_sample_images().images
+    X, y = datasets.photographs()
+    assert X.shape == (2 * 25 * 39, 3072) and X.min() >= 0 and X.max() <= 1
+    assert np.array_equal(np.bincount(y), [975, 975])
+    # patch (row 1, column 2) of the second photograph, 16 pixels from each to the next
+    np.testing.assert_array_equal(
+        X[975 + 39 + 2].reshape(3, 32, 32), images[1][16:48, 32:64].transpose(2, 0, 1) / 255.0
+    )
+
+
+def test_cifar10_is_read_from_its_binary_version(tmp_path):
+    records = np.random.default_rng(0).integers(0, 256, (7, 3073), np.uint8)
+    records[:, 0] = range(7)
+    records[:4].tofile(tmp_path / "data_batch_1.bin")
+    records[4:].tofile(tmp_path / "data_batch_2.bin")
+    X, y = datasets.cifar10(str(tmp_path))
+    np.testing.assert_array_equal(X, records[:, 1:] / 255.0)
+    assert y.tolist() == list(range(7)) and y.dtype == np.int64
+    assert np.array_equal(datasets.load(str(tmp_path), 3), X[[0, 2, 4]])
+    some, classes = datasets.load_labelled(str(tmp_path), 3)
+    assert np.array_equal(some, X[[0, 2, 4]]) and classes.tolist() == [0, 2, 4]
+    (tmp_path / "data_batch_2.bin").write_bytes(b"short")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match="pass the folder of CIFAR-10's binary version"):
+            datasets.cifar10(str(folder))
+
+
 def test_load_refuses(tmp_path):
     text, vector = tmp_path / "text.npy", tmp_path / "vector.npy"
     text.write_text("not an array")
     np.save(vector, np.ones(3))
-    with pytest.raises(ValueError, match=r"'digit' but must be 'digits', 'mnist' or the path of a .npy file"):
+    with pytest.raises(
+        ValueError, match=r"'digit' but must be 'digits', 'mnist', 'photographs', the path of a .npy file"
+    ):
         datasets.load("digit")
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.load(str(tmp_path / "none.npy"))

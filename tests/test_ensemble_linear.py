@@ -7,7 +7,7 @@ import pytest
 import gnfast as gn
 from gnfast.ensemble import dice, grams, skips
 
-SAMPLES = 1000
+SAMPLES = 600
 
 # (dims, skips): wide; narrow below and above; m - d < k; one input, one output, single units; growing and shrinking
 WIDE, NARROW, TIGHT = (3, 12, 12, 12, 2), (5, 4, 9, 3, 6, 4), (3, 4, 3)
@@ -39,7 +39,7 @@ def compare(init, dims, skip, samples=SAMPLES, draw=None):
 
 @pytest.mark.parametrize(("init", "dims", "skip"), CASES)
 def test_grams_have_the_law_of_networks_with_weights(init, dims, skip):
-    assert compare(init, dims, skip) == {}
+    assert compare(init, dims, skip, samples=SAMPLES if skip == 0.0 else 400) == {}
 
 
 def test_deviations_from_the_identity_have_the_same_law():
@@ -75,17 +75,24 @@ REAL_BARTLETT = dice.bartlett
 @pytest.mark.parametrize("which", ["freedom", "order", "below"])
 def test_wrong_triangular_factors_are_caught(monkeypatch, which):
     monkeypatch.setattr(dice, "bartlett", scaled_bartlett(which))
-    assert compare("gaussian", TIGHT if which == "order" else WIDE, 0.0, samples=500)
+    assert compare("gaussian", TIGHT if which == "order" else WIDE, 0.0, samples=400)
 
 
-@pytest.mark.parametrize("layer", [0, 2, 3])
-@pytest.mark.parametrize(("init", "skip"), [("gaussian", 0.0), ("gaussian", 0.7), ("orthogonal", 0.8)])
-def test_twice_the_variance_in_one_layer_is_caught(monkeypatch, layer, init, skip):
+@pytest.mark.parametrize(
+    ("init", "skip", "layer"),
+    [
+        *[("gaussian", 0.0, layer) for layer in range(4)],
+        ("gaussian", 0.7, 1),
+        ("orthogonal", 0.8, 0),
+        ("orthogonal", 0.8, 3),
+    ],
+)
+def test_twice_the_variance_in_one_layer_is_caught(init, skip, layer):
     dims = WIDE if init == "gaussian" else UNEVEN
     law = law_of(init, dims, skip)
     doubled = [v * (1 + (i == layer)) for i, v in enumerate(law.variances)]
     wrong = law_of(init, dims, skip, variances=doubled)
-    assert compare(init, dims, skip, samples=300, draw=lambda _: sampled(wrong, 300))
+    assert compare(init, dims, skip, samples=200, draw=lambda _: sampled(wrong, 200))
 
 
 def test_a_backward_pass_that_forgets_the_forward_one_is_caught(monkeypatch):
@@ -109,17 +116,17 @@ def test_blocks_of_haar_matrices_that_are_gaussian_are_caught(monkeypatch):
         return T, np.zeros((len(T), 0))
 
     monkeypatch.setattr(dice, "truncated_frame", gaussian)
-    assert compare("orthogonal", UNEVEN, 0.0, samples=500)
+    assert compare("orthogonal", UNEVEN, 0.0, samples=400)
 
 
 def test_new_directions_with_the_wrong_freedom_are_caught(monkeypatch):
     def bartlett(rng, rows, columns, scale, shift=0.0):
-        return REAL_BARTLETT(rng, max(rows // 2, min(rows, columns)), columns, scale, shift)
+        return REAL_BARTLETT(rng, max(rows // 3, min(rows, columns)), columns, scale, shift)
 
     monkeypatch.setattr(skips, "bartlett", bartlett)
-    assert compare("gaussian", (2, 60, 60, 60, 2), 1.0, samples=500)
+    assert compare("gaussian", (2, 12, 12, 12, 2), 2.0, samples=400)
 
 
 def test_signs_of_frames_matter_and_are_caught(monkeypatch):
     monkeypatch.setattr(skips, "orthonormal", lambda G: np.linalg.qr(G)[0])
-    assert compare("gaussian", WIDE, 0.7, samples=500)
+    assert compare("gaussian", WIDE, 0.7, samples=400)

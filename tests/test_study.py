@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
 
 import gnfast as gn
-from gnfast.study import Family, Outcome, Point, Record, Store, Study, compute, run
+from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
+from gnfast.study.quantities import QUANTITIES
 from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal
 
 pytest.importorskip("sklearn")
@@ -47,11 +49,12 @@ def tiny(tmp_path):
     return Study.from_toml(path)
 
 
-def outcome(kappa=2.0, **values):
-    defaults = Outcome(
-        kappa, kappa, kappa, kappa, 1.0, 30, 30, "samples", "dense", 0, 99, 5.0, math.inf, "", 3.0, "deep", 0.1
-    )
-    return replace(defaults, **values)
+def values(kappa=2.0, **others):
+    """Values of a point, as the default quantities have them."""
+    found = dict.fromkeys(("kappa", "lower", "upper", "lambda_max"), kappa) | {"lambda_min": 1.0}
+    found |= {"rank": 30, "dimension": 30, "space": "samples", "method": "dense", "products": 0, "parameters": 99}
+    found |= {"paper": math.inf, "paper_name": "", "tightest": 3.0, "tightest_name": "deep", "kappa_data": 5.0}
+    return found | {"seconds": 0.1} | others
 
 
 # ---------------------------------------------------------------- the grid
@@ -103,7 +106,7 @@ def test_definition_is_the_grid_and_not_the_name(tiny):
         ("networks = 3", TypeError, "networks is 3"),
         ("networks = [3]", TypeError, "number 1 is 3 but must be a table"),
         ("networks = []", TypeError, "one or more tables"),
-        ("widths = '64'", TypeError, "widths is '64' but must be an integer"),
+        ("widths = '64'", ValueError, "widths is '64' but must be an integer, or text like '10L'"),
         ("widths = [64, 2.5]", TypeError, "widths is 2.5 but must be an integer"),
         ("widths = [0]", ValueError, "widths is 0 but must be at least 1"),
         ("widths = []", ValueError, "widths is an empty list"),
@@ -128,6 +131,16 @@ def test_mistakes_in_a_file_are_one_sentence(tmp_path, text, error, words):
     assert "wrong.toml" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_the_example_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    (tmp_path / "mine.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    points = Study.from_toml(tmp_path / "mine.toml").points()
+    assert len(points) == (3 * 3 * 2 * 2 + 1 * 3 * 2 * 2) * 3 * 2 * 2
+    assert {(point.width, point.depth) for point in points} >= {(40, 2), (160, 8), (64, 2)}
+    assert {point.slope for point in points if point.kind == "tanh"} == {0.01}
+    assert all(f"`{name}`" in page for name in QUANTITIES)
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         Study.from_toml(tmp_path / "none.toml")
@@ -136,7 +149,7 @@ def test_no_file(tmp_path):
 # ---------------------------------------------------------------- computing
 def test_points_are_what_the_library_says(tiny):
     for point in tiny.points()[:10]:
-        found = compute(point)
+        found = tiny.compute(point)
         X = gn.datasets.load("digits", 6)
         net = gn.mlp(
             [64, *[point.width] * (point.depth - 1), 3],
@@ -146,34 +159,56 @@ def test_points_are_what_the_library_says(tiny):
             seed=point.seed,
         )
         K = oracles.gram(net, X)
-        assert found.rank == oracles.rank(K), point
+        assert found["rank"] == oracles.rank(K), point
         # Eigenvalues of the Gram matrix carry an error of a few eps * lambda_max.
-        np.testing.assert_allclose(found.kappa, oracles.kappa(K), rtol=1e-9 + 1e-14 * oracles.kappa(K))
-        assert found.kappa <= found.tightest * (1 + 1e-9) and found.tightest <= found.paper
-        assert found.parameters == net.num_parameters
+        np.testing.assert_allclose(found["kappa"], oracles.kappa(K), rtol=1e-9 + 1e-14 * oracles.kappa(K))
+        assert found["kappa"] <= found["tightest"] * (1 + 1e-9) and found["tightest"] <= found["paper"]
+        assert found["parameters"] == net.num_parameters and set(found) | {"seconds"} == set(tiny.columns)
 
 
 def test_bounds_of_the_paper_are_named():
+    compute = Study(quantities="bounds").compute
     wide = Point("linear", 80, 3, 0, samples=20, outputs=3)
-    assert compute(wide).paper_name == "linear.convex" and compute(wide).tightest_name == "linear.joint"
-    assert compute(replace(wide, kind="residual", skip=1.0)).paper_name == "linear.convex"
-    assert compute(replace(wide, kind="leaky_relu", depth=2)).paper_name == "relu.paper"
+    assert [compute(wide)[name] for name in ("paper_name", "tightest_name")] == ["linear.convex", "linear.joint"]
+    assert compute(replace(wide, kind="residual", skip=1.0))["paper_name"] == "linear.convex"
+    assert compute(replace(wide, kind="leaky_relu", depth=2))["paper_name"] == "relu.paper"
     deep = compute(replace(wide, kind="leaky_relu"))
-    assert deep.paper == math.inf and deep.paper_name == ""
+    assert deep["paper"] == math.inf and deep["paper_name"] == ""
+
+
+def test_other_quantities():
+    study = Study(quantities=["forms", "partial_products", "eigenvalues", "trace"])
+    point = Point("residual", 17, 3, 1, samples=9, outputs=2, skip=0.5)
+    found, subject = study.compute(point), point.subject()
+    K = oracles.gram(subject.net, subject.X)
+    np.testing.assert_allclose(found["eigenvalue"], np.linalg.eigvalsh(K)[::-1], atol=1e-13 * np.linalg.norm(K))
+    np.testing.assert_allclose(found["trace"], np.trace(K), rtol=1e-10)
+    weights = [layer.weight + 0.5 * np.eye(*layer.weight.shape) for layer in subject.net.dense]
+    s = np.linalg.svd(weights[1] @ weights[0], compute_uv=False)
+    np.testing.assert_allclose(
+        [found["kappa_before"][1], found["smallest_before"][1]], [s[0] / s[-1], s[-1]], rtol=1e-9
+    )
+    s = np.linalg.svd(weights[2] @ weights[1], compute_uv=False)
+    np.testing.assert_allclose([found["kappa_after"][0], found["smallest_after"][0]], [s[0] / s[-1], s[-1]], rtol=1e-9)
+    assert found["layer"] == [1, 2]
+    assert oracles.kappa(K) <= found["joint"] <= found["matrix"] * (1 + 1e-9)
+    assert found["matrix"] <= found["convex"] <= found["loose"] and found["relu"] == found["deep"] == math.inf
+    with pytest.raises(ValueError, match="leave 'partial_products' out"):
+        study.compute(replace(point, kind="tanh", skip=0.0))
 
 
 def test_a_point_that_fails_is_kept_with_its_error_and_the_rest_go_on(tmp_path):
     study = Study(networks=(Family("linear"),), widths=(3,), depths=(2,), seeds=(0,), samples=(9999, 5))
     with Store(tmp_path / "results.sqlite", study) as store:
-        records = list(run(study.points(), store))
+        records = list(run(study.points(), store, study.compute))
         assert store.read(study.points()) == records and store.finished(study.points()) == 1
         failed, good = records
-        assert failed.outcome is None and failed.error == (
+        assert failed.values is None and failed.error == (
             "ValueError: samples is 9999 but digits has 1797 rows; choose 1 to 1797"
         )
-        assert good.outcome and not good.error
-        again = list(run(study.points(), store, lambda point: outcome()))
-    assert [record.point for record in again] == [failed.point] and again[0].outcome
+        assert good.values and not good.error
+        again = list(run(study.points(), store, lambda point: values()))
+    assert [record.point for record in again] == [failed.point] and again[0].values
 
 
 def test_an_interruption_loses_nothing_that_was_finished(tiny, tmp_path):
@@ -184,7 +219,7 @@ def test_an_interruption_loses_nothing_that_was_finished(tiny, tmp_path):
             if len(seen) == limit:
                 raise KeyboardInterrupt
             seen.append(point)
-            return outcome(float(len(seen)))
+            return values(float(len(seen)))
 
         return stop
 
@@ -194,20 +229,21 @@ def test_an_interruption_loses_nothing_that_was_finished(tiny, tmp_path):
         assert [record.point for record in store.read(points)] == points[:7]
         list(run(points, store, stops_at(99)))
         assert seen == points
-        assert [record.outcome.kappa for record in store.read(points)] == list(range(1, len(points) + 1))
+        assert [record.values["kappa"] for record in store.read(points)] == list(range(1, len(points) + 1))
         assert not list(run(points, store, stops_at(0)))
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path):
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["here", "on workers"])
+def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path, options):
     path = tmp_path / "tiny.toml"
     np.save(tmp_path / "X.npy", np.random.default_rng(1).standard_normal((7, 5)))
-    many = TINY.replace("seeds = [4, 0]", f"seeds = {list(range(25))}\ndata = '{tmp_path / 'X.npy'}'")
+    many = TINY.replace("seeds = [4, 0]", f"seeds = {list(range(12))}\ndata = '{tmp_path / 'X.npy'}'")
     path.write_text(many)
     study = Study.from_toml(path)
     command = [sys.executable, "-m", "gnfast", "study", str(path), "--no-figure", "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, str(killed), *options], stdout=subprocess.DEVNULL)
     before = []
     while len(before) < 5:
         assert process.poll() is None, "it ended before it could be killed"
@@ -227,7 +263,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path):
     with Store(killed / "results.sqlite", study) as store:
         after = store.read(study.points())
     assert len(after) == len(study.points())
-    assert set(before) <= set(after)  # with the seconds they took: not one was computed again
+    assert all(record in after for record in before)  # with the seconds they took: not one was computed again
 
 
 # ---------------------------------------------------------------- the file
@@ -235,8 +271,8 @@ def test_results_are_plain_columns(tmp_path):
     study = Study(networks=(Family("linear"),), widths=(3,), depths=(2,), seeds=(0,), samples=(5,))
     [point] = study.points()
     with Store(tmp_path / "results.sqlite", study) as store:
-        store.write(Record(point, outcome(8.0)))
-        store.write(Record(point, outcome(9.0)))
+        store.write(Record(point, values(8.0)))
+        store.write(Record(point, values(9.0)))
     rows = sqlite3.connect(tmp_path / "results.sqlite").execute("SELECT kind, width, kappa, paper, error FROM points")
     assert rows.fetchall() == [("linear", 3, 9.0, math.inf, "")]
 
@@ -303,23 +339,23 @@ def test_a_file_that_turns_read_only_is_told(tiny, tmp_path):
     store = Store(tmp_path / "results.sqlite", tiny)
     store._db.execute("PRAGMA query_only = ON")  # what SQLite does on a read-only disk, for root too
     with pytest.raises(OSError, match=r"cannot be read or written .*readonly"):
-        store.write(Record(tiny.points()[0], outcome()))
+        store.write(Record(tiny.points()[0], values()))
     store.close()
 
 
 # ---------------------------------------------------------------- tables and the figure
-def records(tiny):
+def some_records(tiny):
     kappas = iter([1.0, 3.0, 2.0] * 99)
-    found = [Record(point, outcome(next(kappas) * point.width, rank=point.width)) for point in tiny.points()]
-    return [replace(r, outcome=None, error="no") if r.point.width == 3 and r.point.depth == 3 else r for r in found]
+    found = [Record(point, values(next(kappas) * point.width, rank=point.width)) for point in tiny.points()]
+    return [replace(r, values=None, error="no") if r.point.width == 3 and r.point.depth == 3 else r for r in found]
 
 
 def test_seeds_are_summarised():
     points = [Point("linear", 64, 2, seed) for seed in range(4)]
     found = [
-        Record(points[0], outcome(5.0, paper=9.0, rank=29)),
-        Record(points[1], outcome(1.0, paper=7.0)),
-        Record(points[2], outcome(2.0, paper=math.inf)),
+        Record(points[0], values(5.0, paper=9.0, rank=29)),
+        Record(points[1], values(1.0, paper=7.0)),
+        Record(points[2], values(2.0, paper=math.inf)),
         Record(points[3], None, "no"),
     ]
     [cell] = summarise(found)
@@ -336,19 +372,20 @@ def test_numbers_are_short():
 
 
 def test_markdown_table(tiny):
-    lines = markdown(summarise(records(tiny))).splitlines()
-    assert lines[0] == "| network | " + " | ".join(HEADERS) + " |"
+    lines = markdown(summarise(some_records(tiny))).splitlines()
+    shown = [header for header in HEADERS if header != "paper"]  # no column of nothing but dashes
+    assert lines[0] == "| network | " + " | ".join(shown) + " |"
     assert len(lines) == 2 + 10 and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| linear, digits, n = 6 | 3 | 2 | ")
-    assert any(line.endswith("| - | - | - | - | - | - | 2 |") for line in lines)  # all seeds failed
-    whole = [record for record in records(tiny) if record.outcome]
+    assert any(line.endswith("| - | - | - | - | - | 2 |") for line in lines)  # all seeds failed
+    whole = [record for record in some_records(tiny) if record.values]
     assert "failed" not in markdown(summarise(whole))
 
 
 def test_terminal_table(tiny):
     console = pytest.importorskip("rich.console")
     out = console.Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    for table in terminal(summarise(records(tiny))):
+    for table in terminal(summarise(some_records(tiny))):
         out.print(table)
     text = out.export_text()
     assert "residual, skip 1/sqrt(L), digits, n = 6" in text and "…" not in text
@@ -356,7 +393,7 @@ def test_terminal_table(tiny):
 
 def test_figure(tiny, tmp_path):
     pytest.importorskip("matplotlib")
-    draw(summarise(records(tiny)), tmp_path / "figure.png")
+    draw(summarise(some_records(tiny)), tmp_path / "figure.png")
     content = (tmp_path / "figure.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 20_000
     failed = [Record(point, None, "no") for point in tiny.points()]
@@ -367,4 +404,4 @@ def test_figure(tiny, tmp_path):
 def test_figure_without_matplotlib(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'gnfast\[study\]'"):
-        draw(summarise(records(tiny)), tmp_path / "figure.png")
+        draw(summarise(some_records(tiny)), tmp_path / "figure.png")

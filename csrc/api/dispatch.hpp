@@ -1,9 +1,13 @@
 // Where precision and device are dispatched: what the files of api/ share, and nobody else includes.
 #pragma once
 
+#include <map>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 
+#include "algo/layers/activation.hpp"
 #include "algo/solvers/options.hpp"
 #include "api/engine.hpp"
 #ifdef GNFAST_CUDA_MODULE
@@ -42,6 +46,17 @@ View<const T> read(Array a) {
 template <class F>
 auto by_dtype(DType dtype, F&& f) {
     return dtype == DType::float32 ? f.template operator()<float>() : f.template operator()<double>();
+}
+
+inline layers::Activation activation(const std::string& name, double slope) {
+    using Kind = layers::Activation::Kind;
+    static const std::map<std::string, Kind> kinds{{"identity", Kind::identity}, {"relu", Kind::relu}, {"leaky_relu", Kind::leaky_relu},
+                                                   {"tanh", Kind::tanh},         {"gelu", Kind::gelu}, {"gelu_tanh", Kind::gelu_tanh},
+                                                   {"sigmoid", Kind::sigmoid},   {"silu", Kind::silu}, {"elu", Kind::elu},
+                                                   {"softplus", Kind::softplus}};
+    const auto found = kinds.find(name);
+    if (found == kinds.end()) throw std::invalid_argument("activation '" + name + "' is not known to the core");
+    return {found->second, slope};
 }
 
 template <class T>

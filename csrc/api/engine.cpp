@@ -1,6 +1,5 @@
 #include "api/engine.hpp"
 
-#include <map>
 #include <stdexcept>
 
 #include "algo/diagonals.hpp"
@@ -12,19 +11,8 @@
 namespace gnfast::api {
 namespace {
 
-using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function;
-
-template <class T>
-layers::Activation activation(const ActivationSpec& spec) {
-    using Kind = layers::Activation::Kind;
-    static const std::map<std::string, Kind> kinds{
-        {"relu", Kind::relu},           {"leaky_relu", Kind::leaky_relu}, {"tanh", Kind::tanh}, {"gelu", Kind::gelu},
-        {"gelu_tanh", Kind::gelu_tanh}, {"sigmoid", Kind::sigmoid},       {"silu", Kind::silu}, {"elu", Kind::elu},
-        {"softplus", Kind::softplus}};
-    const auto found = kinds.find(spec.name);
-    if (found == kinds.end()) throw std::invalid_argument("activation '" + spec.name + "' is not known to the core");
-    return {found->second, spec.slope};
-}
+using dispatch::B, dispatch::backend, dispatch::view, dispatch::read, dispatch::by_dtype, dispatch::dtype_of, dispatch::as_function,
+    dispatch::activation;
 
 // Specs as layers, `width` being what the one before gives.
 template <class T>
@@ -46,7 +34,7 @@ struct Reader {
         chain(width, spec.weight.cols, spec.weight.rows);
         return network.dense(read<T>(spec.weight), static_cast<const T*>(spec.bias), T(spec.skip));
     }
-    Layer<T> read_one(const ActivationSpec& spec, index&) { return activation<T>(spec); }
+    Layer<T> read_one(const ActivationSpec& spec, index&) { return activation(spec.name, spec.slope); }
     Layer<T> read_one(const ConvolutionSpec& spec, index& width) {
         const auto layer =
             network.placed(layers::Convolution<T>{read<T>(spec.weight), static_cast<const T*>(spec.bias), spec.windows, spec.groups, 0});

@@ -67,6 +67,15 @@ api::Array output(const A& a, api::DType dtype, index rows, index cols) {
     return checked(facts_of(a), dtype, rows, cols, true);
 }
 
+inline Loss loss_of(const std::string& name) {
+    if (name == "mse") return Loss::mse;
+    if (name == "cross_entropy") return Loss::cross_entropy;
+    if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
+    if (name == "poisson") return Loss::poisson;
+    if (name == "blocks") return Loss::blocks;
+    throw py::value_error("loss '" + name + "' is not known to the core");
+}
+
 // KeyboardInterrupt on its way through the core, which may stop for it and still answer; else it arrives as it was raised.
 struct PythonInterrupt final : interrupted {
     explicit PythonInterrupt(const py::error_already_set& error_) : error(error_) {}

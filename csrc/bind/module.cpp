@@ -41,6 +41,7 @@ PYBIND11_MODULE(GNFAST_MODULE, m) {
     gnfast::bind::register_operators(m);
     gnfast::bind::register_solvers(m);
     gnfast::bind::register_estimators(m);
+    gnfast::bind::register_ensemble(m);
 #ifdef GNFAST_CUDA_MODULE
     gnfast::bind::register_cuda(m);
 #endif

@@ -6,15 +6,6 @@
 namespace gnfast::bind {
 namespace {
 
-Loss loss_of(const std::string& name) {
-    if (name == "mse") return Loss::mse;
-    if (name == "cross_entropy") return Loss::cross_entropy;
-    if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
-    if (name == "poisson") return Loss::poisson;
-    if (name == "blocks") return Loss::blocks;
-    throw py::value_error("loss '" + name + "' is not known to the core");
-}
-
 Method method_of(const std::string& name) {
     if (name == "auto") return Method::automatic;
     if (name == "usual") return Method::usual;

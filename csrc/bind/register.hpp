@@ -10,6 +10,7 @@ void register_networks(pybind11::module_& m);
 void register_operators(pybind11::module_& m);
 void register_solvers(pybind11::module_& m);
 void register_estimators(pybind11::module_& m);
+void register_ensemble(pybind11::module_& m);
 
 #ifdef GNFAST_CUDA_MODULE
 void register_cuda(pybind11::module_& m);

@@ -13,6 +13,7 @@
 #include "cpu/gram_tiles.hpp"
 #include "cpu/images.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/neurons.hpp"
 #include "cpu/norms.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/small_eigh.hpp"
@@ -377,7 +378,7 @@ class CpuBackend {
     template <class T>
     void fill_normal(View<T> out, std::uint64_t seed, std::uint64_t stream, double scale) {
         parallel_rows(out.rows, out.cols * 32,
-                      [&](index i) { kernels::normal_row(seed, stream, static_cast<std::uint64_t>(i), scale, out.row(i), out.cols); });
+                      [&](index i) { kernels::normal_row(seed, stream, static_cast<std::uint64_t>(i), 0, scale, out.row(i), out.cols); });
     }
 
     template <class T>
@@ -390,6 +391,16 @@ class CpuBackend {
     void fill_signs(View<T> out, std::uint64_t seed, std::uint64_t stream) {
         parallel_rows(out.rows, out.cols,
                       [&](index i) { kernels::sign_row(seed, stream, static_cast<std::uint64_t>(i), out.row(i), out.cols); });
+    }
+
+    template <class F>
+    void neurons_forward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums, View<double> head) {
+        neurons::forward(formula, law, layer, first, last, sums, head);
+    }
+
+    template <class F>
+    void neurons_backward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums) {
+        neurons::backward(formula, law, layer, first, last, sums);
     }
 
    private:

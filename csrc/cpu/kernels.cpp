@@ -1,5 +1,7 @@
 #include "cpu/kernels.hpp"
 
+#include <algorithm>
+
 #include "core/philox.hpp"
 
 // One clone per x86-64 level; the dynamic loader picks. Helpers are inlined into each clone, so that no inline
@@ -180,14 +182,39 @@ GNFAST_INLINE void symmetric_all(const T* tile, index stride, index rows, index 
     if (r < rows) symmetric_vectors<T, 1>(tile + r * stride, stride, cols, x, y + r, down + r, across, step, s);
 }
 
+// Numbers are made so many at a time, whole registers of words, wherever a row begins or ends: each depends on its place alone, its last
+// digit too.
+constexpr index quads_at_once = 16;
+
 template <class T>
-GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {
-    for (index q = 0; q < count; q += 4) {
-        const philox::Words words = philox::generate(seed, stream, row, static_cast<std::uint32_t>(q / 4));
-        double z[4];
-        philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
-        philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
-        for (index p = 0; p < 4 && q + p < count; ++p) out[q + p] = static_cast<T>(scale * z[p]);
+GNFAST_INLINE void normal_block(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint32_t quad, T scale, T* out) {
+    std::uint32_t words[4][quads_at_once];
+    for (std::uint32_t i = 0; i < quads_at_once; ++i) {
+        const philox::Words found = philox::generate(seed, stream, row, quad + i);
+        for (int w = 0; w < 4; ++w) words[w][i] = found.w[w];
+    }
+    for (index i = 0; i < quads_at_once; ++i) {
+        T z[4];
+        philox::normal_pair(words[0][i], words[1][i], z[0], z[1]);
+        philox::normal_pair(words[2][i], words[3][i], z[2], z[3]);
+        for (int w = 0; w < 4; ++w) out[4 * i + w] = scale * z[w];
+    }
+}
+
+template <class T>
+GNFAST_INLINE void normal_all(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale, T* out,
+                              index count) {
+    constexpr index block = 4 * quads_at_once;
+    index q = 0;
+    for (; q < count; q += block) {
+        const auto quad = static_cast<std::uint32_t>((first + std::uint64_t(q)) / 4);
+        if (q + block <= count) {
+            normal_block(seed, stream, row, quad, T(scale), out + q);
+        } else {
+            T last[block];
+            normal_block(seed, stream, row, quad, T(scale), last);
+            std::copy_n(last, count - q, out + q);
+        }
     }
 }
 
@@ -247,32 +274,33 @@ GNFAST_INLINE void asymmetry_all(const T* tile, const T* mirror, index stride, i
 
 }  // namespace
 
-#define GNFAST_INSTANTIATE(T)                                                                                                           \
-    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) { \
-        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                                              \
-    }                                                                                                                                   \
-    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out,        \
-                                   index out_step) {                                                                                    \
-        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                     \
-    }                                                                                                                                   \
-    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }   \
-    GNFAST_CLONES void asymmetry(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {             \
-        asymmetry_all<T>(tile, mirror, stride, rows, cols, seen);                                                                       \
-    }                                                                                                                                   \
-    GNFAST_CLONES void symmetric_tile(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,  \
-                                      index step, index s) {                                                                            \
-        symmetric_all<T>(tile, stride, rows, cols, x, y, down, across, step, s);                                                        \
-    }                                                                                                                                   \
-    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                        \
-    GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }            \
-    void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                   \
-        sign_all<T>(seed, stream, row, out, count);                                                                                     \
-    }                                                                                                                                   \
-    void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, T* out, index count) {                   \
-        normal_all<T>(seed, stream, row, scale, out, count);                                                                            \
-    }                                                                                                                                   \
-    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {       \
-        uniform_all<T>(seed, stream, row, low, high, out, count);                                                                       \
+#define GNFAST_INSTANTIATE(T)                                                                                                             \
+    GNFAST_CLONES void contract_out(const T* rows, index row_step, index r, index m, const T* t, index t_step, index s, Strided<T> u) {   \
+        out_all<T>(rows, row_step, r, m, t, t_step, s, u);                                                                                \
+    }                                                                                                                                     \
+    GNFAST_CLONES void contract_in(const T* rows, index row_step, index r, index m, Strided<const T> u, index s, T beta, T* out,          \
+                                   index out_step) {                                                                                      \
+        in_all<T>(rows, row_step, r, m, u, s, beta, out, out_step);                                                                       \
+    }                                                                                                                                     \
+    GNFAST_CLONES void multiply_accumulate(const T* a, const T* b, T* k, index count) { multiply_accumulate_all<T>(a, b, k, count); }     \
+    GNFAST_CLONES void asymmetry(const T* tile, const T* mirror, index stride, index rows, index cols, Extremes<T>& seen) {               \
+        asymmetry_all<T>(tile, mirror, stride, rows, cols, seen);                                                                         \
+    }                                                                                                                                     \
+    GNFAST_CLONES void symmetric_tile(const T* tile, index stride, index rows, index cols, const T* x, const T* y, T* down, T* across,    \
+                                      index step, index s) {                                                                              \
+        symmetric_all<T>(tile, stride, rows, cols, x, y, down, across, step, s);                                                          \
+    }                                                                                                                                     \
+    GNFAST_CLONES void multiply(const T* d, T* x, index count) { multiply_all<T>(d, x, count); }                                          \
+    GNFAST_CLONES void combine(T alpha, const T* x, T beta, T* y, index count) { combine_all<T>(alpha, x, beta, y, count); }              \
+    void sign_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, T* out, index count) {                                     \
+        sign_all<T>(seed, stream, row, out, count);                                                                                       \
+    }                                                                                                                                     \
+    GNFAST_CLONES void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale, T* out, \
+                                  index count) {                                                                                          \
+        normal_all<T>(seed, stream, row, first, scale, out, count);                                                                       \
+    }                                                                                                                                     \
+    void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, T* out, index count) {         \
+        uniform_all<T>(seed, stream, row, low, high, out, count);                                                                         \
     }
 
 GNFAST_INSTANTIATE(float)

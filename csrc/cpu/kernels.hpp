@@ -51,9 +51,9 @@ struct Extremes {
 void asymmetry(const float* tile, const float* mirror, index stride, index rows, index cols, Extremes<float>& seen);
 void asymmetry(const double* tile, const double* mirror, index stride, index rows, index cols, Extremes<double>& seen);
 
-// One row of a random matrix: N(0, scale^2), or uniform on (low, high).
-void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, float* out, index count);
-void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double scale, double* out, index count);
+// One row of a random matrix: N(0, scale^2), from column `first` on, a multiple of 4; or uniform on (low, high).
+void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale, float* out, index count);
+void normal_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, std::uint64_t first, double scale, double* out, index count);
 void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, float* out, index count);
 void uniform_row(std::uint64_t seed, std::uint64_t stream, std::uint64_t row, double low, double high, double* out, index count);
 // -1 or 1, one bit a number.

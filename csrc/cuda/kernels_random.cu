@@ -1,5 +1,5 @@
 // Random matrices: the words of core/philox.hpp, in the processor's order, a thread for four neighbours in a row. About 120 integer
-// steps make four words, 8 floating-point functions in double four normals.
+// steps make four words, about 60 floating-point ones in T four normals.
 #include "core/philox.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/loops.cuh"
@@ -10,10 +10,10 @@ template <class T>
 void fill_normal(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence, double scale) {
     for_elements(stream, 1, out.rows, ceil_div(out.cols, 4), [=] __device__(index, index i, index quad) {
         const philox::Words words = philox::generate(seed, sequence, static_cast<std::uint64_t>(i), static_cast<std::uint32_t>(quad));
-        double z[4];
+        T z[4];
         philox::normal_pair(words.w[0], words.w[1], z[0], z[1]);
         philox::normal_pair(words.w[2], words.w[3], z[2], z[3]);
-        for (index p = 0; p < 4 && 4 * quad + p < out.cols; ++p) out.row(i)[4 * quad + p] = static_cast<T>(scale * z[p]);
+        for (index p = 0; p < 4 && 4 * quad + p < out.cols; ++p) out.row(i)[4 * quad + p] = T(scale) * z[p];
     });
 }
 

@@ -16,7 +16,7 @@ from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
 from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
-from gnfast import bounds, datasets, ensemble
+from gnfast import bounds, datasets, ensemble, limits
 from gnfast.architectures import resnet20
 from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
@@ -114,6 +114,7 @@ __all__ = [
     "ensemble",
     "get_float32_matmul_precision",
     "get_num_threads",
+    "limits",
     "load",
     "logdet",
     "mlp",

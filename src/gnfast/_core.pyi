@@ -66,6 +66,24 @@ class OneBlasThread:
 def build_info() -> dict[str, Any]: ...
 def fill_normal(out: Array, seed: int, stream: int, scale: float) -> None: ...
 def fill_uniform(out: Array, seed: int, stream: int, low: float, high: float) -> None: ...
+def sample_network(
+    x: Array,
+    gram: Array,
+    activation: str,
+    slope: float,
+    widths: list[int],
+    variances: list[float],
+    skips: list[float],
+    bias: bool,
+    loss: str,
+    scale: float,
+    seed: int,
+    sample: int,
+    tile: int,
+    k: Array,
+    outputs: Array,
+    progress: Progress,
+) -> None: ...
 def cholesky(a: Array) -> int: ...
 def stored(lower: Array) -> Operator: ...
 def cholesky_inverse(lower: Array, copies: int, interleaved: bool) -> Operator: ...

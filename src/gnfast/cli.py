@@ -1,4 +1,4 @@
-"""The command line: ``gnfast study``, ``gnfast cond``, ``gnfast info``."""
+"""The command line: ``gnfast study``, ``gnfast width``, ``gnfast paper``, ``gnfast cond``, ``gnfast info``."""
 
 # The commands live inside build_app, so that typer is imported only when the command line runs. typer reads their
 # annotations, which works there only if they are evaluated in place: no "from __future__ import annotations".
@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import gnfast as gn
-from gnfast.study import Store, Study, run
-from gnfast.study.figures import draw
-from gnfast.study.tables import markdown, summarise, terminal
+from gnfast.paper import commands as paper_command
+from gnfast.study import commands as study_commands
+from gnfast.study import width_command
 
 if TYPE_CHECKING:
     import typer
     from rich.console import Console
 
-FAILED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gnfast: {_sentence(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return study_commands.INTERRUPTED
     return 0
 
 
@@ -76,19 +74,9 @@ def build_app() -> "typer.Typer":
     )
     console = Console()
 
-    @app.command()
-    def study(
-        file: Annotated[
-            Path | None, typer.Argument(metavar="[FILE.toml]", help="The study; a default one without.")
-        ] = None,
-        quick: Annotated[bool, typer.Option("--quick", help="Only a small part of it, in seconds.")] = False,
-        out: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="Folder of the results; default gnfast-NAME.")
-        ] = None,
-        figure: Annotated[bool, typer.Option(help="Draw figure.png.")] = True,
-    ) -> None:
-        """Condition numbers over a grid of widths, depths and seeds; goes on where it was stopped."""
-        raise typer.Exit(_study(console, file, quick, out, figure))
+    app.add_typer(study_commands.build(console), name="study")
+    width_command.add(app, console)
+    paper_command.add(app, console)
 
     @app.command()
     def cond(
@@ -127,46 +115,6 @@ def build_app() -> "typer.Typer":
         _list(console, gn.build_info().items())
 
     return app
-
-
-def _study(console: "Console", file: Path | None, quick: bool, out: Path | None, figure: bool) -> int:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    study = Study.from_toml(file) if file else Study()
-    study = study.quick() if quick else study
-    folder = out or Path(f"gnfast-{study.name}")
-    points = study.points()
-    texts = TextColumn("{task.description}"), TextColumn("{task.fields[points]}")
-    columns = (texts[0], BarColumn(), texts[1], TimeElapsedColumn(), TimeRemainingColumn())
-    with Store(folder / "results.sqlite", study) as store:
-        try:
-            with Progress(*columns, console=console) as progress:
-                done = [record.point for record in store.read(points) if record.outcome]
-                task = progress.add_task(study.name, total=sum(point.work for point in points), points="")
-                progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
-                for count, record in enumerate(run(points, store), len(done) + 1):
-                    progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
-                    if record.error:
-                        failure = f"{record.point.key} failed: {record.error}"
-                        progress.console.print(failure, markup=False, highlight=False)
-        except KeyboardInterrupt:
-            console.print(
-                f"stopped with {store.finished(points)} of {len(points)} points kept; the same command goes on"
-            )
-            return INTERRUPTED
-        records = store.read(points)
-    failed = sum(record.outcome is None for record in records)
-    drawn = figure and failed < len(records)
-    cells = summarise(records)
-    for table in terminal(cells):
-        console.print(table)
-    (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
-    if drawn:
-        draw(cells, folder / "figure.png")
-    console.print(f"{folder}: results.sqlite, table.md{', figure.png' * drawn}", markup=False, highlight=False)
-    if failed:
-        console.print(f"{failed} of {len(points)} points failed; the same command tries them again")
-    return FAILED if failed else 0
 
 
 def _network(widths: str | None, weights: Path | None, options: dict[str, Any]) -> gn.Network:

@@ -1,7 +1,8 @@
-"""Real images, as matrices: scikit-learn's digits, 5,000 digits of MNIST, a user's own array; and whitening."""
+"""Real images, as matrices: digits, MNIST, patches of photographs, CIFAR-10, a user's own array; and whitening."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -46,34 +47,106 @@ def mnist() -> tuple[Float, Labels]:
     return np.asarray(X, dtype=np.float64) / 255.0, np.asarray(y, dtype=np.int64)
 
 
-NAMED = {"digits": digits, "mnist": mnist}
+def photographs() -> tuple[Float, Labels]:
+    """Return 1,950 colour patches of 32 x 32 pixels of the two photographs that scikit-learn ships.
+
+    Patches begin every 16 pixels, so that neighbours share pixels.
+
+    Returns:
+        X (1950, 3072) float64 in [0, 1], one patch a row, ordered (channel, row, column) as (3, 32, 32), and y (1950,)
+        int64, the photograph that it is of.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    images = _checks.optional_import("sklearn.datasets", "gnfast.datasets.photographs", "study").load_sample_images()
+    cut = [
+        image[row : row + 32, column : column + 32].transpose(2, 0, 1).ravel()
+        for image in images.images
+        for row in range(0, image.shape[0] - 31, 16)
+        for column in range(0, image.shape[1] - 31, 16)
+    ]
+    X = np.array(cut, np.float64) / 255.0
+    return X, np.repeat(np.arange(len(images.images)), len(X) // len(images.images))
+
+
+def cifar10(folder: str) -> tuple[Float, Labels]:
+    """Return the training images of CIFAR-10: 50,000 colour images of 32 x 32 pixels in 10 classes.
+
+    Args:
+        folder: that of the "binary version", with the files data_batch_1.bin to data_batch_5.bin.
+
+    Returns:
+        X (50000, 3072) float64 in [0, 1], one image a row, ordered as (3, 32, 32), and y (50000,) int64, its class.
+
+    Raises:
+        ValueError: the folder does not hold such files.
+
+    Reference: Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+    files = sorted(_checks.path(folder, "folder").glob("data_batch_*.bin"))
+    batches = [np.fromfile(file, np.uint8) for file in files]
+    if not batches or any(len(batch) % 3073 or not len(batch) for batch in batches):
+        raise ValueError(
+            f"folder {folder!r} holds no data_batch_1.bin to data_batch_5.bin with records of 3,073 bytes; pass the "
+            "folder of CIFAR-10's binary version"
+        )
+    records = np.concatenate(batches).reshape(-1, 3073)
+    return records[:, 1:] / 255.0, records[:, 0].astype(np.int64)
+
+
+NAMED = {"digits": digits, "mnist": mnist, "photographs": photographs}
 
 
 def load(source: str, samples: int | None = None) -> NDArray[Any]:
-    """Return the inputs that a name or a file stands for.
+    """Return the inputs that a name, a file or a folder stands for.
 
     Args:
-        source: "digits", "mnist" or the path of a .npy file with an array (n, d).
+        source: "digits", "mnist", "photographs", the folder of CIFAR-10 or the path of a .npy file with an array
+            (n, d).
         samples: how many rows to take, spread evenly over all (data sets may be sorted by class); default all.
 
     Returns:
-        X (n, d): float64 from a name, the dtype of the file otherwise.
+        X (n, d): the dtype of the file for a .npy file, float64 otherwise.
 
     Raises:
-        ValueError: a source that is neither a name nor a .npy file, an array that is not (n, d), too many samples.
+        ValueError: a source that is none of these, an array that is not (n, d), too many samples.
         FileNotFoundError: no such file.
     """
-    X = NAMED[source]()[0] if source in NAMED else _read_npy(source)
-    if samples is None:
-        return X
-    if not 1 <= samples <= len(X):
-        raise ValueError(f"samples is {samples} but {source} has {len(X)} rows; choose 1 to {len(X)}")
-    return X[np.arange(samples) * len(X) // samples]
+    X = _read_npy(source) if source.endswith(".npy") else _images(source)[0]
+    return X if samples is None else X[_spread(source, len(X), samples)]
+
+
+def load_labelled(source: str, samples: int | None = None) -> tuple[Float, Labels]:
+    """Return inputs as `load` does, of anything but a file, with their classes (n,).
+
+    Raises:
+        ValueError: a source without classes, too many samples.
+    """
+    X, y = _images(source)
+    rows = slice(None) if samples is None else _spread(source, len(X), samples)
+    return X[rows], y[rows]
+
+
+def _images(source: str) -> tuple[Float, Labels]:
+    if source in NAMED:
+        return NAMED[source]()
+    if os.path.isdir(source):
+        return cifar10(source)
+    raise ValueError(
+        f"data is {source!r} but must be {', '.join(map(repr, NAMED))}, the path of a .npy file or the folder of "
+        "CIFAR-10"
+    )
+
+
+def _spread(source: str, total: int, samples: int) -> Labels:
+    """Rows that are spread evenly."""
+    if not 1 <= samples <= total:
+        raise ValueError(f"samples is {samples} but {source} has {total} rows; choose 1 to {total}")
+    return np.arange(samples) * total // samples
 
 
 def _read_npy(source: str) -> NDArray[Any]:
-    if not source.endswith(".npy"):
-        raise ValueError(f"data is {source!r} but must be {', '.join(map(repr, NAMED))} or the path of a .npy file")
     try:
         X = np.load(_checks.existing_file(source, "data"), allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -46,7 +46,11 @@ GAINS = {"identity": 1.0, "relu": math.sqrt(2), "tanh": 5 / 3, "gelu": math.sqrt
 
 def gain(activation: str, slope: float) -> float:
     """What a weight's standard deviation is multiplied by so that the activation keeps the scale of its input."""
-    return math.sqrt(2 / (1 + slope**2)) if activation == "leaky_relu" else GAINS[activation]
+    if activation == "leaky_relu":
+        return math.sqrt(2 / (1 + slope**2))
+    if activation not in GAINS:
+        raise ValueError(f"the kaiming variance has no gain for {activation!r}; choose another, such as lecun")
+    return GAINS[activation]
 
 
 def variance(family: str, shape: Shape, gain: float) -> float:
@@ -71,7 +75,8 @@ def weights(
     if callable(init):
         return [_called(init, shape, seed, layer, dtype) for layer, shape in enumerate(shapes)]
     name = _checks.choice(init, "init", NAMES)
-    return [_drawn(name, shape, gain(activation, slope), seed, layer, dtype) for layer, shape in enumerate(shapes)]
+    factor = gain(activation, slope) if name.startswith("kaiming") else 1.0
+    return [_drawn(name, shape, factor, seed, layer, dtype) for layer, shape in enumerate(shapes)]
 
 
 def _called(init: Callable[[Shape, int], Any], shape: Shape, seed: int, layer: int, dtype: np.dtype[Any]) -> Array:

@@ -363,7 +363,7 @@ TEST("backend: random matrices do not depend on threads, strides or blocks") {
         again = true;
     });
     for (index i = 0; i < 50; ++i) {
-        cpu::kernels::normal_row(5, 6, static_cast<std::uint64_t>(i), 0.5, rows.view().row(i), 333);
+        cpu::kernels::normal_row(5, 6, static_cast<std::uint64_t>(i), 0, 0.5, rows.view().row(i), 333);
         for (index j = 0; j < 333; ++j) CHECK(first(i, j) == second(i, j) && first(i, j) == rows(i, j));
     }
 }

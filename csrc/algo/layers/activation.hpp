@@ -7,34 +7,43 @@
 namespace gnfast::layers {
 
 struct Activation {
-    enum class Kind { relu, leaky_relu, tanh, gelu, gelu_tanh, sigmoid, silu, elu, softplus };
+    enum class Kind { identity, relu, leaky_relu, tanh, gelu, gelu_tanh, sigmoid, silu, elu, softplus };
 
     Kind kind;
     double slope = 0;  // of leaky_relu
 
+    // f of the formula in core/pointwise.hpp.
+    template <class F>
+    auto with_formula(F&& f) const {
+        switch (kind) {
+            case Kind::relu:
+                return f(pointwise::LeakyRelu{0.0});
+            case Kind::leaky_relu:
+                return f(pointwise::LeakyRelu{slope});
+            case Kind::tanh:
+                return f(pointwise::Tanh{});
+            case Kind::gelu:
+                return f(pointwise::Gelu{});
+            case Kind::gelu_tanh:
+                return f(pointwise::GeluTanh{});
+            case Kind::sigmoid:
+                return f(pointwise::Sigmoid{});
+            case Kind::silu:
+                return f(pointwise::Silu{});
+            case Kind::elu:
+                return f(pointwise::Elu{1.0});
+            case Kind::softplus:
+                return f(pointwise::Softplus{});
+            case Kind::identity:
+                break;
+        }
+        return f(pointwise::Identity{});
+    }
+
     // value may be z itself.
     template <class B, class T>
     void forward(B& backend, View<const T> z, View<T> value, View<T> derivative) const {
-        switch (kind) {
-            case Kind::relu:
-                return backend.apply(pointwise::LeakyRelu{0.0}, z, value, derivative);
-            case Kind::leaky_relu:
-                return backend.apply(pointwise::LeakyRelu{slope}, z, value, derivative);
-            case Kind::tanh:
-                return backend.apply(pointwise::Tanh{}, z, value, derivative);
-            case Kind::gelu:
-                return backend.apply(pointwise::Gelu{}, z, value, derivative);
-            case Kind::gelu_tanh:
-                return backend.apply(pointwise::GeluTanh{}, z, value, derivative);
-            case Kind::sigmoid:
-                return backend.apply(pointwise::Sigmoid{}, z, value, derivative);
-            case Kind::silu:
-                return backend.apply(pointwise::Silu{}, z, value, derivative);
-            case Kind::elu:
-                return backend.apply(pointwise::Elu{1.0}, z, value, derivative);
-            case Kind::softplus:
-                return backend.apply(pointwise::Softplus{}, z, value, derivative);
-        }
+        with_formula([&](auto formula) { backend.apply(formula, z, value, derivative); });
     }
 };
 

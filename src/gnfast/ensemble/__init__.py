@@ -3,6 +3,7 @@
 from gnfast.ensemble.grams import Grams
 from gnfast.ensemble.law import LinearLaw
 from gnfast.ensemble.linear import linear
+from gnfast.ensemble.network import Drawn, NetworkLaw, network
 from gnfast.ensemble.results import Ensemble, LawWarning
 
-__all__ = ["Ensemble", "Grams", "LawWarning", "LinearLaw", "linear"]
+__all__ = ["Drawn", "Ensemble", "Grams", "LawWarning", "LinearLaw", "NetworkLaw", "linear", "network"]

@@ -52,8 +52,7 @@ def shift_for(hidden: Sequence[int], size: int) -> float:
     """Whether all partial products are near a multiple of the identity: 1 if they are, 0 else.
 
     A Gaussian (m, size) matrix scaled by sqrt(m) has singular values 1 +- sqrt(size / m), and those of a product of L
-    move by L times as much: by a quarter, within two standard deviations, where m >= 64 L^2 size. Narrower products are
-    far from it, so that nothing cancels there.
+    move by L times as much at most: by an eighth where m >= 64 L^2 size. In narrower networks little cancels.
     """
     return float(min(hidden) >= NEAR * (len(hidden) + 1) ** 2 * size)
 

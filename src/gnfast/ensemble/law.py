@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast import _checks
+from gnfast._runtime import blas_threads
 from gnfast.bounds.chains import InputRange, input_range
 from gnfast.ensemble.dice import Gaussian, Orthogonal, Weight
 from gnfast.ensemble.grams import Grams, chain_grams, shift_for
@@ -18,7 +19,7 @@ from gnfast.ensemble.stored import stored_bytes, uniform_grams
 from gnfast.factors import factor_of_moment
 from gnfast.initializers import variance
 
-INITS = {"gaussian": "Gaussian", "orthogonal": "orthogonal (Haar)", "uniform": "uniform"}
+INITS = {"gaussian": "Gaussian", "orthogonal": "Orthogonal (Haar)", "uniform": "Uniform"}
 VARIANCES = ("kaiming", "xavier", "lecun", "ntk")
 MEMORY = 2.0**30  # bytes of stored weights, where they have to be stored
 
@@ -53,7 +54,7 @@ class LinearLaw:
         memory_limit: float = MEMORY,
     ) -> None:
         self.inputs = _inputs(Sigma, d)
-        self.hidden = _hidden(widths, depth)
+        self.hidden = hidden_widths(widths, depth)
         dims = [len(self.inputs.basis), *self.hidden, _checks.integer(k, "k")]
         self.shapes = list(zip(dims[1:], dims[:-1], strict=True))
         self.skips = _checks.reals(skip, "skip", len(self.shapes), each="layer")
@@ -87,15 +88,16 @@ class LinearLaw:
 
     def draw(self, seed: int, sample: int) -> Grams:
         """P_l and Q_l of one network, from (seed, sample) alone; other samples and other seeds are independent."""
-        if self.is_stored:
-            return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
-        if any(self.skips):
-            return skip_grams(self.weights, self.skips, self.inputs.basis, seed, sample)
-        return chain_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
+        with blas_threads(self.inputs.rank):
+            if self.is_stored:
+                return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
+            if any(self.skips):
+                return skip_grams(self.weights, self.skips, self.inputs.basis, seed, sample)
+            return chain_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
 
     def __str__(self) -> str:
         if self.is_stored:
-            return "Uniform weights, drawn whole and multiplied: exact in law."
+            return f"{INITS[self.init]} weights, drawn whole and multiplied: exact in law."
         if not self.is_exact:
             gigabytes = stored_bytes(self.shapes) / 1e9
             return (
@@ -112,14 +114,19 @@ class LinearLaw:
     def _read_variances(self, given: str | Sequence[float] | None) -> list[float]:
         if given is None and self.init == "orthogonal":
             return [1 / max(shape) for shape in self.shapes]
-        if given is None or isinstance(given, str):
-            family = "kaiming" if given is None else _checks.choice(given, "variances", VARIANCES)
-            return [variance(family, shape, gain=1.0) for shape in self.shapes]
-        found = _checks.reals(given, "variances", len(self.shapes), each="layer")
-        return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
+        return entry_variances("kaiming" if given is None else given, self.shapes)
 
 
-def _hidden(widths: int | Sequence[int], depth: int | None) -> list[int]:
+def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, int]], gain: float = 1.0) -> list[float]:
+    """Of the entries of each weight (out, in): by a name of `VARIANCES`, or one number each."""
+    if isinstance(given, str):
+        family = _checks.choice(given, "variances", VARIANCES)
+        return [variance(family, shape, gain) for shape in shapes]
+    found = _checks.reals(given, "variances", len(shapes), each="layer")
+    return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
+
+
+def hidden_widths(widths: int | Sequence[int], depth: int | None) -> list[int]:
     """Widths of the hidden layers, one at least."""
     if depth is not None:
         depth = _checks.integer(depth, "depth", 2)

@@ -68,12 +68,8 @@ class Ensemble:
         return {name: a for name, a in own.items() if isinstance(a, np.ndarray) and a.ndim == 1} | dict(self.bounds)
 
     def quantiles(self, q: float | Sequence[float] = BAND) -> dict[str, FloatArray]:
-        """Quantiles over the samples of every quantity, by its name: arrays of the shape of q.
-
-        Each is a sample itself, the smallest that a share of q of them does not exceed: infinite ones meet no NaN.
-        """
-        at = np.clip(np.ceil(np.asarray(q, np.float64) * self.samples).astype(int) - 1, 0, self.samples - 1)
-        return {name: np.sort(a)[at] for name, a in self.quantities.items()}
+        """Quantiles over the samples of every quantity, by its name: arrays of the shape of q."""
+        return {name: quantiles(a, q) for name, a in self.quantities.items()}
 
     def to_dict(self, q: Sequence[float] = BAND) -> dict[str, int | float | str]:
         """One row of a table: what was drawn, and the quantiles of every quantity as "kappa_q5", "kappa_q50", ..."""
@@ -98,3 +94,13 @@ class Ensemble:
 
     def __str__(self) -> str:
         return f"{self!r}\n  {self.law}"
+
+
+def quantiles(samples: npt.ArrayLike, q: float | Sequence[float] = BAND) -> FloatArray:
+    """Quantiles of some samples, of the shape of q.
+
+    Each is a sample itself, the smallest that a share of q of them does not exceed: infinite ones meet no NaN.
+    """
+    ordered = np.sort(np.asarray(samples, np.float64))
+    at = np.ceil(np.asarray(q, np.float64) * len(ordered)).astype(int) - 1
+    return ordered[np.clip(at, 0, len(ordered) - 1)]

@@ -1,7 +1,8 @@
-"""Studies: a grid of networks computed point by point, kept in a file that survives an interruption, and drawn."""
+"""Studies: grids of networks computed point by point, kept in a file that survives an interruption, and drawn."""
 
 from gnfast.study.grid import Family, Point, Study
-from gnfast.study.runner import compute, run
-from gnfast.study.store import Outcome, Record, Store
+from gnfast.study.jobs import Record
+from gnfast.study.runner import run
+from gnfast.study.store import Store
 
-__all__ = ["Family", "Outcome", "Point", "Record", "Store", "Study", "compute", "run"]
+__all__ = ["Family", "Point", "Record", "Store", "Study", "run"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from gnfast.study.tables import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, safe for colour-blind readers; the markers tell the curves apart in black and white.
 LOOKS = tuple(
@@ -29,6 +32,25 @@ STYLE: Any = {  # matplotlib's types want its keys as literals
 }
 
 
+@contextmanager
+def canvas(size: tuple[float, float]) -> Iterator[Figure]:
+    """Return a matplotlib figure of this size in inches, in our style while the block lasts.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
 def draw(cells: list[Cell], path: str | Path) -> None:
     """Draw a study as a PNG: a column for each family, against width above and against depth below.
 
@@ -41,20 +63,13 @@ def draw(cells: list[Cell], path: str | Path) -> None:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
     cells = [cell for cell in cells if math.isfinite(cell.kappa[1])]
     if not cells:
         raise ValueError("there is nothing to draw: no point of the study has a condition number")
     families = [(name, list(part)) for name, part in groupby(cells, lambda cell: cell.family)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.4 * len(families) + 1.2, 5.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas((2.4 * len(families) + 1.2, 5.4)) as figure:
+        from matplotlib.lines import Line2D
+
         axes = figure.subplots(2, len(families), squeeze=False)
         for column, (_, part) in enumerate(families):
             # Families with one wide limit are compared on one scale; the panels of one family are, always.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import tomllib
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gnfast import _checks, initializers
 from gnfast.losses import LOSSES
+from gnfast.networks import mlp
+from gnfast.study import quantities, readers
+from gnfast.study.jobs import REAL, Keyed, Value
+from gnfast.study.readers import key
 
 # The activation that each kind stands for; a residual network is a linear one whose layers carry a skip.
 KINDS = {
@@ -27,20 +33,10 @@ SKIPS: dict[str, Callable[[int], float]] = {
     "1/L": lambda depth: 1 / depth,
     "1/sqrt(L)": lambda depth: 1 / math.sqrt(depth),
 }
+SLOPE = 0.01
 
 
-# ---------------------------------------------------------------- one reader for each type that a key may have
-Reader = Callable[[Any, str], Any]
-
-
-def _whole(minimum: int) -> Reader:
-    return lambda value, name: _checks.integer(value, name, minimum)
-
-
-def _choice(allowed: Iterable[str]) -> Reader:
-    return lambda value, name: _checks.choice(value, name, tuple(allowed))
-
-
+# ---------------------------------------------------------------- readers of keys that only a study has
 def _samples(value: Any, name: str) -> int | None:
     if value is None or value == "all":
         return None
@@ -49,64 +45,24 @@ def _samples(value: Any, name: str) -> int | None:
     return _checks.integer(value, name)
 
 
-def _text(value: Any, name: str) -> str:
+def _width(value: Any, name: str) -> int | str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r} but must be text in quotes")
-    if not value:
-        raise ValueError(f"{name} is empty; leave the key out for its default")
+        return _checks.integer(value, name)
+    if not re.fullmatch(r"[1-9]\d*L", value):
+        raise ValueError(f"{name} is {value!r} but must be an integer, or text like '10L' for 10 times the depth")
     return value
 
 
-def _flag(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} but must be true or false")
-    return value
-
-
-def _skip(value: Any, name: str) -> float | str | None:
-    if isinstance(value, str):
-        return _checks.choice(value, name, SKIPS)
-    return None if value is None else _checks.real(value, name)
-
-
-def _several(read: Reader, empty: bool = False) -> Reader:
-    """Read a list, or one value as a list of one; repeated values are dropped."""
-
-    def read_all(value: Any, name: str) -> tuple[Any, ...]:
-        values = value if isinstance(value, list | tuple) else [value]
-        if not values and not empty:
-            raise ValueError(f"{name} is an empty list; give at least one value")
-        return tuple(dict.fromkeys(read(v, name) for v in values))
-
-    return read_all
-
-
-def _key(read: Reader, default: Any = MISSING) -> Any:
-    """Return a dataclass field that knows how to read itself."""
-    return field(default=default, metadata={"read": read})
-
-
-def _read_fields(instance: Any) -> None:
-    for f in fields(instance):
-        object.__setattr__(instance, f.name, f.metadata["read"](getattr(instance, f.name), f.name))
-
-
-def _from_table(cls: type[Any], table: Any, where: str) -> Any:
-    """Build a dataclass of such fields from a TOML table, refusing keys that it does not have."""
-    if not isinstance(table, dict):
-        raise TypeError(f"{where} is {table!r} but must be a table of keys and values")
-    for key in table:
-        _checks.choice(key, f"a key of {where}", [f.name for f in fields(cls)])
-    for f in fields(cls):
-        if f.default is MISSING and f.name not in table:
-            raise ValueError(f"{where} has no key {f.name!r}; add one")
-    return cls(**table)
+def _skip(value: Any, name: str) -> float | str:
+    return _checks.choice(value, name, SKIPS) if isinstance(value, str) else _checks.real(value, name)
 
 
 # ---------------------------------------------------------------- the study
 @dataclass(frozen=True)
 class Family:
-    """Networks that differ in width, depth and seed only: one panel of the figure.
+    """Networks that belong together: a panel of the figure for each combination of kind, skip, slope, bias and init.
+
+    Every key takes one value or a list of them.
 
     Args:
         kind: "linear", "residual" (linear with a skip), "relu", "leaky_relu", "tanh", "gelu" or "sigmoid".
@@ -117,31 +73,37 @@ class Family:
         widths, depths, samples: instead of the study's, where given.
     """
 
-    kind: str = _key(_choice(KINDS))
-    skip: float | str | None = _key(_skip, None)
-    slope: float = _key(_checks.real, 0.01)
-    bias: bool = _key(_flag, False)
-    init: str = _key(_choice(initializers.NAMES), "kaiming_normal")
-    widths: tuple[int, ...] = _key(_several(_whole(1), empty=True), ())
-    depths: tuple[int, ...] = _key(_several(_whole(1), empty=True), ())
-    samples: tuple[int | None, ...] = _key(_several(_samples, empty=True), ())
+    kind: tuple[str, ...] = key(readers.several(readers.choice(KINDS)))
+    skip: tuple[float | str, ...] = key(readers.several(_skip, empty=True), ())
+    slope: tuple[float, ...] = key(readers.several(_checks.real), (SLOPE,))
+    bias: tuple[bool, ...] = key(readers.several(readers.flag), (False,))
+    init: tuple[str, ...] = key(readers.several(readers.choice(initializers.NAMES)), ("kaiming_normal",))
+    widths: tuple[int | str, ...] = key(readers.several(_width, empty=True), ())
+    depths: tuple[int, ...] = key(readers.several(readers.whole(1), empty=True), ())
+    samples: tuple[int | None, ...] = key(readers.several(_samples, empty=True), ())
 
     def __post_init__(self) -> None:
-        _read_fields(self)
-        if self.skip is None:
-            object.__setattr__(self, "skip", 1.0 if self.kind == "residual" else 0.0)
+        readers.read_fields(self)
+
+    def members(self) -> Iterable[dict[str, Any]]:
+        """Return what the networks of each panel have in common, as fields of a Point."""
+        for kind, bias, init in itertools.product(self.kind, self.bias, self.init):
+            slopes = self.slope if kind == "leaky_relu" else (SLOPE,)
+            for skip, slope in itertools.product(self.skip or (1.0 if kind == "residual" else 0.0,), slopes):
+                yield {"kind": kind, "skip": skip, "slope": slope, "bias": bias, "init": init}
 
 
 def _families(value: Any, name: str) -> tuple[Family, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise TypeError(f"{name} is {value!r} but must be one or more tables [[{name}]]")
     return tuple(
-        v if isinstance(v, Family) else _from_table(Family, v, f"[[{name}]] number {i}") for i, v in enumerate(value, 1)
+        v if isinstance(v, Family) else readers.from_table(Family, v, f"[[{name}]] number {i}")
+        for i, v in enumerate(value, 1)
     )
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Keyed):
     """One network on one data set: all that its result depends on."""
 
     kind: str
@@ -153,17 +115,11 @@ class Point:
     whiten: bool = False
     outputs: int = 10
     skip: float | str = 0.0
-    slope: float = 0.01
+    slope: float = SLOPE
     bias: bool = False
     init: str = "kaiming_normal"
     loss: str = "mse"
     dtype: str = "float64"
-
-    @property
-    def key(self) -> str:
-        """A name that stays the same from run to run; what has its default value is left out of it."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return json.dumps(told, sort_keys=True)
 
     @property
     def activation(self) -> str:
@@ -175,8 +131,8 @@ class Point:
         return SKIPS[self.skip](self.depth) if isinstance(self.skip, str) else self.skip
 
     @property
-    def work(self) -> int:
-        """Rough cost, to tell the time left: the weights, and as much as some millions of them for any point."""
+    def work(self) -> float:
+        """The weights, and as much as some millions of them for any point."""
         return 5_000_000 + self.depth * self.width**2
 
     @property
@@ -190,6 +146,24 @@ class Point:
         parts.append(f"{self.data}" + ", whitened" * self.whiten + (f", n = {self.samples:,}" if self.samples else ""))
         return ", ".join(parts)
 
+    def subject(self) -> quantities.Subject:
+        """Return the network and its data.
+
+        Raises whatever the data or the network raises.
+        """
+        X, kappa_data = quantities.inputs(self.data, self.samples, self.whiten, self.dtype)
+        net = mlp(
+            [X.shape[1], *[self.width] * (self.depth - 1), self.outputs],
+            activation=self.activation,
+            slope=self.slope,
+            skip=self.beta,
+            bias=self.bias,
+            init=self.init,
+            seed=self.seed,
+            dtype=self.dtype,
+        )
+        return quantities.Subject(net, X, self.loss, kappa_data)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -201,38 +175,41 @@ class Study:
     Args:
         name: names the folder of the results and heads the figure.
         networks: families of networks (``[[networks]]`` in TOML); see Family.
-        widths: numbers of units of every hidden layer.
+        widths: numbers of units of every hidden layer; "10L" is 10 times the depth.
         depths: numbers of dense layers; 2 is one hidden layer.
         seeds: seeds of the weights; curves show their median and range.
         data: "digits", "mnist" or paths of .npy files (n, d).
         samples: how many rows, spread evenly over the data, or "all".
         whiten: whether the data's second moment is made the identity on its range.
+        quantities: what is found at each point: "condition", "bounds", "data", "forms", "partial_products",
+            "eigenvalues", "trace"; see quantities.py.
         outputs: number k of outputs.
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson".
         dtype: "float64" or "float32".
     """
 
-    name: str = _key(_text, "study")
-    networks: tuple[Family, ...] = _key(
+    name: str = key(readers.text, "study")
+    networks: tuple[Family, ...] = key(
         _families,
         (
-            Family("linear"),
-            Family("residual"),
-            Family("leaky_relu", slope=0.1, depths=(2, 4), samples=(50,)),
+            Family(("linear",)),
+            Family(("residual",)),
+            Family(("leaky_relu",), slope=(0.1,), depths=(2, 4), samples=(50,)),
         ),
     )
-    widths: tuple[int, ...] = _key(_several(_whole(1)), (16, 64, 256, 1024, 4096))
-    depths: tuple[int, ...] = _key(_several(_whole(1)), (2, 4, 8))
-    seeds: tuple[int, ...] = _key(_several(_whole(0)), (0, 1, 2))
-    data: tuple[str, ...] = _key(_several(_text), ("digits",))
-    samples: tuple[int | None, ...] = _key(_several(_samples), (None,))
-    whiten: bool = _key(_flag, False)
-    outputs: int = _key(_whole(1), 10)
-    loss: str = _key(_choice(LOSSES), "mse")
-    dtype: str = _key(_choice(("float64", "float32")), "float64")
+    widths: tuple[int | str, ...] = key(readers.several(_width), (16, 64, 256, 1024, 4096))
+    depths: tuple[int, ...] = key(readers.several(readers.whole(1)), (2, 4, 8))
+    seeds: tuple[int, ...] = key(readers.several(readers.whole(0)), (0, 1, 2))
+    data: tuple[str, ...] = key(readers.several(readers.text), ("digits",))
+    samples: tuple[int | None, ...] = key(readers.several(_samples), (None,))
+    whiten: tuple[bool, ...] = key(readers.several(readers.flag), (False,))
+    quantities: tuple[str, ...] = key(readers.several(readers.choice(quantities.QUANTITIES)), quantities.DEFAULT)
+    outputs: int = key(readers.whole(1), 10)
+    loss: str = key(readers.choice(LOSSES), "mse")
+    dtype: str = key(readers.choice(("float64", "float32")), "float64")
 
     def __post_init__(self) -> None:
-        _read_fields(self)
+        readers.read_fields(self)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Study:
@@ -249,7 +226,7 @@ class Study:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"study file {str(path)!r} is not valid TOML: {error}") from error
         try:
-            study: Study = _from_table(cls, {"name": path.stem} | table, "the study")
+            study: Study = readers.from_table(cls, {"name": path.stem} | table, "the study")
         except (TypeError, ValueError) as error:
             raise type(error)(f"study file {str(path)!r}: {error}") from error
         return study
@@ -273,28 +250,51 @@ class Study:
         del told["name"]
         return json.dumps(told, sort_keys=True)
 
+    @classmethod
+    def from_definition(cls, definition: str, name: str) -> Study:
+        """Return the study that has this definition."""
+        study: Study = readers.from_table(cls, json.loads(definition) | {"name": name}, "the study")
+        return study
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The values of a point by name, with their types; ``seconds`` is the time that it took."""
+        found: dict[str, str] = {}
+        for name in self.quantities:
+            found |= quantities.QUANTITIES[name].columns
+        return found | {"seconds": REAL}
+
+    def compute(self, point: Point) -> dict[str, Value]:
+        """Build the network of a point and find what the study asks for, without ``seconds``.
+
+        Raises whatever the data, the network or a solver raises.
+        """
+        subject = point.subject()
+        found: dict[str, Value] = {}
+        for name in self.quantities:
+            found |= quantities.QUANTITIES[name].measure(subject)
+        return found
+
     def points(self) -> list[Point]:
         """Return all points, a whole grid for one seed before the next, narrow networks first."""
         grid = [
             Point(
-                kind=family.kind,
-                width=width,
+                **member,
+                width=width if isinstance(width, int) else int(width[:-1]) * depth,
                 depth=depth,
                 seed=seed,
                 data=data,
                 samples=samples,
-                whiten=self.whiten,
+                whiten=whiten,
                 outputs=self.outputs,
-                skip=family.skip or 0.0,
-                slope=family.slope,
-                bias=family.bias,
-                init=family.init,
                 loss=self.loss,
                 dtype=self.dtype,
             )
             for family in self.networks
+            for member in family.members()
             for data in self.data
             for samples in family.samples or self.samples
+            for whiten in self.whiten
             for width in family.widths or self.widths
             for depth in family.depths or self.depths
             for seed in self.seeds
@@ -303,6 +303,8 @@ class Study:
         return sorted(dict.fromkeys(grid), key=lambda point: (order[point.seed], point.width))
 
 
-def _small(widths: Iterable[int]) -> tuple[int, ...]:
-    ordered = sorted(widths)
-    return tuple(w for w in ordered if w <= 256)[:3] or tuple(ordered[:1])
+def _small(widths: Iterable[int | str]) -> tuple[int | str, ...]:
+    """Return a few narrow widths: those up to 256, or the narrowest; a multiple of the depth counts by its factor."""
+    ordered = sorted(widths, key=lambda width: int(str(width).rstrip("L")))
+    narrow = [w for w in ordered if isinstance(w, str) or w <= 256]
+    return tuple(narrow[:3] or ordered[:1])

@@ -2,66 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from contextlib import closing, contextmanager
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from gnfast.study.grid import Point, Study
+from gnfast import _checks
+from gnfast.study.jobs import SERIES, Job, Record, Value
 
 APPLICATION = 0x676E6673  # "gnfs", in the header of the file: tells our files from other SQLite files
-VERSION = 1  # of the tables below
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found at a point: the condition number over the non-zero spectrum, its interval, and bounds.
-
-    ``paper`` is the bound of Zhao, Singh & Lucchi (NeurIPS 2024), ``tightest`` the smallest of all; a bound is
-    infinite, and its name empty, where no statement applies. ``kappa_data`` is the condition number of X^T X / n, which
-    kappa(G) of a linear network tends to as its width grows.
-    """
-
-    kappa: float
-    lower: float
-    upper: float
-    lambda_max: float
-    lambda_min: float
-    rank: int
-    dimension: int
-    space: str
-    method: str
-    products: int
-    parameters: int
-    kappa_data: float
-    paper: float
-    paper_name: str
-    tightest: float
-    tightest_name: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """A point with its outcome, or with the error that it ended in."""
-
-    point: Point
-    outcome: Outcome | None
-    error: str = ""
-
-
-_POINT = tuple(f.name for f in fields(Point))
-_OUTCOME = tuple(f.name for f in fields(Outcome))
-_COLUMNS = (*_POINT, "error", *_OUTCOME)
+VERSION = 2  # of the tables below
 
 
 class Store:
     """The results of one study in a SQLite file, made where it does not exist.
 
     Table ``points`` has a row for each finished point: ``key``, the columns of the point, ``error`` (empty if it
-    succeeded) and the columns of its outcome. Table ``study`` has the definition of the study.
+    succeeded) and the columns of its values, a series as a JSON list. Table ``study`` has the study's definition.
 
     Args:
         path: the file.
@@ -72,15 +33,16 @@ class Store:
         ValueError: the file holds another study, was written by another version, or is not a results file.
     """
 
-    def __init__(self, path: str | Path, study: Study) -> None:
+    def __init__(self, path: str | Path, study: Job) -> None:
         self.path = Path(path)
+        self._types = dict(study.columns)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
                 f"folder {str(self.path.parent)!r} cannot be made ({error.strerror}); choose one that can be written"
             ) from error
-        with self._explained():
+        with _explained(self.path):
             self._db = sqlite3.connect(self.path, timeout=30.0)
             try:
                 self._open(study)
@@ -88,57 +50,54 @@ class Store:
                 self._db.close()
                 raise
 
-    def _open(self, study: Study) -> None:
-        application = self._db.execute("PRAGMA application_id").fetchone()[0]
-        if application == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+    def _open(self, study: Job) -> None:
+        if _is_new(self._db):
             self._create(study)
-            return
-        if application != APPLICATION:
-            raise ValueError(
-                f"{str(self.path)!r} is a database of another program, not results of gnfast; choose another folder"
-            )
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != VERSION:
-            raise ValueError(
-                f"{str(self.path)!r} was written by another version of gnfast (format {version}, this one reads "
-                f"{VERSION}); choose another folder"
-            )
-        if self._db.execute("SELECT definition FROM study").fetchone() != (study.definition,):
+        elif _definition(self._db, self.path) != study.definition:
             raise ValueError(
                 f"{str(self.path)!r} holds the results of another study than {study.name!r}; choose another folder or "
                 "delete the file"
             )
 
-    def _create(self, study: Study) -> None:
+    def _create(self, study: Job) -> None:
         # One transaction makes the file ours and complete, or leaves it empty.
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            if self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            if not _is_new(self._db):
                 return self._open(study)  # another process was faster
             self._db.execute("CREATE TABLE study (definition TEXT NOT NULL)")
             self._db.execute("INSERT INTO study VALUES (?)", (study.definition,))
-            self._db.execute(f"CREATE TABLE points (key TEXT PRIMARY KEY, {', '.join(_COLUMNS)})")
+            columns = [f"[{f.name}]" for f in fields(study.points()[0])] + ["error"]
+            columns += [f"[{name}] {kind}" for name, kind in self._types.items()]
+            self._db.execute(f"CREATE TABLE points (key TEXT PRIMARY KEY, {', '.join(columns)})")
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def write(self, record: Record) -> None:
         """Keep a record, in place of an earlier one of the same point; it is on the disk when this returns."""
-        outcome = astuple(record.outcome) if record.outcome else (None,) * len(_OUTCOME)
-        row = (record.point.key, *astuple(record.point), record.error, *outcome)
-        with self._explained(), self._db:
+        values = record.values or dict.fromkeys(self._types)
+        found = [_kept(values[name], kind) for name, kind in self._types.items()]
+        row = (record.point.key, *astuple(record.point), record.error, *found)
+        with _explained(self.path), self._db:
             self._db.execute(f"INSERT OR REPLACE INTO points VALUES ({', '.join('?' * len(row))})", row)
 
-    def read(self, points: Iterable[Point]) -> list[Record]:
+    def read(self, points: Iterable[Any]) -> list[Record]:
         """Return the records of those points that have one, in the order of the points."""
-        with self._explained():
-            rows = self._db.execute(f"SELECT key, error, {', '.join(_OUTCOME)} FROM points").fetchall()
-        kept = {key: error or Outcome(*outcome) for key, error, *outcome in rows}
-        found = [(point, kept[point.key]) for point in points if point.key in kept]
-        return [Record(p, f) if isinstance(f, Outcome) else Record(p, None, f) for p, f in found]
+        with _explained(self.path):
+            names = ", ".join(f"[{name}]" for name in self._types)  # in double quotes a missing one would be a string
+            rows = self._db.execute(f"SELECT key, error, {names} FROM points").fetchall()
+        kept = {key: (error, values) for key, error, *values in rows}
+        return [self._record(point, *kept[point.key]) for point in points if point.key in kept]
 
-    def finished(self, points: Iterable[Point]) -> int:
-        """Return how many of the points have an outcome."""
-        return sum(record.outcome is not None for record in self.read(points))
+    def _record(self, point: Any, error: str, values: list[Any]) -> Record:
+        if error:
+            return Record(point, None, error)
+        items = zip(self._types.items(), values, strict=True)
+        return Record(point, {name: _given(value, kind) for (name, kind), value in items})
+
+    def finished(self, points: Iterable[Any]) -> int:
+        """Return how many of the points have values."""
+        return sum(record.values is not None for record in self.read(points))
 
     def close(self) -> None:
         self._db.close()
@@ -149,17 +108,63 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what SQLite raises into one sentence that says what to do."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise OSError(
-                f"{str(self.path)!r} cannot be read or written ({error}); choose a folder that can be written"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"{str(self.path)!r} is not a results file of gnfast or is damaged ({error}); choose another folder or "
-                "delete the file"
-            ) from error
+
+def definition(path: str | Path) -> str:
+    """Return the definition of the study whose results a file holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it was written by another version, or is not a results file.
+    """
+    path = _checks.existing_file(path, "the results file")
+    with _explained(path), closing(sqlite3.connect(path, timeout=30.0)) as db:
+        return _definition(db, path)
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    return _application(db) == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def _application(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA application_id").fetchone()[0])
+
+
+def _definition(db: sqlite3.Connection, path: Path) -> str:
+    if _application(db) != APPLICATION:
+        raise ValueError(
+            f"{str(path)!r} is a database of another program, not results of gnfast; choose another folder"
+        )
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        raise ValueError(
+            f"{str(path)!r} was written by another version of gnfast (format {version}, this one reads {VERSION}); "
+            "choose another folder"
+        )
+    return str(db.execute("SELECT definition FROM study").fetchone()[0])
+
+
+def _kept(value: Value | None, kind: str) -> Any:
+    return json.dumps(value) if kind == SERIES and value is not None else value
+
+
+def _given(value: Any, kind: str) -> Value:
+    if value is None:  # SQLite has no nan
+        return math.nan
+    found: Value = json.loads(value) if kind == SERIES else value
+    return found
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into one sentence that says what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(
+            f"{str(path)!r} cannot be read or written ({error}); choose a folder that can be written"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{str(path)!r} is not a results file of gnfast or is damaged ({error}); choose another folder or "
+            "delete the file"
+        ) from error

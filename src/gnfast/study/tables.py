@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gnfast.study.store import Record
+from gnfast.study.jobs import Record
+from gnfast.study.quantities import DEFAULT, QUANTITIES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 HEADERS = ("width", "depth", "kappa(G)", "least", "largest", "rank", "tightest", "paper", "failed")
+# Values that have a place of their own in a table, or none.
+USUAL = {"seconds", *(column for name in DEFAULT for column in QUANTITIES[name].columns)}
 
 
 @dataclass(frozen=True)
 class Cell:
     """What the seeds of one network have in common: medians, and the range of kappa(G).
 
-    ``kappa`` is (least, median, largest), nan where every seed failed; bounds are medians, infinite where most seeds
-    have none; ``limit`` is what kappa(G) tends to as the width grows, nan if that is not known.
+    ``kappa`` is (least, median, largest), nan where every seed failed or the study has none; bounds are medians,
+    infinite where most seeds have none; ``limit`` is what kappa(G) tends to as the width grows, nan if that is not
+    known; ``others`` are the medians of all other numbers that the study asked for, series left out.
     """
 
     family: str
@@ -35,6 +40,7 @@ class Cell:
     rank: int
     dimension: int
     failed: int
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 def summarise(records: Iterable[Record]) -> list[Cell]:
@@ -48,22 +54,26 @@ def summarise(records: Iterable[Record]) -> list[Cell]:
 
 def _cell(records: list[Record]) -> Cell:
     point = records[0].point
-    found = [record.outcome for record in records if record.outcome]
+    found: list[Mapping[str, Any]] = [record.values for record in records if record.values is not None]
     failed = len(records) - len(found)
-    if not found:
-        return Cell(point.family, point.width, point.depth, (math.nan,) * 3, math.inf, math.inf, math.nan, 0, 0, failed)
-    kappas = [outcome.kappa for outcome in found]
+
+    def all_of(name: str, missing: float) -> list[Any]:
+        return [values.get(name, missing) for values in found] or [missing]
+
+    kappas = all_of("kappa", math.nan)
+    numbers = [name for name, value in found[0].items() if isinstance(value, int | float)] if found else []
     return Cell(
         point.family,
         point.width,
         point.depth,
         (min(kappas), median(kappas), max(kappas)),
-        median(outcome.paper for outcome in found),
-        median(outcome.tightest for outcome in found),
-        found[0].kappa_data if point.activation == "identity" else math.nan,
-        min(outcome.rank for outcome in found),
-        found[0].dimension,
+        median(all_of("paper", math.inf)),
+        median(all_of("tightest", math.inf)),
+        all_of("kappa_data", math.nan)[0] if point.activation == "identity" else math.nan,
+        min(all_of("rank", 0)),
+        all_of("dimension", 0)[0],
         failed,
+        {name: median(all_of(name, math.nan)) for name in numbers if name not in USUAL},
     )
 
 
@@ -75,7 +85,7 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def _row(cell: Cell) -> tuple[str, ...]:
+def _row(cell: Cell, others: list[str]) -> tuple[str, ...]:
     least, middle, largest = cell.kappa
     return (
         f"{cell.width:,}",
@@ -86,44 +96,64 @@ def _row(cell: Cell) -> tuple[str, ...]:
         f"{cell.rank}/{cell.dimension}" if cell.dimension else "-",
         number(cell.tightest),
         number(cell.paper),
+        *(number(cell.others.get(name, math.nan)) for name in others),
         str(cell.failed or "-"),
     )
 
 
 def _layout(cells: list[Cell]) -> tuple[tuple[str, ...], list[tuple[str, list[tuple[str, ...]]]]]:
-    """Return the headers, and the rows of each family; no column for failures where there are none."""
-    stop = len(HEADERS) if any(cell.failed for cell in cells) else -1
-    parts = [(name, [_row(cell)[:stop] for cell in part]) for name, part in groupby(cells, lambda cell: cell.family)]
-    return HEADERS[:stop], parts
+    """Return the headers, and the rows of each family; no column where there is nothing but dashes."""
+    others = list(dict.fromkeys(name for cell in cells for name in cell.others))
+    headers = (*HEADERS[:-1], *others, HEADERS[-1])
+    rows = [(cell.family, _row(cell, others)) for cell in cells]
+    shown = [i for i in range(len(headers)) if any(row[i] != "-" for _, row in rows)]
+    parts = [
+        (name, [tuple(row[i] for i in shown) for _, row in part]) for name, part in groupby(rows, lambda pair: pair[0])
+    ]
+    return tuple(headers[i] for i in shown), parts
 
 
 def terminal(cells: list[Cell]) -> list[Table]:
     """Return a table for each family."""
+    headers, parts = _layout(cells)
+    return [rich_table(name, headers, body) for name, body in parts]
+
+
+def rich_table(title: str, headers: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
+    """Return a table of numbers for the terminal."""
     from rich import box
     from rich.table import Table
 
-    headers, parts = _layout(cells)
-    tables = []
-    for name, body in parts:
-        table = Table(
-            title=name,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
-        for header in headers:
-            table.add_column(header, justify="right", no_wrap=True)
-        for row in body:
-            table.add_row(*row)
-        tables.append(table)
-    return tables
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in body:
+        table.add_row(*row)
+    return table
 
 
 def markdown(cells: list[Cell]) -> str:
     """Return one Markdown table, a column naming the family."""
     headers, parts = _layout(cells)
-    body = [(name, *row) for name, rows in parts for row in rows]
-    rule = ["---"] + ["---:"] * len(headers)
-    return "".join("| " + " | ".join(line) + " |\n" for line in (("network", *headers), rule, *body))
+    return markdown_table(("network", *headers), [(name, *row) for name, rows in parts for row in rows])
+
+
+def markdown_table(headers: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, the first column left, the others right."""
+    rule = ["---"] + ["---:"] * (len(headers) - 1)
+    return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
+
+
+def write_csv(records: Iterable[Record], stream: TextIO) -> None:
+    """Write all rows of the records under one header; what a row has not is empty."""
+    rows = [row for record in records for row in record.rows()]
+    writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

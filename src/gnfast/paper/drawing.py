@@ -1,0 +1,132 @@
+"""Draws a figure from its table: for print and for colour-blind readers, with names at the curves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gnfast.paper.figure import Figure, Line, Panel
+from gnfast.paper.table import Curve, Table
+from gnfast.study.figures import LOOKS, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GREY = "0.35"
+
+
+def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
+    """Write figure.png and figure.svg.
+
+    Args:
+        figure: what is drawn.
+        table: of all its points.
+        footnote: what was used: data, samples, seeds.
+        folder: of the files.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there is nothing to draw.
+    """
+    table = figure.derive(table) if figure.derive else table
+    panels = [(panel, table.where(**panel.where)) for panel in figure.panels]
+    if not any(found.rows for _, found in panels):
+        raise ValueError(f"there is nothing to draw: no point of {figure.name} has succeeded")
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
+    with canvas((3.1 * columns + 1.6, 2.7 * rows + 0.8)) as page:
+        axes = page.subplots(rows, columns, squeeze=False).ravel()
+        for place, (panel, found) in zip(axes, panels, strict=True):
+            _panel(place, panel, found)
+        page.suptitle(f"{figure.title}\n{footnote}", fontsize=7.5, x=0.01, ha="left")
+        _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
+        page.draw_without_rendering()  # places the axes, so that labels can be kept apart
+        for place, (panel, found) in zip(axes, panels, strict=True):
+            _label_ends(place, panel, _curves(panel, found))
+        page.savefig(folder / "figure.png", dpi=200)
+        page.savefig(folder / "figure.svg")
+
+
+def _curves(panel: Panel, table: Table, column: str = "") -> list[Curve]:
+    return table.curves(panel.x, column or panel.y, panel.by)
+
+
+def _panel(axes: Axes, panel: Panel, table: Table) -> None:
+    curves = _curves(panel, table)
+    looks = {curve.by: LOOKS[i % len(LOOKS)] for i, curve in enumerate(curves)}
+    axes.set_xscale(panel.scales[0])
+    axes.set_yscale(panel.scales[1])
+    for curve in curves:
+        colour, marker = looks[curve.by]
+        least, largest = [min(y) for y in curve.y], [max(y) for y in curve.y]
+        axes.fill_between(curve.x, least, largest, color=colour, alpha=0.25, linewidth=0)
+        many = len(curve.x) > 30
+        axes.plot(curve.x, curve.middle, color=colour, marker="" if many else marker)
+    for line in panel.lines:
+        for curve in _curves(panel, table, line.column):
+            colour = looks.get(curve.by, (GREY, ""))[0]
+            axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
+    _ticks(axes, sorted({x for curve in curves for x in curve.x}))
+    axes.set_xlabel(panel.xlabel)
+    axes.set_ylabel(panel.ylabel)
+    axes.set_title(panel.title)
+
+
+def _ticks(axes: Axes, x: list[float]) -> None:
+    """Readable numbers: the values themselves on a logarithmic x, plain ones on a logarithmic y that is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if axes.get_xscale() == "log" and len(x) <= 8 and x[-1] < 1e5:
+        axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+        axes.set_xticks([], minor=True)
+    elif axes.get_xscale() == "linear" and all(float(value).is_integer() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log" and high < 100 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(6) if high < 5 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(page: Any, lines: list[Line], columns: int) -> None:
+    """What the styles of the lines mean; the colours are told at the curves."""
+    from matplotlib.lines import Line2D
+
+    keys = [Line2D([], [], color=GREY, label="exact: median, band over seeds")]
+    for line in dict.fromkeys(lines):
+        keys.append(Line2D([], [], color=GREY, linestyle=line.style, linewidth=1.0, label=line.label))
+    if len(keys) > 1:
+        page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
+
+
+def _label_ends(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
+    """Name each curve at its right end, names moved apart where they would overlap."""
+    if not curves:
+        return
+    height = 9.0 * axes.figure.dpi / 72  # of a line of text, in pixels
+    places = []
+    for i, curve in enumerate(curves):
+        at = axes.transData.transform((curve.x[-1], curve.middle[-1]))[1]
+        if math.isfinite(at):
+            places.append([at, i])
+    places.sort()
+    for lower, upper in itertools.pairwise(places):
+        upper[0] = max(upper[0], lower[0] + height)
+    top = axes.bbox.y1
+    for j in range(len(places) - 1, -1, -1):
+        places[j][0] = min(places[j][0], top - (len(places) - 1 - j) * height)
+    for at, i in places:
+        share = (at - axes.bbox.y0) / axes.bbox.height
+        axes.annotate(
+            panel.label(curves[i].by),
+            (1.0, share),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=LOOKS[i % len(LOOKS)][0],
+            fontsize=7,
+            annotation_clip=False,
+        )

@@ -1,0 +1,306 @@
+"""The figures that train: spectra before and after, kappa and loss through training, pruned networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnfast import datasets
+from gnfast.architectures import resnet20
+from gnfast.bounds.linear import linear_forms
+from gnfast.networks import Network, mlp
+from gnfast.operators import GaussNewton
+from gnfast.paper.claims import Claim, bounded, changes, ordered
+from gnfast.paper.figure import PAPER, TIGHTEST, Experiment, Figure, Options, Panel
+from gnfast.paper.table import Row, Table
+from gnfast.pruning import prune
+from gnfast.spectrum import cond
+from gnfast.study.jobs import REAL, SERIES, Keyed, Values
+
+Array = NDArray[Any]
+CLASSES = 10
+
+
+@lru_cache(maxsize=2)
+def _labelled(data: str, samples: int, whiten: bool) -> tuple[Array, Array]:
+    """Images and one-hot classes."""
+    X, y = datasets.load_labelled(data, samples)
+    return datasets.whiten(X) if whiten else X, np.eye(CLASSES)[y]
+
+
+def descend(net: Network, X: Array, Y: Array, rate: float, batch: int, steps: int) -> Iterator[tuple[int, Network]]:
+    """Stochastic gradient descent on the mean of 1/2 |F(x) - y|^2: yield (0, net), (1, net after a step), ...
+
+    Args:
+        net: where it begins; a pruned network keeps its zeros.
+        X, Y: samples and targets (n, k), of the network's dtype.
+        rate: of learning.
+        batch: samples of a step; all orders are drawn from the same seed.
+        steps: how many.
+    """
+    yield 0, net
+    random = np.random.default_rng(0)
+    order = random.permutation(len(X))
+    for step in range(1, steps + 1):
+        if len(order) < batch:
+            order = random.permutation(len(X))
+        rows, order = order[:batch], order[batch:]
+        inputs = np.ascontiguousarray(X[rows])
+        gradient = GaussNewton(net, inputs).jacobian().T @ ((net(inputs) - Y[rows]) / batch).ravel()
+        flat = np.concatenate([array.ravel() for array in net.parameters()])
+        flat[slice(None) if net.kept is None else net.kept] -= rate * gradient
+        arrays, first = [], 0
+        for array in net.parameters():
+            arrays.append(flat[first : first + array.size].reshape(array.shape))
+            first += array.size
+        net = net.with_parameters(arrays)
+        yield step, net
+
+
+def loss_of(net: Network, X: Array, Y: Array) -> float:
+    return float(((net(X) - Y) ** 2).sum() / (2 * len(X)))
+
+
+def _step(row: Row) -> str:
+    return "at initialisation" if row["step"] == 0 else "after training"
+
+
+# ---------------------------------------------------------------- 8. spectrum
+@dataclass(frozen=True)
+class SpectrumPoint(Keyed):
+    """A linear network at initialisation, or after so many steps of training."""
+
+    width: int
+    step: int
+    seed: int
+    data: str
+    samples: int
+    whiten: bool = False
+    depth: int = 3
+    rate: float = 0.02
+
+
+def _eigenvalues(point: SpectrumPoint) -> Values:
+    X, Y = _labelled(point.data, point.samples, point.whiten)
+    widths = [X.shape[1], *[point.width] * (point.depth - 1), CLASSES]
+    net = mlp(widths, activation="identity", seed=point.seed)
+    *_, (_, net) = descend(net, X, Y, point.rate, len(X), point.step)
+    values = np.linalg.eigvalsh(GaussNewton(net, X).dual().to_dense())[::-1]
+    floor = len(values) * np.finfo(np.float64).eps * values[0]
+    values = values[values > floor]
+    return {
+        "number": [float(i) for i in range(1, len(values) + 1)],
+        "eigenvalue": [float(value) for value in values],
+        "kappa_at": [float(values[0] / value) for value in values],
+    }
+
+
+def _spectrum(options: Options) -> Experiment:
+    width, samples, steps = options.of((100, 200, 50), (300, 1000, 500), (500, 1797, 2000))
+    grid = [SpectrumPoint(width, step, seed, "digits", samples) for seed in range(3) for step in (0, steps)]
+    types = dict.fromkeys(("number", "eigenvalue", "kappa_at"), SERIES)
+    return Experiment("spectrum", tuple(grid), _eigenvalues, types)
+
+
+def _spectrum_claims(table: Table) -> list[Claim]:
+    curves = {curve.by: curve for curve in table.curves("number", "eigenvalue", _step)}
+    before, after = curves["at initialisation"], curves["after training"]
+    rank = int(min(before.x[-1], after.x[-1]))
+    short = max(1, round(0.9 * rank))
+    kappas = table.curves("number", "kappa_at", _step)[0]
+    factors = [b / a for a, b in zip(before.middle[:rank], after.middle[:rank], strict=True)]
+    return [
+        ordered(
+            [(f"rank {rank}", kappas.y[rank - 1]), (f"rank {short}", kappas.y[short - 1])],
+            "kappa depends on the rank that is assumed: a tenth of the eigenvalues less, and it is smaller",
+        ),
+        Claim(
+            "training moves no ordered eigenvalue by an order of magnitude",
+            f"factors from {min(factors):.3g} to {max(factors):.3g}",
+            min(factors) > 0.1 and max(factors) < 10,
+        ),
+    ]
+
+
+SPECTRUM = Figure(
+    "spectrum",
+    "Ordered eigenvalues at initialisation and after training, three-layer linear networks",
+    "eigenvalues fall over many orders without a gap, so that kappa depends on the rank that is assumed",
+    _spectrum,
+    [
+        Panel("number", "eigenvalue", _step, "number by size", r"eigenvalue of $G$"),
+        Panel("number", "kappa_at", _step, "assumed rank $r$", r"$\lambda_1 / \lambda_r$"),
+    ],
+    _spectrum_claims,
+)
+
+
+# ---------------------------------------------------------------- 9. training
+@dataclass(frozen=True)
+class TrainingPoint(Keyed):
+    """A linear network through training; its values are series over steps."""
+
+    width: int
+    depth: int
+    seed: int
+    data: str
+    samples: int
+    steps: int
+    every: int
+    rate: float
+    whiten: bool = True
+
+    @property
+    def work(self) -> float:
+        return 1e6 + self.steps * self.width * (self.depth * self.width + 700)
+
+
+def _training_values(point: TrainingPoint) -> Values:
+    X, Y = _labelled(point.data, point.samples, point.whiten)
+    widths = [X.shape[1], *[point.width] * (point.depth - 1), CLASSES]
+    net = mlp(widths, activation="identity", seed=point.seed)
+    found: dict[str, Any] = {name: [] for name in ("step", "loss", "kappa", "paper", "tightest")}
+    for step, now in descend(net, X, Y, point.rate, len(X), point.steps):
+        if step % point.every == 0:
+            convex, joint = linear_forms(now, X, ("convex", "joint"))
+            kappa = float(cond(GaussNewton(now, X)).value)
+            row = (float(step), loss_of(now, X, Y), kappa, float(convex.value), float(joint.value))
+            for name, value in zip(found, row, strict=True):
+                found[name].append(value)
+    return found
+
+
+def _training(options: Options) -> Experiment:
+    data, samples = options.of(("digits", 300), ("mnist", 1000), ("mnist", 1000))
+    steps, every = options.of((20, 5), (100, 10), (300, 10))
+    narrow = options.of((20, 70, 200), (15, 50, 100, 200), (15, 25, 50, 100, 150, 200))
+    deep = options.of(150, 500, 500)
+    shared = dict(data=data, samples=samples, steps=steps, every=every)
+    grid = [TrainingPoint(width, 2, seed, rate=0.1, **shared) for seed in range(3) for width in narrow]
+    grid += [TrainingPoint(deep, 3, seed, rate=options.of(0.05, 0.05, 0.05), **shared) for seed in range(3)]
+    types = dict.fromkeys(("step", "loss", "kappa", "paper", "tightest"), SERIES)
+    return Experiment("training", tuple(grid), _training_values, types)
+
+
+def _m(width: int) -> str:
+    return f"m = {width:,}"
+
+
+def _training_claims(table: Table) -> list[Claim]:
+    deep, narrow = table.where(depth=3), table.where(depth=2)
+    losses, kappas = (narrow.curves("step", y, "width") for y in ("loss", "kappa"))
+    return [
+        changes(deep.curves("step", "loss", "width"), -1, "the three-layer network is trained", _m, "loss"),
+        ordered(
+            [(_m(curve.by), curve.y[0]) for curve in kappas], "the wider network has the smaller kappa at the beginning"
+        ),
+        ordered([(_m(curve.by), curve.y[-1]) for curve in losses], "and the smaller loss at the end", "loss"),
+        bounded(table, ("paper", "tightest")),
+    ]
+
+
+TRAINING = Figure(
+    "training",
+    "Through training: gradient descent on linear networks, three layers (above) and two (below)",
+    "the bound follows kappa through training; wider networks have a smaller kappa and are trained faster",
+    _training,
+    [
+        Panel("step", "loss", "width", "step", "loss", _m, "three layers", where={"depth": 3}),
+        Panel(
+            "step",
+            "kappa",
+            "width",
+            "step",
+            label=_m,
+            title="three layers",
+            lines=(PAPER, TIGHTEST),
+            where={"depth": 3},
+        ),
+        Panel("step", "loss", "width", "step", "loss", _m, "two layers", where={"depth": 2}),
+        Panel("step", "kappa", "width", "step", label=_m, title="two layers", lines=(PAPER,), where={"depth": 2}),
+    ],
+    _training_claims,
+)
+
+
+# ---------------------------------------------------------------- 10. pruning
+@dataclass(frozen=True)
+class PruningPoint(Keyed):
+    """A ResNet-20 without a fraction of each layer's weights, through training."""
+
+    fraction: float
+    seed: int
+    data: str
+    samples: int
+    steps: int
+    every: int
+    images: int
+    channels: int
+    rate: float = 0.05
+    batch: int = 32
+
+
+def _pruning_values(point: PruningPoint) -> Values:
+    X, Y = _labelled(point.data, point.samples, False)
+    X = (X - X.mean()).astype(np.float32).reshape(len(X), 3, 32, 32)
+    Y = Y.astype(np.float32)
+    net = prune(resnet20(width=point.channels, seed=point.seed, training=True), point.fraction, scope="layer")
+    some = np.ascontiguousarray(X[:: len(X) // point.images][: point.images])
+    found: dict[str, Any] = {
+        "kappa": float(cond(GaussNewton(net, some), precision="float64").value),
+        "step": [],
+        "loss": [],
+    }
+    for step, now in descend(net, X, Y, point.rate, point.batch, point.steps):
+        if step % point.every == 0:
+            found["step"].append(float(step))
+            found["loss"].append(loss_of(now, X, Y))
+    return found
+
+
+def _pruning(options: Options) -> Experiment:
+    samples, steps, every, images, channels = options.of((16, 4, 2, 2, 2), (128, 60, 10, 10, 8), (512, 400, 20, 30, 16))
+    fractions = options.of((0.0, 0.4, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8))
+    grid = [
+        PruningPoint(fraction, seed, options.images, samples, steps, every, images, channels)
+        for seed in range(3)
+        for fraction in fractions
+    ]
+    return Experiment("pruning", tuple(grid), _pruning_values, {"kappa": REAL, "step": SERIES, "loss": SERIES})
+
+
+def _pruned(fraction: float) -> str:
+    return f"{fraction:.0%} pruned"
+
+
+def _pruning_claims(table: Table) -> list[Claim]:
+    kappas = table.where(step=0.0).curves("fraction", "kappa", lambda row: "at initialisation")
+    losses = table.curves("step", "loss", "fraction")
+    return [
+        changes(kappas, 1, "kappa at initialisation grows as more weights are pruned"),
+        ordered(
+            [(_pruned(losses[-1].by), losses[-1].y[-1]), (_pruned(losses[0].by), losses[0].y[-1])],
+            "training is slower with many weights pruned",
+            "loss at the end",
+        ),
+    ]
+
+
+PRUNING = Figure(
+    "pruning",
+    "ResNet-20, the smallest weights of each layer pruned at initialisation",
+    "pruning raises kappa and slows training",
+    _pruning,
+    [
+        Panel("fraction", "kappa", lambda row: "", "fraction pruned"),
+        Panel("step", "loss", "fraction", "step", "training loss", _pruned),
+    ],
+    _pruning_claims,
+)
+
+FIGURES = (SPECTRUM, TRAINING, PRUNING)

@@ -1,0 +1,189 @@
+"""The commands ``gnfast study``: run, show, export, plot."""
+
+# typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
+# "from __future__ import annotations".
+import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from gnfast import _checks
+from gnfast.study import workers
+from gnfast.study.figures import draw
+from gnfast.study.grid import Study
+from gnfast.study.jobs import Job, Record
+from gnfast.study.runner import run
+from gnfast.study.store import Store, definition
+from gnfast.study.tables import markdown, summarise, terminal, write_csv
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+RESULTS = "results.sqlite"
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def build(console: "Console") -> "typer.Typer":
+    """Return the commands; what is no name of one is the file of a study to run."""
+    import typer
+    from typer.core import TyperGroup
+
+    class RunByDefault(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            known = args and (args[0] in self.commands or args[0] == "--help")
+            return super().parse_args(ctx, args if known else ["run", *args])
+
+    app = typer.Typer(
+        cls=RunByDefault,
+        help="Grids of networks, computed point by point: gnfast study [FILE.toml] runs one, and goes on where it was "
+        "stopped. All options: gnfast study run --help.",
+        rich_markup_mode=None,
+        subcommand_metavar="[FILE.toml | COMMAND] ...",
+    )
+    folder = typer.Argument(metavar="DIR", help="Folder of the results.")
+
+    @app.command("run")
+    def run_study(
+        file: Annotated[
+            Path | None, typer.Argument(metavar="[FILE.toml]", help="The study; a default one without.")
+        ] = None,
+        quick: Annotated[bool, typer.Option("--quick", help="Only a small part of it, in seconds.")] = False,
+        out: Annotated[
+            Path | None, typer.Option(metavar="DIR", help="Folder of the results; default gnfast-NAME.")
+        ] = None,
+        figure: Annotated[bool, typer.Option(help="Draw figure.png.")] = True,
+        count: Annotated[
+            int | None, typer.Option("--workers", metavar="N", help="Compute N points at once, in N processes.")
+        ] = None,
+        scheduler: Annotated[
+            str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")
+        ] = None,
+    ) -> None:
+        """Compute a study; points that it has already are not computed again."""
+        study = Study.from_toml(file) if file else Study()
+        study = study.quick() if quick else study
+        place = out or Path(f"gnfast-{study.name}")
+        with pool_of(count, scheduler) as pool:
+            records = complete(console, study, place, pool)
+        if records is None:
+            raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(_finish(console, records, place, figure))
+
+    @app.command()
+    def show(where: Annotated[Path, folder]) -> None:
+        """Print the table of what a study has found so far."""
+        records, points = _kept(where)
+        _print(console, records)
+        console.print(f"{_counted(records)} of {points} points")
+
+    @app.command()
+    def export(
+        where: Annotated[Path, folder],
+        out: Annotated[
+            Path | None, typer.Option(metavar="FILE.csv|.md", help="CSV of all points, or the table; default CSV here.")
+        ] = None,
+    ) -> None:
+        """Write what a study has found so far, a row for each point, or for each entry of its series."""
+        records, _ = _kept(where)
+        kind = _suffix(out, (".csv", ".md")) if out else ".csv"
+        if out and kind == ".md":
+            out.write_text(markdown(summarise(records)), encoding="utf-8")
+        elif out:
+            with out.open("w", encoding="utf-8", newline="") as stream:
+                write_csv(records, stream)
+        else:
+            write_csv(records, sys.stdout)
+
+    @app.command()
+    def plot(
+        where: Annotated[Path, folder],
+        out: Annotated[Path | None, typer.Option(metavar="FILE.png|.svg|.pdf", help="Default DIR/figure.png.")] = None,
+    ) -> None:
+        """Draw what a study has found so far."""
+        records, _ = _kept(where)
+        path = out or where / "figure.png"
+        _suffix(path, (".png", ".svg", ".pdf"))
+        draw(summarise(records), path)
+        console.print(str(path), markup=False, highlight=False)
+
+    return app
+
+
+def pool_of(count: int | None, scheduler: str | None) -> AbstractContextManager[workers.Pool | None]:
+    """Return what to enter for the workers that the options ask for."""
+    if count is not None and scheduler is not None:
+        raise ValueError("--workers starts workers here and --scheduler uses those of another; give one of the two")
+    if scheduler is not None:
+        return workers.remote(scheduler)
+    return nullcontext() if count is None else workers.local(_checks.integer(count, "--workers"))
+
+
+def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | None) -> list[Record] | None:
+    """Compute what a folder does not have yet, showing progress; return all records, None if interrupted."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    points = job.points()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[points]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Store(folder / RESULTS, job) as store:
+        try:
+            # Speed is that of the whole run: some points take longer than any window.
+            with Progress(*columns, console=console, speed_estimate_period=float("inf")) as progress:
+                done = [record.point for record in store.read(points) if record.values is not None]
+                task = progress.add_task(job.name, total=sum(point.work for point in points), points="")
+                progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
+                for count, record in enumerate(run(points, store, job.compute, pool), len(done) + 1):
+                    progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
+                    if record.error:
+                        failure = f"{record.point.key} failed: {record.error}"
+                        progress.console.print(failure, markup=False, highlight=False)
+        except KeyboardInterrupt:
+            console.print(
+                f"stopped with {store.finished(points)} of {len(points)} points kept; the same command goes on"
+            )
+            return None
+        return store.read(points)
+
+
+def _finish(console: "Console", records: list[Record], folder: Path, figure: bool) -> int:
+    """Print and write the table, draw the figure; return the exit status."""
+    failed = len(records) - _counted(records)
+    cells = summarise(records)
+    drawn = figure and any(math.isfinite(cell.kappa[1]) for cell in cells)
+    _print(console, records)
+    (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
+    if drawn:
+        draw(cells, folder / "figure.png")
+    console.print(f"{folder}: {RESULTS}, table.md{', figure.png' * drawn}", markup=False, highlight=False)
+    if failed:
+        console.print(f"{failed} of {len(records)} points failed; the same command tries them again")
+    return FAILED if failed else 0
+
+
+def _print(console: "Console", records: list[Record]) -> None:
+    for table in terminal(summarise(records)):
+        console.print(table)
+
+
+def _counted(records: list[Record]) -> int:
+    return sum(record.values is not None for record in records)
+
+
+def _kept(folder: Path) -> tuple[list[Record], int]:
+    """Return the records that a study's folder has, and how many it will have."""
+    study = Study.from_definition(definition(folder / RESULTS), folder.name)
+    points = study.points()
+    with Store(folder / RESULTS, study) as store:
+        return store.read(points), len(points)
+
+
+def _suffix(path: Path, allowed: tuple[str, ...]) -> str:
+    return _checks.choice(path.suffix, f"the ending of {str(path)!r}", allowed)

@@ -1,0 +1,78 @@
+"""What a study is to those who run it, keep it and read it: points, columns, and a function from one to the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+Value = float | int | str | list[float]
+Values = Mapping[str, Value]
+
+# What a column of a results file may hold, as SQLite's type. A series is a list of numbers, kept as JSON.
+REAL, INTEGER, TEXT, SERIES = "REAL", "INTEGER", "TEXT", "SERIES"
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A point of a study: a dataclass of numbers and names, all that its values depend on."""
+
+    @property
+    def key(self) -> str:
+        """A name that stays the same from run to run; what has its default value is left out of it."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def work(self) -> float:
+        """Rough cost in any unit, to tell the time left."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point with its values, or with the error that it ended in."""
+
+    point: Any  # a Keyed
+    values: Values | None
+    error: str = ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the point and its values as rows of a table: one, or one for each entry of its series.
+
+        The series of a record have one length; ``position`` counts their entries from 0.
+        """
+        row = {f.name: getattr(self.point, f.name) for f in fields(self.point)}
+        if self.values is None:
+            return [row | {"error": self.error}]
+        series = {name: value for name, value in self.values.items() if isinstance(value, list)}
+        row |= {name: value for name, value in self.values.items() if name not in series}
+        if not series:
+            return [row]
+        return [
+            row | {"position": i} | dict(zip(series, entries, strict=True))
+            for i, entries in enumerate(zip(*series.values(), strict=True))
+        ]
+
+
+class Job(Protocol):
+    """A named set of points, and what is computed at each.
+
+    ``definition`` is all that decides the points and their values, as JSON: two jobs with the same definition are one.
+    ``columns`` are the names of the values that ``compute`` returns, with their types. ``compute`` is called in other
+    processes too, so that a job can be pickled.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def definition(self) -> str: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+
+    def points(self) -> list[Any]: ...
+
+    def compute(self, point: Any) -> Values: ...

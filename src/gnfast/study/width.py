@@ -1,0 +1,224 @@
+"""What `gnfast width` computes: condition numbers of random networks at widths that nobody could store.
+
+Beside them stand the infinitely wide network, the bound of the paper, and networks that exist.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnfast import _checks, ensemble, initializers, limits
+from gnfast.ensemble.results import Ensemble, FloatArray, quantiles
+from gnfast.networks import load
+from gnfast.operators import GaussNewton
+from gnfast.spectrum import cond
+from gnfast.study.jobs import REAL, SERIES, Keyed, Record, Values
+from gnfast.study.quantities import PAPER, inputs
+
+CHUNK = 10  # draws of linear networks at once: what is made of the data is shared, and a stop loses little
+
+
+@dataclass(frozen=True)
+class Draws(Keyed):
+    """Some independent networks of one width, by their numbers."""
+
+    width: int
+    first: int
+    count: int
+
+    @property
+    def work(self) -> float:
+        return self.count
+
+
+@dataclass(frozen=True)
+class StreamedDraws(Draws):
+    """Draws whose neurons are all visited."""
+
+    @property
+    def work(self) -> float:
+        return self.count * (10_000.0 + self.width)  # the rest costs about as much as so many neurons
+
+
+@dataclass(frozen=True)
+class WidthStudy:
+    """Random networks of growing width on one data set.
+
+    Args:
+        data, samples, whiten: As in a `Study`.
+        activation, slope, skip, depth, k: Of the networks; all hidden layers have one width.
+        widths: Of them.
+        draws: Networks for each width.
+        seed: Draw number i of one width has much in common with that of any other: curves are smooth.
+    """
+
+    data: str
+    samples: int | None
+    whiten: bool
+    activation: str
+    slope: float
+    skip: float
+    depth: int
+    k: int
+    seed: int
+    widths: tuple[int, ...] = field(compare=False)
+    draws: int = field(compare=False)
+    name: str = "width"
+
+    def __post_init__(self) -> None:
+        _checks.choice(self.activation, "activation", (*initializers.GAINS, "leaky_relu"))
+        _checks.real(self.slope, "slope")
+        _checks.real(self.skip, "skip")
+        _checks.integer(self.depth, "depth", 2)
+        _checks.integer(self.k, "k")
+        for width in self.widths:
+            _checks.integer(width, "widths")
+        _checks.integer(self.draws, "draws")
+        _checks.integer(self.seed, "seed", 0)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the cost of a draw does not depend on the width."""
+        return self.activation == "identity"
+
+    @property
+    def X(self) -> FloatArray:
+        """The data."""
+        return self._inputs[0]
+
+    @property
+    def _inputs(self) -> tuple[FloatArray, float]:
+        return inputs(self.data, self.samples, self.whiten, "float64")
+
+    @property
+    def definition(self) -> str:
+        """All but the widths and the number of draws: more of them go into the same file."""
+        told = {name: value for name, value in asdict(self).items() if name not in ("widths", "draws", "name")}
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"kappa": SERIES, "paper": SERIES, "rank": SERIES, "seconds": REAL}
+
+    def points(self) -> list[Draws]:
+        """Width by width, the narrow ones first."""
+        kind, size = (Draws, CHUNK) if self.is_linear else (StreamedDraws, 1)
+        firsts = range(0, self.draws, size)
+        return [kind(width, i, min(size, self.draws - i)) for width in sorted(set(self.widths)) for i in firsts]
+
+    def compute(self, point: Draws) -> Values:
+        """The condition numbers of some draws, and the paper's bound on each."""
+        found = self._draw(point)
+        missing = np.full(point.count, np.inf)
+        paper = next(
+            (values for name, values in found.bounds.items() if name.replace("residual", "linear") in PAPER), missing
+        )
+        return {"kappa": found.kappa.tolist(), "paper": paper.tolist(), "rank": found.rank.astype(float).tolist()}
+
+    def _draw(self, point: Draws) -> Ensemble:
+        seed = int(np.random.SeedSequence((self.seed, point.first)).generate_state(1, np.uint64)[0])
+        same: dict[str, Any] = {
+            "depth": self.depth,
+            "k": self.k,
+            "skip": self.skip,
+            "samples": point.count,
+            "seed": seed,
+        }
+        if self.is_linear:
+            Sigma = self.X.T @ self.X / len(self.X)
+            return ensemble.linear(point.width, Sigma=Sigma, bounds=("convex",), **same)
+        return ensemble.network(point.width, activation=self.activation, slope=self.slope, X=self.X, **same)
+
+    def limit(self) -> tuple[float, str]:
+        """kappa of infinitely wide networks; nan and the reason where there is no such number."""
+        if self.is_linear:  # that of the data: no matrix of all samples
+            return self._inputs[1], ""
+        try:
+            found = limits.gram(self.X, self.depth, self.activation, slope=self.slope, skip=self.skip)
+        except ValueError as error:
+            return math.nan, str(error)
+        return found.kappa, ""
+
+    def __str__(self) -> str:
+        names = {
+            "identity": "linear",
+            "leaky_relu": f"leaky ReLU (slope {self.slope:g})",
+            "relu": "ReLU",
+            "gelu": "GELU",
+        }
+        kind = names.get(self.activation, self.activation)
+        skip = f", skip {self.skip:g}" * bool(self.skip)
+        n, d = self.X.shape
+        data = f"{Path(self.data).name}{', whitened' * self.whiten}"
+        return f"{kind}, {self.depth} layers{skip}, k = {self.k}; {data}, {n:,} x {d}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """All draws of one width: quantiles of kappa (5, 50 and 95 %), the median of the paper's bound, the least rank."""
+
+    width: int
+    draws: int
+    kappa: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    """Quantiles of |kappa / limit - 1|."""
+    paper: float
+    rank: int
+    seconds: float
+    """Of one draw, the mean."""
+
+
+def summarise(records: Iterable[Record], limit: float) -> list[Row]:
+    """One row for each width that has a draw."""
+    found = [record for record in records if record.values is not None]
+    return [_row(width, list(part), limit) for width, part in groupby(found, lambda record: record.point.width)]
+
+
+def _row(width: int, records: Sequence[Record], limit: float) -> Row:
+    def series(name: str) -> FloatArray:
+        return np.concatenate([np.atleast_1d(record.values[name]) for record in records if record.values])
+
+    def band(values: FloatArray) -> tuple[float, float, float]:
+        low, middle, high = quantiles(values)
+        return float(low), float(middle), float(high)
+
+    kappa = series("kappa")
+    return Row(
+        width,
+        len(kappa),
+        band(kappa),
+        band(np.abs(kappa / limit - 1)),
+        band(series("paper"))[1],
+        int(series("rank").min()),
+        float(series("seconds").sum()) / len(kappa),
+    )
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A network of the user's: its narrowest hidden layer, and kappa(G) on the data."""
+
+    name: str
+    width: int
+    kappa: float
+
+
+def existing(path: str | Path, study: WidthStudy) -> Existing:
+    """The point of a network that `Network.save` wrote.
+
+    Raises:
+        ValueError: No hidden layer, or other inputs than the data have.
+    """
+    net = load(path)
+    hidden = net.widths[1:-1] if net.is_chain else []
+    if not hidden:
+        raise ValueError(f"{str(path)!r} holds {net!r}, which has no hidden dense layers and so no width")
+    return Existing(Path(path).stem, min(hidden), cond(GaussNewton(net, study.X.astype(net.dtype))).value)

@@ -1,0 +1,137 @@
+"""Studies on workers: the same numbers, and a worker that dies costs its point one repeat and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from steps import Steps
+
+import gnfast as gn
+from gnfast.study import Store, Study, run, workers
+
+pytest.importorskip("sklearn")
+pytest.importorskip("distributed")
+threadpoolctl = pytest.importorskip("threadpoolctl")
+
+SMALL = dict(networks=[{"kind": ["linear", "leaky_relu"], "slope": 0.2}], widths=[3, 80], depths=[2], seeds=[0, 5])
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two workers here, with two of four threads each."""
+    before = gn.get_num_threads()
+    gn.set_num_threads(4)
+    try:
+        with workers.local(2) as found:
+            yield found
+    finally:
+        gn.set_num_threads(before)
+
+
+@pytest.fixture
+def steps(tmp_path):
+    def make(**options):
+        (tmp_path / "traces").mkdir()
+        return Steps(str(tmp_path / "traces"), **options)
+
+    return make
+
+
+def ran(job, folder, pool):
+    with Store(folder / "results.sqlite", job) as store:
+        records = list(run(job.points(), store, job.compute, pool))
+        assert len(records) == len({record.point for record in records})  # none comes twice
+        return store.read(job.points())
+
+
+def test_two_workers_give_the_numbers_of_one(pool, tmp_path):
+    study = Study(samples=[6, 9999], outputs=3, quantities=["condition", "bounds", "partial_products"], **SMALL)
+    on_two = ran(study, tmp_path / "two", pool)
+    before = gn.get_num_threads()
+    gn.set_num_threads(2)  # as the workers have them: sums are grouped by threads
+    try:
+        with threadpoolctl.threadpool_limits(2, user_api="blas"):
+            on_one = ran(study, tmp_path / "one", None)
+    finally:
+        gn.set_num_threads(before)
+    assert len(on_two) == len(study.points()) == 2 * 2 * 2 * 2
+
+    def numbers(records):
+        return [(r.point, r.error, r.values and {**r.values, "seconds": 0}) for r in records]
+
+    assert numbers(on_two) == numbers(on_one)
+    assert sum(record.error != "" for record in on_two) == 12  # too many samples, and partial products of leaky ReLU
+
+
+def test_threads_are_divided(pool, steps, tmp_path):
+    job = steps(count=9, wrong=4)
+    found = ran(job, tmp_path, pool)
+    assert [record.error for record in found if record.error] == ["ValueError: wrong"]
+    values = [record.values for record in found if record.values]
+    assert [v["square"] for v in values] == [n**2 for n in range(9) if n != 4]
+    assert {v["threads"] for v in values} == {2} and {v["blas"] for v in values} == {min(2, values[0]["blas"])}
+    assert all(v["pid"] != os.getpid() and v["series"] == [1.0, 2.0] for v in values)
+
+
+def test_a_killed_worker_costs_its_point_one_repeat(pool, steps, tmp_path):
+    job = steps(count=12, deadly=5)
+    found = ran(job, tmp_path, pool)
+    assert [record.values["square"] for record in found] == [n**2 for n in range(12)]
+    assert [job.tries(point) for point in job.points()] == [1 + (n == 5) for n in range(12)]
+    assert {record.values["threads"] for record in found} == {2}  # of the worker that came in its place too
+
+
+# ---------------------------------------------------------------- a scheduler that runs already
+@contextmanager
+def processes(folder):
+    """A scheduler and two workers, started as a user would, on the loopback address; yields where it listens."""
+    file = folder / "scheduler.json"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    base = [sys.executable, "-m", "dask"]
+    quiet = dict(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    listen = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    join = ["worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    started = [subprocess.Popen([*base, *listen], **quiet)]
+    try:
+        started += [subprocess.Popen([*base, *join, "--name", str(i)], **quiet) for i in range(2)]
+        yield file
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait()
+
+
+def test_a_scheduler_elsewhere(steps, tmp_path):
+    import json
+    import time
+
+    job = steps(count=8, deadly=3, wrong=6)
+    with processes(tmp_path) as file:
+        for _ in range(600):
+            if file.exists():
+                break
+            time.sleep(0.05)
+        with workers.remote(json.loads(file.read_text())["address"]) as pool:
+            found = ran(job, tmp_path, pool)
+    assert [record.point.number for record in found if record.error] == [6]
+    assert [record.values["square"] for record in found if record.values] == [n**2 for n in range(8) if n != 6]
+    assert [job.tries(point) for point in job.points()] == [1 + (n == 3) for n in range(8)]
+
+
+def test_no_scheduler(monkeypatch):
+    monkeypatch.setattr(workers, "JOIN_SECONDS", 0.2)
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'; start one with"):
+        workers.remote("tcp://127.0.0.1:9").__enter__()
+    with pytest.raises(ConnectionError, match="no Dask scheduler answers at 'nowhere'"):
+        workers.remote("nowhere").__enter__()
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install 'gnfast\[study\]'"):
+        workers.local(2).__enter__()
