@@ -227,7 +227,7 @@ def _cuda() -> tuple[Any, Any]:
     held: dict[int, Any] = {}  # by address
 
     def allocate(size: int) -> int:
-        memory = cupy.cuda.alloc(size)
+        memory = cupy.cuda.alloc(max(size, 1))  # an address of its own for nothing, too
         held[memory.ptr] = memory
         return int(memory.ptr)
 
