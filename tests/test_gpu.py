@@ -407,3 +407,14 @@ def test_precision_names():
     assert gn.get_float32_matmul_precision() == "highest"
     with pytest.raises(ValueError, match="precision is 'tf32' but must be one of 'highest', 'high', 'medium'"):
         gn.set_float32_matmul_precision("tf32")
+
+
+@pytest.mark.gpu
+def test_networks_without_weights_are_the_same_ones(gpu):
+    X = data(5, 6)
+    options = dict(activation="gelu", X=X, k=2, depth=3, skip=0.5, loss="cross_entropy", bias=True)
+    there = gn.ensemble.NetworkLaw([30, 17], **options, device="cuda").draw(3, 1)
+    here = gn.ensemble.NetworkLaw([30, 17], **options).draw(3, 1)
+    # The draws agree but for their last digits in float32.
+    np.testing.assert_allclose(there.gram, here.gram, rtol=0, atol=1e-5 * np.abs(here.gram).max())
+    np.testing.assert_allclose(there.outputs, here.outputs, atol=1e-5)

@@ -33,7 +33,8 @@ class NetworkLaw:
     """The law of the Gram dual and of the outputs of random networks at given samples.
 
     Args:
-        widths, activation, X, k, depth, skip, slope, loss, bias, variances, reduction: See `gnfast.ensemble.network`.
+        widths, activation, X, k, depth, skip, slope, loss, bias, variances, reduction, device: See
+            `gnfast.ensemble.network`.
 
     Attributes:
         widths: Of all layers, the outputs last.
@@ -55,7 +56,9 @@ class NetworkLaw:
         bias: bool = False,
         variances: str | Sequence[float] = "kaiming",
         reduction: str = "mean",
+        device: str = "cpu",
     ) -> None:
+        self.device = _arrays.device(device)
         self.activation = Activation(activation, slope)
         self.X = np.ascontiguousarray(_checks.array(X, "X", ("n", "d")), np.float64)
         outputs = _checks.integer(k, "k")
@@ -77,6 +80,8 @@ class NetworkLaw:
     def draw(self, seed: int, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
         """One network from (seed, sample) alone: the same on any number of threads, other samples are independent.
 
+        On a GPU it is the same network, up to the last digits of the draws in float32.
+
         Args:
             seed: From 0 to 2^64 - 1.
             sample: From 0 on.
@@ -85,7 +90,7 @@ class NetworkLaw:
         """
         size = len(self.X) * self.rows
         gram, outputs = np.empty((size, size)), np.empty((len(self.X), self.widths[-1]))
-        _core.sample_network(
+        self.device.core.sample_network(
             self.X,
             self._inputs_gram,
             self.activation.name,
@@ -133,6 +138,7 @@ def network(
     reduction: str = "mean",
     samples: int = 100,
     seed: int = 0,
+    device: str = "cpu",
     progress: _core.Progress = None,
 ) -> Ensemble:
     """Condition numbers of random networks of any width, exact in law, without their weights.
@@ -156,6 +162,7 @@ def network(
         reduction: "mean" over the samples, or "sum".
         samples: Independent networks.
         seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
+        device: "cpu", or "cuda" for neurons that are drawn on a GPU; X is NumPy's and eigenvalues are LAPACK's on both.
         progress: Called with (stage, neurons done, all neurons) during each network.
 
     Returns:
@@ -179,6 +186,7 @@ def network(
         bias=bias,
         variances=variances,
         reduction=reduction,
+        device=device,
     )
     samples, seed = _checks.integer(samples, "samples"), _checks.integer(seed, "seed", 0, 2**64 - 1)
     spectra = np.empty((samples, len(law.X) * law.rows))
