@@ -3,10 +3,14 @@
 
 #ifdef __CUDACC__
 #define GNFAST_HD __host__ __device__
-#define GNFAST_UNROLL _Pragma("unroll")
 #else
 #define GNFAST_HD
-#define GNFAST_UNROLL _Pragma("GCC unroll 16")  // short loops inside of loops that are to be vectorised
+#endif
+// Before short loops inside of loops that are to be vectorised. nvcc unrolls a GPU's loops by itself, and knows no pragma of GCC's.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define GNFAST_UNROLL _Pragma("GCC unroll 16")
+#else
+#define GNFAST_UNROLL
 #endif
 // Small formulas that loops are vectorised over: they must vanish into the instruction set of the function that calls them.
 #ifdef __GNUC__
