@@ -35,7 +35,8 @@ from gnfast.estimators import (
     solve,
     trace,
 )
-from gnfast.operators import GaussNewton, Gram, Jacobian, LinearDual
+from gnfast.jacobian import Jacobian
+from gnfast.operators import GaussNewton, Gram, LinearDual
 from gnfast.plan import Plan
 from gnfast.pruning import PrunedNetwork, prune
 from gnfast.sharded import ShardedGaussNewton

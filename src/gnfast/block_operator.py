@@ -108,3 +108,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             )
         columns: Array = out.T
         return columns
+
+
+def check_finite(values: Array, name: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors")

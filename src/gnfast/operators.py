@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device
-from gnfast.block_operator import BlockOperator
+from gnfast.block_operator import BlockOperator, check_finite
 from gnfast.factors import range_factor
+from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
 from gnfast.losses import loss_at
 from gnfast.networks import Network
@@ -253,56 +254,6 @@ class GaussNewton(SymmetricOperator):
         return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product of the core, {self.dtype}, {self.device})"
 
 
-class JacobianProducts(Protocol):
-    """Who multiplies with a Jacobian; blocks hold one vector a row."""
-
-    def jvp(self, v: Array, u: Array) -> None:
-        """u (s, n k) <- J v for each row v (s, p)."""
-
-    def vjp(self, u: Array, v: Array) -> None:
-        """v (s, p) <- J^T u for each row u (s, n k)."""
-
-
-class Jacobian(BlockOperator):
-    """J (n k, p) of a network's outputs at all samples in its parameters; rows ordered (sample, output).
-
-    `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
-    """
-
-    def __init__(
-        self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any], device: Device
-    ) -> None:
-        super().__init__(shape, dtype, device)
-        self._products = products
-
-    def _apply(self, rows: Array, out: Array) -> None:
-        self._products.jvp(rows, out)
-        _check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
-
-    def _adjoint(self) -> BlockOperator:
-        return _TransposedJacobian(self._products, self)
-
-    _transpose = _adjoint
-
-    def __repr__(self) -> str:
-        return f"Jacobian({self.shape[0]} x {self.shape[1]}, {self.dtype})"
-
-
-class _TransposedJacobian(BlockOperator):
-    def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
-        super().__init__(jacobian.shape[::-1], jacobian.dtype, jacobian.device)
-        self._products, self._jacobian = products, jacobian
-
-    def _apply(self, rows: Array, out: Array) -> None:
-        _check_finite(rows, "V")
-        self._products.vjp(rows, out)
-
-    def _adjoint(self) -> Jacobian:
-        return self._jacobian
-
-    _transpose = _adjoint
-
-
 class Decoupling(SymmetricOperator):
     """An operator on `copies` vectors of size `block` that decouple in the wide limit, which preconditions its low end.
 
@@ -360,7 +311,7 @@ class Dual(Decoupling):
         self.memory_limit = owner.memory_limit
 
     def _apply(self, rows: Array, out: Array) -> None:
-        _check_finite(rows, "V")
+        check_finite(rows, "V")
         self.core.apply(rows, out)
 
     def lift(self, Y: Any) -> Array:
@@ -370,7 +321,7 @@ class Dual(Decoupling):
         sqrt(lambda) |y| (divide by it).
         """
         rows = self._rows_of(Y, "Y", self.shape[0])
-        _check_finite(rows, "Y")
+        check_finite(rows, "Y")
         out = self.device.empty((len(rows), self.owner.shape[0]), self.dtype)
         self._lift(rows, out)
         return out.T
@@ -496,8 +447,3 @@ class LinearDual(Dual):
     def __repr__(self) -> str:
         N = self.shape[0]
         return f"LinearDual({N} x {N}, k {self._copies}, rank of the data {self._block}, {self.dtype})"
-
-
-def _check_finite(values: Array, name: str) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors")

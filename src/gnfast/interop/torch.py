@@ -9,8 +9,9 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
+from gnfast.jacobian import Jacobian
 from gnfast.kept import operator_of
-from gnfast.operators import Jacobian, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.plan import Space, megabytes
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")

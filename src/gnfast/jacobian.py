@@ -1,0 +1,60 @@
+"""The Jacobian of a network's outputs in its parameters, as an operator."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from gnfast._arrays import Array, Device
+from gnfast.block_operator import BlockOperator, check_finite
+
+
+class JacobianProducts(Protocol):
+    """Who multiplies with a Jacobian; blocks hold one vector a row."""
+
+    def jvp(self, v: Array, u: Array) -> None:
+        """u (s, n k) <- J v for each row v (s, p)."""
+
+    def vjp(self, u: Array, v: Array) -> None:
+        """v (s, p) <- J^T u for each row u (s, n k)."""
+
+
+class Jacobian(BlockOperator):
+    """J (n k, p) of a network's outputs at all samples in its parameters; rows ordered (sample, output).
+
+    `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
+    """
+
+    def __init__(
+        self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any], device: Device
+    ) -> None:
+        super().__init__(shape, dtype, device)
+        self._products = products
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self._products.jvp(rows, out)
+        check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
+
+    def _adjoint(self) -> BlockOperator:
+        return _TransposedJacobian(self._products, self)
+
+    _transpose = _adjoint
+
+    def __repr__(self) -> str:
+        return f"Jacobian({self.shape[0]} x {self.shape[1]}, {self.dtype})"
+
+
+class _TransposedJacobian(BlockOperator):
+    def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
+        super().__init__(jacobian.shape[::-1], jacobian.dtype, jacobian.device)
+        self._products, self._jacobian = products, jacobian
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        check_finite(rows, "V")
+        self._products.vjp(rows, out)
+
+    def _adjoint(self) -> Jacobian:
+        return self._jacobian
+
+    _transpose = _adjoint
