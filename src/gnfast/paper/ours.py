@@ -116,8 +116,15 @@ class LawPoint(Keyed):
 
 
 def _law_values(point: LawPoint) -> Values:
-    law = dict(depth=point.depth, d=point.inputs, k=point.outputs, samples=1, seed=point.seed)
-    found = ensemble.linear(point.width, bounds=("convex", "joint"), **law)
+    found = ensemble.linear(
+        point.width,
+        depth=point.depth,
+        d=point.inputs,
+        k=point.outputs,
+        samples=1,
+        seed=point.seed,
+        bounds=("convex", "joint"),
+    )
     return {
         "kappa": float(found.kappa[0]),
         "excess": float(found.kappa_minus_one[0]),
