@@ -20,16 +20,17 @@ def training(net, X, steps, rate):
         yield gn.GaussNewton(net.with_parameters([m.astype(net.dtype) for m in moved]), X)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype, precision", [("float64", None), ("float32", None), ("float32", "float64")])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
-def test_both_ends_are_followed_with_fewer_products(activation, dtype, monkeypatch):
+def test_both_ends_are_followed_with_fewer_products(activation, dtype, precision, monkeypatch):
     limits(monkeypatch)
     net, X = network([30, 90, 4], activation, dtype=dtype), data(25, 30, dtype=dtype)  # duals of full rank
-    tracker = gn.Tracker(top=3, low=2)
+    tracker = gn.Tracker(top=3, low=2, precision=precision)
     cold = 0
     for G in training(net, X, 4, 1e-4):
         values = tracker.update(G)
-        fresh = gn.Tracker(top=3, low=2)
+        assert values.dtype == (precision or dtype)
+        fresh = gn.Tracker(top=3, low=2, precision=precision)
         fresh.update(G)
         cold += fresh.products
         linear = net.is_linear

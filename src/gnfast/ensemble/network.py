@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +12,14 @@ import scipy.linalg
 
 from gnfast import _arrays, _checks, _core
 from gnfast._runtime import blas_threads
-from gnfast.ensemble.law import entry_variances, hidden_widths
-from gnfast.ensemble.results import Ensemble, FloatArray
+from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
+from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
+from gnfast.ensemble.stored import drawn_weights, stored_bytes
 from gnfast.initializers import gain
-from gnfast.layers import Activation
+from gnfast.layers import Activation, Dense
 from gnfast.losses import check_loss, hessian_rank
+from gnfast.networks import Network
+from gnfast.operators import GaussNewton
 
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
 
@@ -33,7 +37,7 @@ class NetworkLaw:
     """The law of the Gram dual and of the outputs of random networks at given samples.
 
     Args:
-        widths, activation, X, k, depth, skip, slope, loss, bias, variances, reduction, device: See
+        widths, activation, X, k, depth, skip, slope, loss, bias, variances, init, reduction, device, memory_limit: See
             `gnfast.ensemble.network`.
 
     Attributes:
@@ -55,8 +59,10 @@ class NetworkLaw:
         loss: str = "mse",
         bias: bool = False,
         variances: str | Sequence[float] = "kaiming",
+        init: str = "gaussian",
         reduction: str = "mean",
         device: str = "cpu",
+        memory_limit: float = MEMORY,
     ) -> None:
         self.device = _arrays.device(device)
         self.activation = Activation(activation, slope)
@@ -68,14 +74,27 @@ class NetworkLaw:
         self.rows = hessian_rank(self.loss, outputs)
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
-        shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
+        self.shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
         factor = (
             gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
         )
-        self.variances = entry_variances(variances, shapes, factor)
+        self.variances = entry_variances(variances, self.shapes, factor)
+        self.init = _checks.choice(init, "init", INITS)
+        self.memory_limit = _checks.positive(memory_limit, "memory_limit")
+        self._reduction = reduction
         mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
         self._scale = 1 / len(self.X) if mean else 1.0
         self._inputs_gram = self.X @ self.X.T
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether whole weights are drawn."""
+        return self.init != "gaussian" and stored_bytes(self.shapes) <= self.memory_limit
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether samples have the law that was asked for."""
+        return self.init == "gaussian" or self.is_stored
 
     def draw(self, seed: int, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
         """One network from (seed, sample) alone: the same on any number of threads, other samples are independent.
@@ -88,6 +107,8 @@ class NetworkLaw:
             progress: Called with (stage, neurons done, all neurons).
             tile: Neurons at a time, a multiple of 4; 0 for what fits the cache. Another order of sums, nothing else.
         """
+        if self.is_stored:
+            return self._draw_weights(seed, sample)
         size = len(self.X) * self.rows
         gram, outputs = np.empty((size, size)), np.empty((len(self.X), self.widths[-1]))
         self.device.core.sample_network(
@@ -116,7 +137,24 @@ class NetworkLaw:
         _arrays.mirror_lower(gram)
         return Drawn(gram, outputs)
 
+    def _draw_weights(self, seed: int, sample: int) -> Drawn:
+        weights = drawn_weights(self.init, self.shapes, self.variances, seed, sample)
+        dense = [
+            Dense(W, np.zeros(len(W)) if self.bias else None, skip) for W, skip in zip(weights, self.skips, strict=True)
+        ]
+        net = Network([layer for each in dense for layer in (self.activation, each)][1:])
+        gram = GaussNewton(net, self.X, self.loss, reduction=self._reduction, device=self.device).gram(reduced=True)
+        return Drawn(np.array(_arrays.to_host(gram.to_dense())), net(self.X))
+
     def __str__(self) -> str:
+        if self.is_stored:
+            return f"{INITS[self.init]} weights, drawn whole and multiplied: exact in law."
+        if not self.is_exact:
+            return (
+                f"Gaussian weights in place of {INITS[self.init].lower()} ones of the same variance, which would take "
+                f"{stored_bytes(self.shapes) / 1e9:.3g} GB: exact in law for Gaussian weights, and of the others to "
+                "leading order in the width; fluctuations, of relative order 1/sqrt(width), are not theirs."
+            )
         return (
             "Gaussian weights, seen through their products with the inputs and derivatives of every layer instead of "
             "being drawn: exact in law at every width, up to the rounding of draws to float32."
@@ -135,10 +173,12 @@ def network(
     loss: str = "mse",
     bias: bool = False,
     variances: str | Sequence[float] = "kaiming",
+    init: str = "gaussian",
     reduction: str = "mean",
     samples: int = 100,
     seed: int = 0,
     device: str = "cpu",
+    memory_limit: float = MEMORY,
     progress: _core.Progress = None,
 ) -> Ensemble:
     """Condition numbers of random networks of any width, exact in law, without their weights.
@@ -159,11 +199,15 @@ def network(
         bias: Whether biases are among the parameters; their values are zero.
         variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `gnfast.initializers` has the gains),
             "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), or one number for each layer.
+        init: "gaussian"; or "uniform" or "orthogonal" (Haar, orthonormal rows or columns times what the variances ask
+            for), whose weights are drawn and stored up to `memory_limit`.
         reduction: "mean" over the samples, or "sum".
         samples: Independent networks.
         seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
         device: "cpu", or "cuda" for neurons that are drawn on a GPU; X is NumPy's and eigenvalues are LAPACK's on both.
-        progress: Called with (stage, neurons done, all neurons) during each network.
+        memory_limit: Bytes of the weights that may be stored; beyond, Gaussian weights stand for those of another
+            `init`, with a warning, and `law` says what differs.
+        progress: Called with (stage, neurons done, all neurons) during each network that is drawn without weights.
 
     Returns:
         An `Ensemble`, with the whole spectrum (samples, n r) of K. Eigenvalues below 10 n r eps of the largest count as
@@ -171,6 +215,9 @@ def network(
 
     Raises:
         TypeError, ValueError: Bad arguments, or derivatives that overflow.
+
+    Warns:
+        LawWarning: Gaussian weights stand for others.
 
     References: Hu & Lu, arXiv 2101.07464 ("Householder dice"), for the frames; Salmon et al. (SC 2011) for Philox.
     """
@@ -185,10 +232,14 @@ def network(
         loss=loss,
         bias=bias,
         variances=variances,
+        init=init,
         reduction=reduction,
         device=device,
+        memory_limit=memory_limit,
     )
     samples, seed = _checks.integer(samples, "samples"), _checks.integer(seed, "seed", 0, 2**64 - 1)
+    if not law.is_exact:
+        warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())
     spectra = np.empty((samples, len(law.X) * law.rows))
     for sample in range(samples):
         gram = law.draw(seed, sample, progress=progress).gram

@@ -49,19 +49,24 @@ class Tracker:
         low: Eigenvalues at the lower end (the smallest of the dual: the smallest non-zero ones of G), at least 0.
         tol: Relative accuracy; None means 1e-6 for float64 and 1e-4 for float32.
         seed: Of the first starting block.
+        precision: "float64": of operators in float32, whose products stay in float32, everything else is done in
+            float64; None for all in the operator's.
 
     Attributes:
         history: A `Tracked` for each update.
         products: Vectors multiplied so far.
     """
 
-    def __init__(self, top: int = 1, low: int = 0, tol: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, top: int = 1, low: int = 0, tol: float | None = None, seed: int = 0, precision: Any = None
+    ) -> None:
         self.top = _checks.integer(top, "top", 0)
         self.low = _checks.integer(low, "low", 0)
         if self.top + self.low == 0:
             raise ValueError("top and low are both 0; ask for at least one eigenvalue")
         self.tol = tol
         self.seed = _checks.integer(seed, "seed", 0)
+        self.precision = None if precision is None else _checks.float_dtype(precision, "precision")
         self.history: list[Tracked] = []
         self._vectors: dict[str, Array] = {}  # of the space that was searched
         self._parameters: Array | None = None  # (p, top), those of the top of a GaussNewton
@@ -112,18 +117,21 @@ class Tracker:
         method = "lanczos" if which == "LA" else "auto"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            values, vectors, info = cast(Pairs, eigsh(A, count, which, method, tol, self.seed, True, v0=start))
+            found = eigsh(A, count, which, method, tol, self.seed, True, v0=start, precision=self.precision)
+        values, vectors, info = cast(Pairs, found)
         self._vectors[which] = vectors
         if which == "LA":
             # The lower end's small eigenvalues are lost in what a step of training changes of the map to parameters.
-            self._parameters = A.lift(_arrays.as_f_contiguous(vectors)) if isinstance(A, Dual) else None
+            narrow = _arrays.as_f_contiguous(vectors.astype(A.dtype, copy=False))
+            self._parameters = A.lift(narrow) if isinstance(A, Dual) else None
         return values, info, start is not None
 
     def _start(self, A: Any, which: str) -> Array | None:
         above, before = self._parameters, self._vectors.get(which)
         if which == "LA" and above is not None and isinstance(A, Dual):
             return A.restrict(above.T).T if (A.owner.shape[0], A.dtype) == (len(above), above.dtype) else None
-        return before if before is not None and (len(before), before.dtype) == (A.shape[0], A.dtype) else None
+        dtype = matrices.in_precision(A, self.precision).dtype
+        return before if before is not None and (len(before), before.dtype) == (A.shape[0], dtype) else None
 
     def __repr__(self) -> str:
         return f"Tracker(top={self.top}, low={self.low}, {len(self.history)} updates, {self.products} products)"
