@@ -375,7 +375,7 @@ def main() -> None:
     gpu = describe_gpu(bench)
     versions = ", ".join(f"{key} {value}" for key, value in gpu.items() if key not in ("name", "core"))
     body = f"{tables(found)}\n\nOn {gpu['name']}: {versions}."
-    if args.only == "":
+    if not args.only and not args.quick:
         print("\n".join(["", *verdicts(found)]))
     harness.publish("gpu", {"gpu": gpu, **found}, body, args)
     out = os.environ.get("OUT")

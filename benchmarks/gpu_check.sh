@@ -46,7 +46,7 @@ if ! nvidia-smi >/dev/null 2>&1; then
       -DPython_EXECUTABLE='$(command -v "$python")' -Dpybind11_DIR=\"\$('$python' -m pybind11 --cmakedir)\" >/dev/null &&
       cmake --build '$work/build' --target _core_cuda_emulated"
   fi
-  step 600 "tests" "$python" -m pytest -m gpu --emulated-gpu "$EMULATED"
+  step 600 "tests" "$python" -m pytest tests -m gpu --emulated-gpu="$EMULATED"
   step 120 "benchmark, quick" "$python" benchmarks/gpu.py --quick --emulated "$EMULATED"
   finish
 fi
@@ -57,7 +57,7 @@ step 170 "build" "$python" -m pip install --quiet --no-build-isolation --no-deps
   -C cmake.define.GNFAST_CUDA=ON .
 export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
 step 20 "what was built" "$python" -c 'import gnfast; print(gnfast.build_info()); assert gnfast.build_info()["cuda"]'
-step 110 "tests" "$python" -m pytest -x -m gpu
+step 110 "tests" "$python" -m pytest tests -x -m gpu
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck initcheck; do
     step 30 "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
