@@ -84,7 +84,8 @@ class NetworkLaw:
         self._reduction = reduction
         mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
         self._scale = 1 / len(self.X) if mean else 1.0
-        self._inputs_gram = self.X @ self.X.T
+        with blas_threads(len(self.X)):  # whose threads would spin on the cores that the first draw is made on
+            self._inputs_gram = self.X @ self.X.T
 
     @property
     def is_stored(self) -> bool:
