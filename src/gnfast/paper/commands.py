@@ -9,7 +9,7 @@ from gnfast import _checks
 from gnfast.paper import FIGURES, Figure, Options, Table
 from gnfast.paper.drawing import draw
 from gnfast.study import Record
-from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of
+from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of, pool_options
 from gnfast.study.tables import write_csv
 from gnfast.study.workers import Pool
 
@@ -22,6 +22,8 @@ def add(app: "typer.Typer", console: "Console") -> None:
     """Add the command to an application."""
     import typer
 
+    at_once, elsewhere = pool_options()
+
     @app.command()
     def paper(
         what: Annotated[str, typer.Argument(metavar="list|FIGURE|all", help="Their names, one figure, or all.")],
@@ -32,12 +34,8 @@ def add(app: "typer.Typer", console: "Console") -> None:
             Path | None,
             typer.Option(metavar="PATH", help="cifar-10-batches-bin, instead of patches of two photographs."),
         ] = None,
-        count: Annotated[
-            int | None, typer.Option("--workers", metavar="N", help="Compute N points at once, in N processes.")
-        ] = None,
-        scheduler: Annotated[
-            str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")
-        ] = None,
+        count: Annotated[int | None, at_once] = None,
+        scheduler: Annotated[str | None, elsewhere] = None,
     ) -> None:
         """Figures of Zhao, Singh & Lucchi (NeurIPS 2024): table, drawing, and whether its claims are seen here."""
         if quick and full:

@@ -44,6 +44,7 @@ def build(console: "Console") -> "typer.Typer":
         subcommand_metavar="[FILE.toml | COMMAND] ...",
     )
     folder = typer.Argument(metavar="DIR", help="Folder of the results.")
+    at_once, elsewhere = pool_options()
 
     @app.command("run")
     def run_study(
@@ -55,12 +56,8 @@ def build(console: "Console") -> "typer.Typer":
             Path | None, typer.Option(metavar="DIR", help="Folder of the results; default gnfast-NAME.")
         ] = None,
         figure: Annotated[bool, typer.Option(help="Draw figure.png.")] = True,
-        count: Annotated[
-            int | None, typer.Option("--workers", metavar="N", help="Compute N points at once, in N processes.")
-        ] = None,
-        scheduler: Annotated[
-            str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")
-        ] = None,
+        count: Annotated[int | None, at_once] = None,
+        scheduler: Annotated[str | None, elsewhere] = None,
     ) -> None:
         """Compute a study; points that it has already are not computed again."""
         study = Study.from_toml(file) if file else Study()
@@ -110,6 +107,16 @@ def build(console: "Console") -> "typer.Typer":
         console.print(str(path), markup=False, highlight=False)
 
     return app
+
+
+def pool_options() -> tuple[Any, Any]:
+    """Return the options --workers and --scheduler of a command, whose values `pool_of` takes."""
+    import typer
+
+    return (
+        typer.Option("--workers", metavar="N", help="Compute N points at once, in N processes."),
+        typer.Option("--scheduler", metavar="ADDRESS", help="Compute on the workers of this dask scheduler."),
+    )
 
 
 def pool_of(count: int | None, scheduler: str | None) -> AbstractContextManager[workers.Pool | None]:
