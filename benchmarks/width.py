@@ -5,7 +5,7 @@ python benchmarks/width.py --quick    tiny sizes, to see that it runs
 
 Four questions. Linear networks: does the time of a sample depend on the width, and how much faster is it than drawing
 the weights with NumPy and forming the small matrices P_l and Q_l from them? Leaky ReLU: is time linear in the width and
-memory flat, to ten million units (below ten thousand the small matrices count, some 8 ms)? How much faster is that than
+memory flat, to ten million units (below ten thousand the small matrices count)? How much faster is that than
 drawing the network and forming its Gram matrix with our own engine? And are normal numbers made as fast as the fused
 tile could use them?
 
