@@ -410,9 +410,10 @@ def test_precision_names():
 
 
 @pytest.mark.gpu
-def test_networks_without_weights_are_the_same_ones(gpu):
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal"])
+def test_networks_without_weights_are_the_same_ones(gpu, init):
     X = data(5, 6)
-    options = dict(activation="gelu", X=X, k=2, depth=3, skip=0.5, loss="cross_entropy", bias=True)
+    options = dict(activation="gelu", X=X, k=2, depth=3, skip=0.5, loss="cross_entropy", bias=True, init=init)
     there = gn.ensemble.NetworkLaw([30, 17], **options, device="cuda").draw(3, 1)
     here = gn.ensemble.NetworkLaw([30, 17], **options).draw(3, 1)
     # The draws agree but for their last digits in float32.

@@ -13,12 +13,12 @@
 #include "cpu/gram_tiles.hpp"
 #include "cpu/images.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/neurons.hpp"
 #include "cpu/norms.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/small_eigh.hpp"
 #include "cpu/symmetric.hpp"
 #include "cpu/threads.hpp"
+#include "cpu/tiles.hpp"
 
 namespace gnfast::cpu {
 
@@ -30,6 +30,7 @@ class CpuBackend {
     using factored = Factored<T>;
     template <class T>
     using packed = Packed<T>;
+    using tile_verbs = TileVerbs;
 
     // A block's tangent should stay near the last-level cache: 15 vectors of 1 MiB were 6 % slower than 8 on 32 MiB of it. Patches should
     // still be near when they are multiplied.
@@ -393,14 +394,9 @@ class CpuBackend {
                       [&](index i) { kernels::sign_row(seed, stream, static_cast<std::uint64_t>(i), out.row(i), out.cols); });
     }
 
-    template <class F>
-    void neurons_forward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums, View<double> head) {
-        neurons::forward(formula, law, layer, first, last, sums, head);
-    }
-
-    template <class F>
-    void neurons_backward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums) {
-        neurons::backward(formula, law, layer, first, last, sums);
+    template <class Make, class Work>
+    void sum_tiles(index numbers, index tile, index first, index last, View<double> sums, Make&& make, Work&& work) {
+        cpu::sum_tiles(numbers, tile, first, last, sums, make, work);
     }
 
    private:

@@ -14,11 +14,11 @@
 #include "cuda/gram_tiles.hpp"
 #include "cuda/grids.hpp"
 #include "cuda/kernels.hpp"
-#include "cuda/neurons.hpp"
 #include "cuda/packed.hpp"
 #include "cuda/precision.hpp"
 #include "cuda/runtime.hpp"
 #include "cuda/symmetric.hpp"
+#include "cuda/tiles.hpp"
 
 namespace gnfast::cuda {
 
@@ -30,6 +30,7 @@ class CudaBackend {
     using factored = NotFactored<T>;
     template <class T>
     using packed = Packed<T>;
+    using tile_verbs = TileVerbs;
 
     // Nothing stays in a cache from one kernel to the next: blocks are as large as fill a GPU many times over, so that few calls and few
     // waits are made, and small beside its memory.
@@ -283,13 +284,9 @@ class CudaBackend {
     }
 
     // ------------------------------------------------------------------------------------------ networks without weights. These wait.
-    template <class F>
-    void neurons_forward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums, View<double> head) {
-        neurons::forward(formula, law, layer, first, last, sums, head);
-    }
-    template <class F>
-    void neurons_backward(F formula, const Neurons& law, index layer, index first, index last, View<double> sums) {
-        neurons::backward(formula, law, layer, first, last, sums);
+    template <class Make, class Work>
+    void sum_tiles(index numbers, index tile, index first, index last, View<double> sums, Make&& make, Work&& work) {
+        cuda::sum_tiles(numbers, tile, first, last, sums, make, work);
     }
 };
 

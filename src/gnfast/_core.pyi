@@ -74,6 +74,7 @@ def sample_network(
     widths: list[int],
     variances: list[float],
     skips: list[float],
+    orthogonal: bool,
     bias: bool,
     loss: str,
     scale: float,

@@ -27,9 +27,9 @@ void compare(F formula, const NetworkLaw& law) {
 TEST("cuda_neurons: the Gram dual of networks without weights is the processor's, tiles, skips, biases and losses included") {
     const std::vector<double> variances{0.4, 0.1, 0.2}, none{0, 0, 0}, skips{0.5, 0.7, 0.3};
     for (const index tile : {index(0), index(12)}) {
-        compare(pointwise::LeakyRelu{0.1}, {7, {37, 11, 2}, variances, none, false, Loss::mse, 0.2, tile});
-        compare(pointwise::Tanh{}, {7, {6, 45, 3}, variances, skips, true, Loss::cross_entropy, 0.2, tile});
-        compare(pointwise::Gelu{}, {8, {9, 1, 1}, variances, skips, false, Loss::mse, 1.0, tile});
+        compare(pointwise::LeakyRelu{0.1}, {7, {37, 11, 2}, variances, none, false, false, Loss::mse, 0.2, tile});
+        compare(pointwise::Tanh{}, {7, {6, 45, 3}, variances, skips, false, true, Loss::cross_entropy, 0.2, tile});
+        compare(pointwise::Gelu{}, {8, {9, 1, 1}, variances, skips, true, false, Loss::mse, 1.0, tile});
     }
 }
 

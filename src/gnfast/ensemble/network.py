@@ -14,7 +14,7 @@ from gnfast import _arrays, _checks, _core
 from gnfast._runtime import blas_threads
 from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
-from gnfast.ensemble.stored import drawn_weights, stored_bytes
+from gnfast.ensemble.stored import stored_bytes, uniform_weights
 from gnfast.initializers import gain
 from gnfast.layers import Activation, Dense
 from gnfast.losses import check_loss, hessian_rank
@@ -90,12 +90,12 @@ class NetworkLaw:
     @property
     def is_stored(self) -> bool:
         """Whether whole weights are drawn."""
-        return self.init != "gaussian" and stored_bytes(self.shapes) <= self.memory_limit
+        return self.init == "uniform" and stored_bytes(self.shapes) <= self.memory_limit
 
     @property
     def is_exact(self) -> bool:
         """Whether samples have the law that was asked for."""
-        return self.init == "gaussian" or self.is_stored
+        return self.init != "uniform" or self.is_stored
 
     def draw(self, seed: int, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
         """One network from (seed, sample) alone: the same on any number of threads, other samples are independent.
@@ -120,6 +120,7 @@ class NetworkLaw:
             self.widths,
             self.variances,
             self.skips,
+            self.init == "orthogonal",
             self.bias,
             self.loss,
             self._scale,
@@ -139,7 +140,7 @@ class NetworkLaw:
         return Drawn(gram, outputs)
 
     def _draw_weights(self, seed: int, sample: int) -> Drawn:
-        weights = drawn_weights(self.init, self.shapes, self.variances, seed, sample)
+        weights = uniform_weights(self.shapes, self.variances, seed, sample)
         dense = [
             Dense(W, np.zeros(len(W)) if self.bias else None, skip) for W, skip in zip(weights, self.skips, strict=True)
         ]
@@ -152,13 +153,13 @@ class NetworkLaw:
             return f"{INITS[self.init]} weights, drawn whole and multiplied: exact in law."
         if not self.is_exact:
             return (
-                f"Gaussian weights in place of {INITS[self.init].lower()} ones of the same variance, which would take "
+                "Gaussian weights in place of uniform ones of the same variance, which would take "
                 f"{stored_bytes(self.shapes) / 1e9:.3g} GB: exact in law for Gaussian weights, and of the others to "
                 "leading order in the width; fluctuations, of relative order 1/sqrt(width), are not theirs."
             )
         return (
-            "Gaussian weights, seen through their products with the inputs and derivatives of every layer instead of "
-            "being drawn: exact in law at every width, up to the rounding of draws to float32."
+            f"{INITS[self.init]} weights, seen through their products with the inputs and derivatives of every layer "
+            "instead of being drawn: exact in law at every width, up to the rounding of draws to float32."
         )
 
 
@@ -184,8 +185,8 @@ def network(
 ) -> Ensemble:
     """Condition numbers of random networks of any width, exact in law, without their weights.
 
-    A Gaussian weight is only ever seen through its products with n inputs and n r derivatives, so that these are drawn
-    in its place, a tile of neurons at a time, and drawn again on the way back: time linear in the widths, memory of a
+    A weight is only ever seen through its products with n inputs and n r derivatives, so that these are drawn in its
+    place, a tile of neurons at a time, and drawn again on the way back: time linear in the widths, memory of a
     few matrices (n r, n r) whatever the widths are.
 
     Args:
@@ -200,14 +201,14 @@ def network(
         bias: Whether biases are among the parameters; their values are zero.
         variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `gnfast.initializers` has the gains),
             "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), or one number for each layer.
-        init: "gaussian"; or "uniform" or "orthogonal" (Haar, orthonormal rows or columns times what the variances ask
-            for), whose weights are drawn and stored up to `memory_limit`.
+        init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
+            for, sqrt(max(shape) variance); or "uniform", whose weights are drawn and stored up to `memory_limit`.
         reduction: "mean" over the samples, or "sum".
         samples: Independent networks.
         seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
         device: "cpu", or "cuda" for neurons that are drawn on a GPU; X is NumPy's and eigenvalues are LAPACK's on both.
-        memory_limit: Bytes of the weights that may be stored; beyond, Gaussian weights stand for those of another
-            `init`, with a warning, and `law` says what differs.
+        memory_limit: Bytes of the weights that may be stored; beyond, Gaussian weights stand for uniform ones, with a
+            warning, and `law` says what differs.
         progress: Called with (stage, neurons done, all neurons) during each network that is drawn without weights.
 
     Returns:
@@ -218,7 +219,7 @@ def network(
         TypeError, ValueError: Bad arguments, or derivatives that overflow.
 
     Warns:
-        LawWarning: Gaussian weights stand for others.
+        LawWarning: Gaussian weights stand for uniform ones.
 
     References: Hu & Lu, arXiv 2101.07464 ("Householder dice"), for the frames; Salmon et al. (SC 2011) for Philox.
     """

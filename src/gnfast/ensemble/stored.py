@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gnfast.ensemble.dice import orthonormal
 from gnfast.ensemble.grams import FORWARD, Grams, generator
 from gnfast.ensemble.results import FloatArray
 
@@ -16,20 +15,15 @@ def stored_bytes(shapes: Sequence[tuple[int, int]]) -> int:
     return 8 * sum(rows * columns for rows, columns in shapes)
 
 
-def drawn_weights(
-    init: str, shapes: Sequence[tuple[int, int]], variances: Sequence[float], seed: int, sample: int
+def uniform_weights(
+    shapes: Sequence[tuple[int, int]], variances: Sequence[float], seed: int, sample: int
 ) -> list[FloatArray]:
-    """Weights (out, in) of one network; init is "uniform", or "orthogonal": a Haar frame times sqrt(v max(out, in))."""
-    weights = []
-    for layer, (shape, v) in enumerate(zip(shapes, variances, strict=True)):
-        rng = generator(seed, sample, layer, FORWARD)
-        if init == "uniform":
-            limit = np.sqrt(3 * v)
-            weights.append(rng.uniform(-limit, limit, shape))
-        else:
-            frame = orthonormal(rng.standard_normal((max(shape), min(shape)))) * np.sqrt(v * max(shape))
-            weights.append(np.ascontiguousarray(frame if shape[0] >= shape[1] else frame.T))
-    return weights
+    """Weights (out, in) of one network, with independent entries uniform on [-sqrt(3 v), sqrt(3 v)]."""
+    limits = [np.sqrt(3 * v) for v in variances]
+    return [
+        generator(seed, sample, layer, FORWARD).uniform(-limit, limit, shape)
+        for layer, (shape, limit) in enumerate(zip(shapes, limits, strict=True))
+    ]
 
 
 def uniform_grams(
@@ -40,14 +34,14 @@ def uniform_grams(
     seed: int,
     sample: int,
 ) -> Grams:
-    """One sample with independent entries of each weight, uniform on [-sqrt(3 v), sqrt(3 v)].
+    """One sample of the small matrices, by the weights of `uniform_weights`.
 
     Args:
         shapes, variances, skips: Of W_1 ... W_L, (out, in) each.
         frame: (d, r), the inputs that are looked at.
         seed, sample: As for `chain_grams`.
     """
-    weights = drawn_weights("uniform", shapes, variances, seed, sample)
+    weights = uniform_weights(shapes, variances, seed, sample)
     for W, skip in zip(weights, skips, strict=True):
         diagonal = np.arange(min(W.shape))
         W[diagonal, diagonal] += skip
