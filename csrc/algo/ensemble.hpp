@@ -34,7 +34,7 @@ struct NetworkLaw {
     bool bias;        // whether biases are parameters; their values are zero
     Loss loss;
     double scale;  // of the sum over samples
-    index tile;    // neurons at a time, a multiple of 4; 0: as many as the backend likes
+    index tile;    // neurons at a time at most, a multiple of 4; 0: as many as the backend likes
 };
 
 // F: the activation, a formula of core/pointwise.hpp. One object draws one network.

@@ -30,7 +30,7 @@ struct Neurons {
     std::uint64_t seed = 0;
     index samples = 0;
     index rows = 0;                     // of derivatives a sample
-    index tile = 0;                     // neurons at a time; 0: as many as the backend likes
+    index tile = 0;                     // neurons at a time at most; 0: as many as the backend likes
     View<const double> inputs{};        // (n, d): what lies below the first layer
     View<const double> top{};           // (n rows, k): b of the last layer
     std::vector<NeuronLayer> layers{};  // the outputs last
@@ -64,7 +64,7 @@ concept DrawsNeurons = requires(B& backend, typename B::tile_verbs verbs, typena
     verbs.multiply_row_groups(out, in, i);  // i consecutive rows of out *= one row of in
     verbs.read(in, out);                    // to the host
     // sums (host) += the sum of work(tile, first, count, sums where they are made) over the tiles of [first, last), the same whatever the
-    // number of threads; make(size) is a space for tiles of `size` columns, i if not 0, each of so many numbers.
+    // number of threads; make(size) is a space for tiles of `size` columns. Before `first`: numbers of a column, and the largest size or 0.
     backend.sum_tiles(i, i, i, i, out, [](index) { return 0; }, [](int&, index, index, View<double>) {});
 };
 

@@ -1,7 +1,5 @@
 #include "api/ensemble.hpp"
 
-#include <stdexcept>
-
 #include "api/dispatch.hpp"
 
 namespace gnfast::api {
@@ -11,11 +9,8 @@ using dispatch::B, dispatch::backend, dispatch::view, dispatch::read;
 void sample_network(const NetworkLaw& law, const std::string& activation, double slope, Array x, Array gram, std::uint64_t sample, Array k,
                     Array outputs, const Monitor& monitor) {
     dispatch::activation(activation, slope).with_formula([&]<class F>(F formula) {
-        if constexpr (DrawsNeurons<B, F>)
-            NetworkSample<B, F>(backend(), formula, law, read<double>(x), read<double>(gram), sample, monitor)
-                .draw(view<double>(k), view<double>(outputs));
-        else
-            throw std::invalid_argument("networks are drawn without weights on the CPU only");
+        NetworkSample<B, F>(backend(), formula, law, read<double>(x), read<double>(gram), sample, monitor)
+            .draw(view<double>(k), view<double>(outputs));
     });
 }
 

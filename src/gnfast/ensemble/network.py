@@ -106,7 +106,8 @@ class NetworkLaw:
             seed: From 0 to 2^64 - 1.
             sample: From 0 on.
             progress: Called with (stage, neurons done, all neurons).
-            tile: Neurons at a time, a multiple of 4; 0 for what fits the cache. Another order of sums, nothing else.
+            tile: Neurons at a time at most, a multiple of 4; 0 for what fits the cache. Another order of sums, nothing
+                else.
         """
         if self.is_stored:
             return self._draw_weights(seed, sample)
