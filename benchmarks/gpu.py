@@ -48,6 +48,8 @@ class Sizes(NamedTuple):
     pixels: int
     images: int
     images_s: int
+    law_widths: tuple[int, ...]  # of networks without weights
+    law_n: int
 
 
 FULL = Sizes(
@@ -64,6 +66,8 @@ FULL = Sizes(
     pixels=32,
     images=256,
     images_s=16,
+    law_widths=(10**6, 10**7, 10**8),
+    law_n=100,
 )
 QUICK = Sizes(
     widths=(20, 64, 64, 10),
@@ -79,6 +83,8 @@ QUICK = Sizes(
     pixels=4,
     images=2,
     images_s=1,
+    law_widths=(64, 256),
+    law_n=7,
 )
 
 
@@ -108,6 +114,18 @@ class Bench(NamedTuple):
     def wait(self) -> None:
         if not self.args.emulated:
             self.cupy.cuda.Device().synchronize()
+
+    def room(self, call: Callable[[], object]) -> int | None:
+        """Bytes that CuPy's pool takes from the GPU for a call: its peak, for the pool keeps what is free again."""
+        if self.args.emulated:
+            call()
+            return None
+        pool = self.cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        before = pool.total_bytes()
+        call()
+        self.wait()
+        return int(pool.total_bytes() - before)
 
     def seconds(self, contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Medians of alternating runs, each call to its end."""
@@ -268,7 +286,8 @@ def gram(bench: Bench) -> dict[str, Any]:
         if "SYRK" in seconds:
             row["syrk_teraflops"] = float(N) ** 2 * widths[1] / seconds["SYRK"] / 1e12
             row["share"] = row["teraflops"] / row["syrk_teraflops"]
-        rows.append(row | {"matrices": room_for(bench, net, X, K)})
+        room = bench.room(lambda: gn.GaussNewton(net, X, device="cuda").gram().form(K))
+        rows.append(row | {"matrices": None if room is None else room / K.nbytes})  # kept backward rows included
     gn.set_float32_matmul_precision("highest")
     return {"shape": f"ReLU {'-'.join(map(str, widths))}, n = {sizes.gram_n}", "rows": rows}
 
@@ -285,18 +304,6 @@ def syrk(bench: Bench, N: int, width: int, precision: str) -> Callable[[], objec
     return lambda: bench.torch.matmul(half, factor.T)
 
 
-def room_for(bench: Bench, net: gn.Network, X: Any, K: Any) -> float | None:
-    """What forming K takes beyond K, kept backward rows included, in matrices of its size."""
-    if bench.args.emulated:
-        return None
-    pool = bench.cupy.get_default_memory_pool()
-    pool.free_all_blocks()
-    before = pool.total_bytes()
-    gn.GaussNewton(net, X, device="cuda").gram().form(K)
-    bench.wait()
-    return float((pool.total_bytes() - before) / K.nbytes)
-
-
 # -------------------------------------------------------------------------------------------------------------- kappa
 def kappa(bench: Bench) -> dict[str, Any]:
     sizes = bench.sizes
@@ -308,6 +315,24 @@ def kappa(bench: Bench) -> dict[str, Any]:
         spent = bench.seconds({"kappa": lambda net=net, X=X: gn.cond(gn.GaussNewton(net, X, device="cuda"))})
         rows.append({"dtype": dtype, "kappa": found.value, "seconds": spent["kappa"], "method": found.method})
     return {"shape": f"linear {'-'.join(map(str, sizes.linear_widths))}, n = {sizes.linear_n}", "rows": rows}
+
+
+# -------------------------------------------------------------------------------------------------------------- width
+def width(bench: Bench) -> dict[str, Any]:
+    """One sample of kappa in law, and the memory that it takes."""
+    sizes, rows = bench.sizes, []
+    X = np.random.default_rng(0).standard_normal((sizes.law_n, 2 * sizes.law_n))
+
+    def sample(m: int) -> Any:
+        return gn.ensemble.network(m, activation="leaky_relu", X=X, k=1, depth=3, samples=1, device="cuda")
+
+    sample(sizes.law_widths[0])
+    for m in sizes.law_widths:
+        timed: list[tuple[Any, float]] = []
+        room = bench.room(lambda m=m, timed=timed: timed.append(harness.stopwatch(lambda: sample(m))))
+        [(law, seconds)] = timed
+        rows.append({"m": m, "kappa": float(law.kappa[0]), "seconds": seconds, "bytes": room})
+    return {"shape": f"leaky ReLU, n = {sizes.law_n}, k = 1, depth 3", "rows": rows}
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -334,6 +359,10 @@ def errors(bench: Bench) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- tables
 def milliseconds(value: float) -> str:
     return harness.digits(1e3 * value)
+
+
+def mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:.0f}"
 
 
 def contenders_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -392,6 +421,12 @@ def tables(found: dict[str, Any]) -> str:
             [row["dtype"], f"{row['kappa']:.6g}", harness.digits(row["seconds"])] for row in found["kappa"]["rows"]
         ]
         texts.append(harness.table([f"kappa, {found['kappa']['shape']}", "kappa", "s"], lines))
+    if "width" in found:
+        lines = [
+            [f"{row['m']:,}", f"{row['kappa']:.4g}", harness.digits(row["seconds"]), mebibytes(row["bytes"])]
+            for row in found["width"]["rows"]
+        ]
+        texts.append(harness.table([f"a sample in law, {found['width']['shape']}: m", "kappa", "s", "MiB"], lines))
     if "errors" in found:
         keys = ("products", "gram", "largest eigenvalue")
         lines = [[row["precision"], *(f"{row[key]:.1e}" for key in keys)] for row in found["errors"]["rows"]]
@@ -449,7 +484,7 @@ def main() -> None:
         raise SystemExit("--emulated goes with --quick: times of an emulated GPU mean nothing")
     bench = Bench(args, QUICK if args.quick else FULL, gpu_of(args), torch_of(args))
     found: dict[str, Any] = {}
-    for part in (products, images, gram, kappa, errors):
+    for part in (products, images, gram, kappa, width, errors):
         if args.only in part.__name__:
             print(part.__name__, "...", flush=True)
             start = time.perf_counter()
