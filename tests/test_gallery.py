@@ -1,4 +1,4 @@
-"""The page of figures, and the time that a folder keeps: every figure that is there, what it showed, and what is not."""
+"""The page of figures: each that is there, what it showed, and what is not there; and the time that a folder keeps."""
 
 from __future__ import annotations
 
