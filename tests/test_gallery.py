@@ -31,7 +31,7 @@ def test_page(figures, tmp_path, capsys):
     assert cli.main(["paper", "gallery", "--quick", "--out", str(figures), "--page", str(page)]) == 0
     told = capsys.readouterr().out
     text = page.read_text()
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["convex", "cnn", "Not here"]
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["convex", "cnn", "Not here yet"]
     for name in ("convex", "cnn"):
         claims = (figures / f"{name}-quick" / "claims.txt").read_text().splitlines()
         for claim in claims:
@@ -46,6 +46,7 @@ def test_page(figures, tmp_path, capsys):
         picture = (page.parent / place).read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert len(picture) < len((figures / f"{name}-quick" / "figure.png").read_bytes())
+    assert re.search(r"on \d+ threads? \(gnfast [\d.]+, \d{4}-\d\d-\d\d", text)
     for name in set(FIGURES) - {"convex", "cnn"}:
         assert f"* `{name}`: `gnfast paper {name} --quick`" in text and name in told
 
@@ -57,9 +58,10 @@ def test_figures_of_another_grid_or_without_claims_are_not_shown(figures, tmp_pa
     (tmp_path / "cnn-quick").mkdir()
     (tmp_path / "cnn-quick" / "results.sqlite").write_bytes((figures / "cnn-quick" / "results.sqlite").read_bytes())
     assert cli.main(["paper", "gallery", "--quick", "--out", str(tmp_path)]) == 2
-    assert "has no finished figure of the quick setting; make some with: gnfast paper all --quick" in (
-        capsys.readouterr().err
-    )
+    words = "has no finished figure of the quick setting; make some with: gnfast paper all --quick --out"
+    assert words in capsys.readouterr().err
+    assert cli.main(["paper", "convex", "--page", "page.md"]) == 2
+    assert "--page is where the gallery goes; leave it out of: gnfast paper convex" in capsys.readouterr().err
 
 
 def test_cifar_is_part_of_the_command(figures):

@@ -50,6 +50,8 @@ def add(app: "typer.Typer", console: "Console") -> None:
         """Figures of Zhao, Singh & Lucchi (NeurIPS 2024): table, drawing, and whether its claims are seen here."""
         if quick and full:
             raise ValueError("--quick and --full exclude each other; give one of the two, or none for a size between")
+        if page and what != "gallery":
+            raise ValueError(f"--page is where the gallery goes; leave it out of: gnfast paper {what}")
         if what == "list":
             _list(console)
             return

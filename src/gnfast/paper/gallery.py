@@ -89,7 +89,7 @@ def write_page(out: Path, options: Options, page: Path) -> list[str]:
         *(line for one in made for line in _section(one, pictures.relative_to(page.parent))),
     ]
     if missing:
-        lines += ["## Not here", "", *(f"* `{one.figure.name}`: `{one.command}`" for one in missing), ""]
+        lines += ["## Not here yet", "", *(f"* `{one.figure.name}`: `{one.command}`" for one in missing), ""]
     page.write_text("\n".join(lines), encoding="utf-8")
     return [one.figure.name for one in missing]
 
@@ -104,8 +104,7 @@ def _is_finished(one: Made) -> bool:
 def _head(made: list[Made], name: str) -> Iterator[str]:
     setting = made[0].options.setting
     option = _option(made[0].options)
-    threads = sorted({run.threads for one in made for run in one.runs})
-    versions = sorted({run.version for one in made for run in one.runs})
+    all_runs = [run for one in made for run in one.runs]
     yield "# The paper's figures"
     yield ""
     yield (
@@ -119,9 +118,12 @@ def _head(made: list[Made], name: str) -> Iterator[str]:
     yield " ".join(word for word in ("gnfast paper gallery", option, f"--page {name}") if word) + "  # this page"
     yield "```"
     yield ""
-    if threads:
-        on = " or ".join(_checks.counted(count, "thread") for count in threads)
-        yield f"Times are wall times of the runs that computed the points, on {on} (gnfast {', '.join(versions)})."
+    if all_runs:
+        threads = " or ".join(_checks.counted(count, "thread") for count in sorted({run.threads for run in all_runs}))
+        versions = ", ".join(sorted({run.version for run in all_runs}))
+        days = sorted({run.began[:10] for run in all_runs})
+        when = " to ".join(dict.fromkeys((days[0], days[-1])))
+        yield f"Times are wall times of the runs that computed the points, on {threads} (gnfast {versions}, {when})."
         yield ""
     yield "| figure | claims reproduced | points | time |"
     yield "|---|---:|---:|---:|"
