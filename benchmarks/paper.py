@@ -2,6 +2,7 @@
 
 python benchmarks/paper.py                  everything, about half an hour
 python benchmarks/paper.py --only points    one part: points or figure
+python benchmarks/paper.py --out DIR        keeps the figure, where `gnfast paper gallery --out DIR` finds it
 python benchmarks/paper.py --quick          tiny sizes, to see that it runs
 
 points  the figure's own networks and data, at some of its points, against the dense way: the stored Kronecker sum
@@ -101,7 +102,8 @@ def line(row: Row, error: float) -> list[str]:
 
 def figure(args: Any) -> tuple[list[Row], str]:
     option = "--quick" if args.quick else "--full"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.out or temporary
         command = [sys.executable, "-m", "gnfast", "paper", FIGURE, option, "--out", folder]
         _, seconds = harness.stopwatch(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
         made = Path(folder) / f"{FIGURE}{option.replace('--', '-')}"
@@ -119,7 +121,7 @@ PARTS = {"points": points, "figure": figure}
 
 
 def main() -> None:
-    args = harness.arguments(__doc__)
+    args = harness.arguments(__doc__, extra={"--out": "folder of the figure"})
     if args.task:
         return harness.run_task({"by_gnfast": by_gnfast, "by_kronecker": by_kronecker}, args)
     for name, part in PARTS.items():
