@@ -102,6 +102,36 @@ struct Convolution {
                                                   rows.count, rows.step));
     }
 
+    // Of each group one below another: out += sum over images and positions of patch patch^T, with the sums of the patches below, where
+    // there is a bias,
+    template <class B>
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<T> out) const {
+        const index d = weight.cols, size = out.cols;
+        for_patches(work, kept.input, [&](index, View<const T> patches, index count) {
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::none, Op::transpose, T(1), shared(patches, q, 1, count), shared(patches, q, 1, count), T(1),
+                                       Grid<T>(out.block(q * size, d, 0, d), 1, 0, count, 0));
+            if (!bias) return;
+            const index patch = windows.patch();
+            const auto lease = work.acquire(count * patch);
+            work.backend.sum_channels(Batch<const T>(View<const T>(patches.data, count, patch * windows.positions()), 1, 0),
+                                      Batch<T>(View<T>(lease.data(), count, patch), 1, 0));
+            for (index q = 0; q < groups; ++q)
+                work.backend.sum_rows(Batch<const T>(View<const T>(lease.data() + q * d, count, d, patch), 1, 0), T(1),
+                                      Batch<T>(out.block(q * size + d, 1, 0, d), 1, 0));
+        });
+    }
+    // and out += sum over vectors, images and positions of g g^T.
+    template <class B>
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<T> out) const {
+        const View<const T> all = flat(g);
+        for (index q = 0; q < groups; ++q) {
+            const Grid<const T> one = part(Batch<const T>(all, 1, 0), 0, all.rows, q);
+            work.backend.gemm_grid(Op::none, Op::transpose, T(1), one, one, T(1),
+                                   Grid<T>(out.row_range(q * out_group(), out_group()), 1, 0, all.rows, 0));
+        }
+    }
+
    private:
     index bias_offset() const { return offset + weight.rows * weight.cols; }
     index out_group() const { return weight.rows / groups; }
