@@ -19,7 +19,7 @@ class Operator(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of the vectors, in any of NumPy's spellings: float32, or float64, in which other real dtypes are worked on."""
+        """Of the vectors, as NumPy spells it: float32, or float64, in which other real dtypes are worked on."""
 
     def matmat(self, V: Any, /) -> Any:
         """The product with V (N, s), an array of `dtype` with contiguous columns, one vector each: an array (N, s)."""
