@@ -172,14 +172,21 @@ def test_convolutions_pruned_and_coupled_networks():
             assert found.value == pytest.approx(values[-1] / values[0], rel=1e-5)
 
 
-def test_single_precision():
-    net, X = gn.mlp([4, 9, 3], "tanh", bias=True, seed=1), rng(1).standard_normal((7, 4))
-    single = net.with_parameters([w.astype(np.float32) for w in net.parameters()])
-    for kind in NAMES:
-        found = gn.cond(gn.GaussNewton(single, X.astype(np.float32)), preconditioner=kind, damping=0.05)
-        expected = gn.cond(gn.GaussNewton(net, X), preconditioner=kind, damping=0.05)
-        assert found.value == pytest.approx(expected.value, rel=2e-3)
-        assert found.lower <= expected.value <= found.upper
+@pytest.mark.parametrize("decades", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", NAMES)
+def test_intervals_in_single_precision_hold_the_truth(kind, decades):
+    """Features that are correlated and of very different sizes: rounding grows with the condition number of M."""
+    draw = rng(decades)
+    Q = np.linalg.qr(draw.standard_normal((8, 8)))[0]
+    X = ((draw.standard_normal((20, 8)) * np.logspace(0, -decades, 8)) @ Q).astype(np.float32)
+    single = gn.mlp([8, 12, 3], "tanh", bias=True, seed=1, dtype="float32")
+    double = single.with_parameters([w.astype(np.float64) for w in single.parameters()])
+    for damping in (0.0, 1e-4, 0.05):
+        found = gn.cond(gn.GaussNewton(single, X), preconditioner=kind, damping=damping)
+        truth = gn.cond(gn.GaussNewton(double, X.astype(np.float64)), preconditioner=kind, damping=damping)
+        assert found.lower <= truth.value <= found.upper
+        if damping == 0.05:
+            assert found.upper < 2 * found.lower or kind == "diagonal"
 
 
 @pytest.mark.parametrize(

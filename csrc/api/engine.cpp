@@ -127,9 +127,9 @@ class GaussNewtonOf final : public GaussNewton {
             general_diagonal(self, view<T>(out));
     }
     void kronecker_factors(const std::vector<Moments>& all) override {
-        std::vector<gnfast::Moments<T>> views;
-        for (const Moments& one : all) views.push_back({one.offset, view<T>(one.inputs), view<T>(one.outputs)});
-        gnfast::kronecker_factors(self, std::span<const gnfast::Moments<T>>(views));
+        std::vector<gnfast::Moments> views;
+        for (const Moments& one : all) views.push_back({one.offset, view<double>(one.inputs), view<double>(one.outputs)});
+        gnfast::kronecker_factors(self, std::span<const gnfast::Moments>(views));
     }
 
     gnfast::GaussNewton<B, T> self;

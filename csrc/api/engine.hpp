@@ -106,7 +106,7 @@ class GaussNewton : public Operator {
     virtual Method method_for(index vectors) const = 0;
     virtual bool couples_samples() const = 0;
     virtual void diagonal(Array out) = 0;  // (1, p)
-    // See algo/kronecker_factors.hpp.
+    // See algo/kronecker_factors.hpp; in float64.
     struct Moments {
         index offset;
         Array inputs, outputs;

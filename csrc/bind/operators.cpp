@@ -94,7 +94,7 @@ void register_operators(py::module_& m) {
              [](api::GaussNewton& self, const std::vector<std::tuple<index, array, array>>& all) {
                  std::vector<api::GaussNewton::Moments> moments;
                  for (const auto& [offset, inputs, outputs] : all)
-                     moments.push_back({offset, output(inputs, self.dtype(), -1, -1), output(outputs, self.dtype(), -1, -1)});
+                     moments.push_back({offset, output(inputs, api::DType::float64, -1, -1), output(outputs, api::DType::float64, -1, -1)});
                  const py::gil_scoped_release release;
                  self.kronecker_factors(moments);
              })

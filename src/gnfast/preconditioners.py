@@ -38,6 +38,9 @@ class Piece(Protocol):
     def apply(self, f: Function, rows: Array) -> Array:
         """The rows (s, p_l) times the block with f taken of its eigenvalues."""
 
+    def mixed(self, f: Function) -> float:
+        """The largest f that multiplies entries once they have been added up, rounding errors included; 0 for none."""
+
 
 class Scaling:
     """A diagonal block, from its entries (p,) in float64."""
@@ -48,6 +51,9 @@ class Scaling:
     def apply(self, f: Function, rows: Array) -> Array:
         out: Array = rows * f(self._entries).astype(rows.dtype)
         return out
+
+    def mixed(self, f: Function) -> float:
+        return 0.0
 
 
 class Thin:
@@ -61,6 +67,10 @@ class Thin:
         factors = (_arrays.device_of(rows).upload(f(self._values) - beyond)).astype(rows.dtype)
         out: Array = rows * rows.dtype.type(beyond) + ((rows @ self._rows.T) * factors) @ self._rows
         return out
+
+    def mixed(self, f: Function) -> float:
+        beyond = 0.0 if len(self._rows) == self._rows.shape[1] else float(f(np.zeros(1))[0])
+        return max(beyond, float(f(self._values).max(initial=0.0)))
 
 
 class Kronecker:
@@ -79,6 +89,27 @@ class Kronecker:
         out: Array = self._outer @ turned @ self._inner.T
         return out.reshape(len(rows), -1)
 
+    def mixed(self, f: Function) -> float:
+        return float(f(self._values).max())
+
+
+class Root(SymmetricOperator):
+    """M^(-1/2) of a block-diagonal M, and the norms that multiply the rounding errors of its blocks' products."""
+
+    def __init__(
+        self, core: Any, dtype: np.dtype[Any], device: Device, mixed: Sequence[tuple[Array | slice, float]]
+    ) -> None:
+        super().__init__(core, dtype, device)
+        self._mixed = mixed
+
+    def rounding(self, diagonal: Array) -> float:
+        """That of T = S M^(-1/2), in the norm, for S^T S of this diagonal: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
+
+        8 as for eigenvalues (`matrices.rounding`); see docs/decisions/0022-blocks-and-preconditioners.md.
+        """
+        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in self._mixed if norm)
+        return 8 * _arrays.eps(self.dtype) * math.sqrt(total)
+
 
 class BlockDiagonal(SymmetricOperator):
     """M (p, p), block by block: an operator that multiplies by it, and its inverses."""
@@ -93,9 +124,14 @@ class BlockDiagonal(SymmetricOperator):
         """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
         return self._of(lambda values: _power(values, damping, -1.0))
 
-    def inverse_root(self, damping: float = 0.0) -> SymmetricOperator:
+    def inverse_root(self, damping: float = 0.0) -> Root:
         """(M + damping I)^(-1/2), or without damping that of the pseudo-inverse."""
-        return self._of(lambda values: _power(values, damping, -0.5))
+
+        def f(values: Array) -> Array:
+            return _power(values, damping, -0.5)
+
+        core = self._function(f, self.shape[0], self.dtype, self.device)
+        return Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
 
     def _of(self, f: Function) -> SymmetricOperator:
         core = self._function(f, self.shape[0], self.dtype, self.device)
@@ -141,7 +177,8 @@ class Blocks(BlockDiagonal):
         with blas_threads(min(S.shape)):
             _, singular, V = np.linalg.svd(S, full_matrices=False)
         values = singular.astype(np.float64) ** 2
-        alive = values > max(16.0, math.sqrt(len(S))) * _arrays.eps(S.dtype) * values.max(initial=0.0)
+        # Singular values that rounding cannot tell from zero: those of the rows are resolved to eps, values to eps^2.
+        alive = singular > max(16.0, math.sqrt(len(S))) * _arrays.eps(S.dtype) * singular.max(initial=0.0)
         return Thin(block.device.upload(V[alive]), values[alive])
 
 
@@ -197,8 +234,8 @@ class Kfac(BlockDiagonal):
 class Preconditioned(SymmetricOperator):
     """T^T T (p, p), which is M^(-1/2) G M^(-1/2), or T T^T (n q, n q), T = R^T J M^(-1/2) / sqrt(n): the smaller one.
 
-    G has to be applied from both sides with M^(-1/2), never with M^-1 once: a zero of G comes out as large as eps then,
-    relative to the largest eigenvalue, whatever the condition number of M is.
+    T is formed, never a product with M^-1 in the middle: rounding then moves the singular values of T by some
+    eps |S| |M^(-1/2)|, S = R^T J / sqrt(n), and what is zero comes out as the square of that.
     """
 
     def __init__(self, G: GaussNewton, root: Operator, name: str) -> None:
@@ -206,6 +243,7 @@ class Preconditioned(SymmetricOperator):
         rows, p = self._gram.shape[0], G.shape[0]
         self.space = "samples" if rows <= p else "parameters"
         self.memory_limit = G.memory_limit
+        self.root_rounding = root.rounding(G.diagonal()) if isinstance(root, Root) else 0.0
         gram, samples = self._gram, rows <= p
 
         def product(given: Array, out: Array) -> None:
@@ -294,10 +332,14 @@ def _power(values: Array, damping: float, exponent: float) -> Array:
 
 
 def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Eigenvalues, those that are zero up to rounding in `dtype` set to zero, and eigenvectors, in float64."""
+    """Eigenvalues and eigenvectors in float64; what rounding leaves of zeros is set to zero.
+
+    M is a sum of outer products of vectors in `dtype`, and itself in float64: a zero is eps(float64), or eps(dtype)^2.
+    """
     with blas_threads(len(M)):
         values, vectors = np.linalg.eigh(M)
-    cut = max(16.0, math.sqrt(len(M))) * _arrays.eps(dtype) * values[-1]
+    factor = max(16.0, math.sqrt(len(M)))
+    cut = max(factor * np.finfo(np.float64).eps, (factor * _arrays.eps(dtype)) ** 2) * values[-1]
     return np.where(values > cut, values, 0.0), vectors
 
 
@@ -323,7 +365,8 @@ def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array
     for part in parts:
         if isinstance(layer := part.layer, Dense | Conv1d | Conv2d):
             m, d, groups = len(layer.weight), layer.weight[0].size + (layer.bias is not None), _groups(layer)
-            sums[part.index] = home.zeros((groups * d, d), G.dtype), home.zeros((m, m // groups), G.dtype)
+            double = np.dtype(np.float64)
+            sums[part.index] = home.zeros((groups * d, d), double), home.zeros((m, m // groups), double)
     G.whole_core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
     for part, positions in zip(parts, _positions(G.net.layers, G.X.shape[1:]), strict=True):
         layer = part.layer
@@ -332,7 +375,7 @@ def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array
             yield KroneckerFactors(part, np.ones((1, 1)), block), part.own
             continue
         groups = _groups(layer)
-        inner, outer = (_arrays.to_host(one).astype(np.float64) for one in sums[part.index])
+        inner, outer = map(_arrays.to_host, sums[part.index])
         for g, (A, B) in enumerate(zip(np.split(inner, groups), np.split(outer, groups), strict=True)):
             if layer.bias is not None:
                 A[:-1, -1] = A[-1, :-1]

@@ -18,6 +18,8 @@ class SymmetricOperator(BlockOperator):
     core: _core.Operator
     space = "given"  # where its vectors live
     memory_limit: float | None = None  # bytes that one operation may use
+    # Of T T^T or T^T T: by how much rounding in T may move the roots of the eigenvalues, besides that of the product.
+    root_rounding = 0.0
 
     def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__((core.size, core.size), dtype, device)

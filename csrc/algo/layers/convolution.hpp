@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/windows.hpp"
@@ -103,33 +104,34 @@ struct Convolution {
                                                   rows.count, rows.step));
     }
 
-    // Of each group one below another: out += sum over images and positions of patch patch^T, with the sums of the patches below, where
-    // there is a bias,
+    // Of each group one below another, in double: out += sum over images and positions of patch patch^T, with the sums of the patches
+    // below, where there is a bias,
     template <class B>
-    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<T> out) const {
-        const index d = weight.cols, size = out.cols;
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
+        const index d = weight.cols, size = out.cols, patch = windows.patch();
         for_patches(work, kept.input, [&](index, View<const T> patches, index count) {
+            const InDouble<B, T> wide(work.backend, patches);
             for (index q = 0; q < groups; ++q)
-                work.backend.gemm_grid(Op::none, Op::transpose, T(1), shared(patches, q, 1, count), shared(patches, q, 1, count), T(1),
-                                       Grid<T>(out.block(q * size, d, 0, d), 1, 0, count, 0));
+                work.backend.gemm_grid(Op::none, Op::transpose, 1.0, shared(wide.view(), q, 1, count), shared(wide.view(), q, 1, count),
+                                       1.0, Grid<double>(out.block(q * size, d, 0, d), 1, 0, count, 0));
             if (!bias) return;
-            const index patch = windows.patch();
-            const auto lease = work.acquire(count * patch);
-            work.backend.sum_channels(Batch<const T>(View<const T>(patches.data, count, patch * windows.positions()), 1, 0),
-                                      Batch<T>(View<T>(lease.data(), count, patch), 1, 0));
+            auto sums = work.backend.template allocate<double>(count * patch);
+            work.backend.sum_channels(Batch<const double>(View<const double>(wide.view().data, count, patch * windows.positions()), 1, 0),
+                                      Batch<double>(View<double>(sums.data(), count, patch), 1, 0));
             for (index q = 0; q < groups; ++q)
-                work.backend.sum_rows(Batch<const T>(View<const T>(lease.data() + q * d, count, d, patch), 1, 0), T(1),
-                                      Batch<T>(out.block(q * size + d, 1, 0, d), 1, 0));
+                work.backend.sum_rows(Batch<const double>(View<const double>(sums.data() + q * d, count, d, patch), 1, 0), 1.0,
+                                      Batch<double>(out.block(q * size + d, 1, 0, d), 1, 0));
         });
     }
     // and out += sum over vectors, images and positions of g g^T.
     template <class B>
-    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<T> out) const {
-        const View<const T> all = flat(g);
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
+        const InDouble<B, T> wide(work.backend, flat(g));
+        const View<const double> all = wide.view();
         for (index q = 0; q < groups; ++q) {
-            const Grid<const T> one = part(Batch<const T>(all, 1, 0), 0, all.rows, q);
-            work.backend.gemm_grid(Op::none, Op::transpose, T(1), one, one, T(1),
-                                   Grid<T>(out.row_range(q * out_group(), out_group()), 1, 0, all.rows, 0));
+            const Grid<const double> one = part(Batch<const double>(all, 1, 0), 0, all.rows, q);
+            work.backend.gemm_grid(Op::none, Op::transpose, 1.0, one, one, 1.0,
+                                   Grid<double>(out.row_range(q * out_group(), out_group()), 1, 0, all.rows, 0));
         }
     }
 

@@ -2,6 +2,7 @@
 // Blocks of s vectors over n samples are (s, n, width), contiguous.
 #pragma once
 
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/types.hpp"
@@ -55,16 +56,19 @@ struct Dense {
         }
     }
 
-    // The second moments of which K-FAC's factors are made: out += x^T x, and below it, where there is a bias, the sums of x;
+    // The second moments of which K-FAC's factors are made, in double: their small eigenvalues are squares. out += x^T x, and below it,
+    // where there is a bias, the sums of x;
     template <class B>
-    void add_input_moment(B& backend, View<const T> x, View<T> out) const {
-        backend.gemm(Op::transpose, Op::none, T(1), x, x, T(1), out.block(0, fan_in(), 0, fan_in()));
-        if (bias) backend.sum_rows(Batch<const T>(x, 1, 0), T(1), Batch<T>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
+    void add_input_moment(B& backend, View<const T> x, View<double> out) const {
+        const InDouble<B, T> wide(backend, x);
+        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, fan_in(), 0, fan_in()));
+        if (bias) backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
     }
     // and out += sum_j g_j^T g_j of cotangents behind the layer.
     template <class B>
-    void add_output_moment(B& backend, Batch<const T> g, View<T> out) const {
-        backend.gemm(Op::transpose, Op::none, T(1), flat(g), flat(g), T(1), out);
+    void add_output_moment(B& backend, Batch<const T> g, View<double> out) const {
+        const InDouble<B, T> wide(backend, flat(g));
+        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out);
     }
 
     // The same between layers of other kinds: see convolution.hpp for what each means.
@@ -100,11 +104,11 @@ struct Dense {
             work.backend.copy(g[c], View<T>(at + fan_out() * fan_in() + c * rows.step, n, fan_out(), step));
     }
     template <class B>
-    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<T> out) const {
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
         add_input_moment(work.backend, kept.input, out);
     }
     template <class B>
-    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<T> out) const {
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
         add_output_moment(work.backend, g, out);
     }
 

@@ -138,11 +138,11 @@ def cond(
         search.notes.append(f"of G preconditioned by {A.name}")
     top, low = found.largest, found.smallest
     value = max(top.value / low.value, 1.0)
-    doubt = matrices.rounding(top.value, A.dtype)
-    upper, source = _upper(A, found, doubt)
+    doubts = _doubt(A, top.value, top.value), _doubt(A, top.value, low.value)
+    upper, source = _upper(A, found, *doubts)
     return Condition(
         value=value,
-        lower=max((top.value - doubt) / (low.value + doubt), 1.0),
+        lower=max((top.value - doubts[0]) / (low.value + doubts[1]), 1.0),
         upper=max(upper, value),
         lambda_max=top.value,
         lambda_min=low.value,
@@ -170,15 +170,20 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
     return G.preconditioned(preconditioner, damping)
 
 
-def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str]:
+def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
+    """What rounding may have done to an eigenvalue."""
+    return matrices.rounding(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
+
+
+def _upper(A: SymmetricOperator, found: Found, doubt: float, doubt_below: float) -> tuple[float, str]:
     """The upper end where it is proven, or else the residuals' estimate, with its reason."""
     top, low = found.largest, found.smallest
     if not found.clear:
         return math.inf, "nothing: what was cut may not be zero"
     if found.proof:
         margin = found.margin
-        return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt), found.proof
-    estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt)
+        return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt_below), found.proof
+    estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt_below)
     bound = _analytic(A)
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
@@ -190,9 +195,9 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str
     upper = (top.value + doubt) / (1 - top.error)
     start = f"lambda_max <= {upper:.6g} with probability 1 - {FAILURE:.0e}"
     if low.error >= 1:
-        lower = low.value - low.residual - doubt
+        lower = low.value - low.residual - doubt_below
         return _quotient(upper, lower), f"random start: {start}; lambda_min by its residual (estimated)"
-    lower = low.value * (1 - low.error) - doubt
+    lower = low.value * (1 - low.error) - doubt_below
     return _quotient(upper, lower), (
         f"random start: {start} and lambda_min >= {lower:.6g} with the same (Kuczynski & Wozniakowski); "
         f"residuals alone suggest {estimate:.6g}"
