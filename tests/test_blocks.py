@@ -189,3 +189,19 @@ def test_memory_limit():
     G = gn.GaussNewton(gn.mlp([4, 50, 3], seed=1), X, memory_limit=6e3)
     with pytest.raises(MemoryError, match=r"use gnfast\.diagonal"):
         G.diagonal()
+
+
+def test_on_a_device(device):
+    for net, X in (
+        (gn.mlp([4, 9, 3], "tanh", bias=True, seed=2), rng(1).standard_normal((7, 4))),
+        (gn.Network(image_layers()), IMAGES),
+    ):
+        G = gn.GaussNewton(net, X, "cross_entropy")
+        there = device.on(G)
+        close(there.diagonal(), G.diagonal())
+        for part in there.layers():
+            V = np.asfortranarray(rng(2).standard_normal((part.size, 3)))
+            block, own = G.block(part.index), there.block(part.index)
+            close(own @ V, block @ V)
+            close(own.gram().to_dense(), block.gram().to_dense())
+            assert device.dressed(gn.cond)(own).value == pytest.approx(gn.cond(block).value, rel=1e-8)

@@ -215,3 +215,20 @@ def test_other_operators_and_roots_of_another_size():
         gn.cond(dense_problem("wide", "mse")[0], preconditioner=Small())
     with pytest.raises(TypeError, match=r"needs a gnfast\.GaussNewton"):
         gn.cond(np.eye(3), preconditioner=np.ones(3))
+
+
+def test_on_a_device(device):
+    draw = rng(7)
+    conv = gn.Conv2d(draw.standard_normal((4, 1, 2, 2)), draw.standard_normal(4), groups=2)
+    images = gn.Network([conv, gn.Activation("tanh"), gn.Flatten(), gn.Dense(draw.standard_normal((2, 48)))])
+    for net, X in ((CASES["wide"][0](), CASES["wide"][1]), (images, draw.standard_normal((6, 2, 4, 5)))):
+        G = gn.GaussNewton(net, X, "cross_entropy")
+        there = device.on(G)
+        V = np.asfortranarray(draw.standard_normal((G.shape[0], 3)))
+        np.testing.assert_allclose(there.kfac() @ V, G.kfac() @ V, atol=1e-12)
+        op, dual = there.preconditioned("block", 0.01), G.preconditioned("block", 0.01)
+        U = np.asfortranarray(draw.standard_normal((dual.shape[0], 2)))
+        np.testing.assert_allclose(op @ U, dual @ U, atol=1e-10)
+        for kind in NAMES:
+            found = device.dressed(gn.cond)(there, preconditioner=kind, damping=0.01)
+            assert found.value == pytest.approx(gn.cond(G, preconditioner=kind, damping=0.01).value, rel=1e-7)

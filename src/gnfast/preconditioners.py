@@ -29,7 +29,7 @@ NAMES = ("diagonal", "block", "kfac")
 ROWS_BYTES = 1 << 30  # of preconditioned rows of the Jacobian that are made at once, where no limit says less
 UNITS = 64  # rows that are lifted at once
 
-Function = Callable[[Array], Array]  # of eigenvalues, elementwise
+Function = Callable[[Array], Array]  # of eigenvalues, elementwise, in float64 and NumPy's
 
 
 class Piece(Protocol):
@@ -46,10 +46,10 @@ class Scaling:
     """A diagonal block, from its entries (p,) in float64."""
 
     def __init__(self, entries: Array) -> None:
-        self._entries = entries
+        self._entries = _arrays.to_host(entries)
 
     def apply(self, f: Function, rows: Array) -> Array:
-        out: Array = rows * f(self._entries).astype(rows.dtype)
+        out: Array = rows * _arrays.device_of(rows).upload(f(self._entries).astype(rows.dtype))
         return out
 
     def mixed(self, f: Function) -> float:
@@ -64,7 +64,7 @@ class Thin:
 
     def apply(self, f: Function, rows: Array) -> Array:
         beyond = float(f(np.zeros(1))[0])
-        factors = (_arrays.device_of(rows).upload(f(self._values) - beyond)).astype(rows.dtype)
+        factors = _arrays.device_of(rows).upload((f(self._values) - beyond).astype(rows.dtype))
         out: Array = rows * rows.dtype.type(beyond) + ((rows @ self._rows.T) * factors) @ self._rows
         return out
 
@@ -102,12 +102,15 @@ class Root(SymmetricOperator):
         super().__init__(core, dtype, device)
         self._mixed = mixed
 
-    def rounding(self, diagonal: Array) -> float:
-        """That of T = S M^(-1/2), in the norm, for S^T S of this diagonal: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
+    def rounding(self, G: GaussNewton) -> float:
+        """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
 
         8 as for eigenvalues (`matrices.rounding`); see docs/decisions/0022-blocks-and-preconditioners.md.
         """
-        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in self._mixed if norm)
+        if not any(norm for _, norm in self._mixed):
+            return 0.0
+        diagonal = G.diagonal()
+        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in self._mixed)
         return 8 * _arrays.eps(self.dtype) * math.sqrt(total)
 
 
@@ -122,20 +125,14 @@ class BlockDiagonal(SymmetricOperator):
 
     def inverse(self, damping: float = 0.0) -> SymmetricOperator:
         """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
-        return self._of(lambda values: _power(values, damping, -1.0))
+        core = self._function(_power(damping, -1.0), self.shape[0], self.dtype, self.device)
+        return SymmetricOperator(core, self.dtype, self.device)
 
     def inverse_root(self, damping: float = 0.0) -> Root:
         """(M + damping I)^(-1/2), or without damping that of the pseudo-inverse."""
-
-        def f(values: Array) -> Array:
-            return _power(values, damping, -0.5)
-
+        f = _power(damping, -0.5)
         core = self._function(f, self.shape[0], self.dtype, self.device)
         return Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
-
-    def _of(self, f: Function) -> SymmetricOperator:
-        core = self._function(f, self.shape[0], self.dtype, self.device)
-        return SymmetricOperator(core, self.dtype, self.device)
 
     def _function(self, f: Function, size: int, dtype: np.dtype[Any], home: Device) -> Any:
         pieces = self._pieces
@@ -243,7 +240,7 @@ class Preconditioned(SymmetricOperator):
         rows, p = self._gram.shape[0], G.shape[0]
         self.space = "samples" if rows <= p else "parameters"
         self.memory_limit = G.memory_limit
-        self.root_rounding = root.rounding(G.diagonal()) if isinstance(root, Root) else 0.0
+        self.root_rounding = root.rounding(G) if isinstance(root, Root) else 0.0
         gram, samples = self._gram, rows <= p
 
         def product(given: Array, out: Array) -> None:
@@ -324,11 +321,16 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
-def _power(values: Array, damping: float, exponent: float) -> Array:
-    """(values + damping)^exponent, and 0 for 0."""
-    shifted = values + damping
-    with np.errstate(divide="ignore"):
-        return np.where(shifted > 0, shifted**exponent, 0.0)
+def _power(damping: float, exponent: float) -> Function:
+    """(value + damping)^exponent, and 0 for 0."""
+    damping = _checks.at_least_zero(damping, "damping")
+
+    def f(values: Array) -> Array:
+        shifted = values + damping
+        with np.errstate(divide="ignore"):
+            return np.where(shifted > 0, shifted**exponent, 0.0)
+
+    return f
 
 
 def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
