@@ -12,7 +12,7 @@ import pytest
 
 import gnfast as gn
 from gnfast import cli
-from gnfast.paper import FIGURES, Options, Table, training
+from gnfast.paper import FIGURES, Options, Table, layers, training
 from gnfast.paper.claims import bounded, changes, equal, ordered, slope, trend
 from gnfast.paper.commands import make
 from gnfast.paper.table import Curve
@@ -24,7 +24,13 @@ for extra in ("sklearn", "matplotlib", "typer", "mlxtend"):
 NOT_REPRODUCED = {
     "scaling": ("in the end kappa falls",),
     "residual": ("so do weak ones",),
-    "cnn": ("more filters act", "larger kernels act"),
+    "cnn": tuple(
+        f"{words}, of the Gauss"
+        for words in (
+            "more filters act as depth does in an MLP: kappa grows",
+            "larger kernels act as width: kappa falls",
+        )
+    ),
     "pruning": ("kappa at initialisation",),
 }
 
@@ -74,6 +80,26 @@ def test_one_hidden_layer_is_an_equality():
     s, t = np.linalg.svd(W, compute_uv=False), np.linalg.svd(V, compute_uv=False)
     expected = (s[0] ** 2 + t[0] ** 2) / (s[-1] ** 2 + t[-1] ** 2)
     np.testing.assert_allclose([found["kappa"], found["convex"]], expected, rtol=1e-8)
+
+
+# ---------------------------------------------------------------- other layers
+def test_reduced_has_the_spectrum_of_a_network_with_batch_normalisation():
+    rng = np.random.default_rng(5)
+    X, units = rng.standard_normal((23, 4)) + 1.0, 9
+    V, W = rng.standard_normal((units, 4)), rng.standard_normal((10, units))
+    normal = gn.BatchNorm(np.ones(units), np.zeros(units), training=True)
+    G = gn.GaussNewton(gn.Network([gn.Dense(V), normal, gn.Dense(W)]), X)
+    found, expected = np.linalg.eigvalsh(layers.reduced(G, X)), np.linalg.eigvalsh(G.gram().to_dense())
+    assert len(found) == 10 * 5
+    np.testing.assert_allclose(found, expected[-50:], rtol=1e-9, atol=1e-12 * expected[-1])
+    assert abs(expected[:-50]).max() < 1e-12 * expected[-1]
+
+
+def test_unrolled_is_the_convolution():
+    rng = np.random.default_rng(6)
+    kernels, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((2, 11))
+    expected = [sum(np.correlate(x[j], kernel[j], "valid") for j in range(2)) for kernel in kernels]
+    np.testing.assert_allclose(layers.unrolled(kernels, 11) @ x.ravel(), np.ravel(expected), rtol=1e-13, atol=1e-13)
 
 
 # ---------------------------------------------------------------- training

@@ -67,8 +67,9 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
     for line in panel.lines:
         found = _curves(panel, table, line.column)
         shared = len(found) > 1 and all((curve.x, curve.y) == (found[0].x, found[0].y) for curve in found)
+        apart = shared or len(curves) == 1  # nothing that its colour could tell, which would hide it on the curve
         for curve in found[:1] if shared else found:
-            colour = GREY if shared else looks.get(curve.by, (GREY, ""))[0]
+            colour = "black" if apart else looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
