@@ -41,7 +41,8 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
         for place, (panel, found) in zip(axes, panels, strict=True):
             _panel(place, panel, found)
         page.suptitle(f"{figure.title}\n{footnote}", fontsize=7.5, x=0.01, ha="left")
-        _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
+        if not figure.derive:
+            _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
         page.draw_without_rendering()  # places the axes, so that labels can be kept apart
         for place, (panel, found) in zip(axes, panels, strict=True):
             _label_ends(place, panel, _curves(panel, found))
@@ -97,11 +98,11 @@ def _legend(page: Any, lines: list[Line], columns: int) -> None:
     """What the styles of the lines mean; the colours are told at the curves."""
     from matplotlib.lines import Line2D
 
-    keys = [Line2D([], [], color=GREY, label="exact: median, band over seeds")]
+    seeds = "median and range over seeds"
+    keys = [Line2D([], [], color=GREY, label=f"exact values, {seeds}" if lines else seeds)]
     for line in dict.fromkeys(lines):
         keys.append(Line2D([], [], color=GREY, linestyle=line.style, linewidth=1.0, label=line.label))
-    if len(keys) > 1:
-        page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
+    page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
 
 
 def _label_ends(axes: Axes, panel: Panel, curves: list[Curve]) -> None:

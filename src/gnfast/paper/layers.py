@@ -18,7 +18,7 @@ from gnfast.networks import Network
 from gnfast.norms import BatchNorm
 from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, bounded, changes, equal, ordered
-from gnfast.paper.figure import Experiment, Figure, Line, Options, Panel
+from gnfast.paper.figure import Experiment, Figure, Options, Panel
 from gnfast.paper.images import CLASSES, grey
 from gnfast.paper.table import Curve, Table
 from gnfast.spectrum import cond
@@ -56,8 +56,9 @@ def reduced(G: GaussNewton, X: Array) -> Array:
     U, s, _ = np.linalg.svd(np.column_stack([X, np.ones(len(X))]), full_matrices=False)
     Q = U[:, s > len(X) * np.finfo(np.float64).eps * s[0]]
     rows = np.asfortranarray(np.kron(Q, np.eye(CLASSES)))
-    matrix = rows.T @ (G.gram() @ rows)
-    return (matrix + matrix.T) / 2
+    matrix: Array = rows.T @ (G.gram() @ rows)
+    symmetric: Array = (matrix + matrix.T) / 2
+    return symmetric
 
 
 def _norm_values(point: NormPoint) -> Values:
@@ -208,21 +209,13 @@ def _cnn_claims(table: Table) -> list[Claim]:
 
 CNN = Figure(
     "cnn",
-    "Two linear convolutions: kernel size s and number of filters",
+    "Two linear convolutions, unrolled as in the paper, and in the kernels themselves",
     "more filters act like depth in an MLP, larger kernels like width",
     _cnn,
     [
         Panel("filters", "kappa", "kernel", "filters", label=_kernel, title="unrolled", scales=("log", "log")),
-        Panel("kernel", "kappa", "filters", "kernel size $s$", label=_filters, title="unrolled, as in the paper"),
-        Panel(
-            "kernel",
-            "kernels",
-            "filters",
-            "kernel size $s$",
-            label=_filters,
-            title="in the kernels themselves",
-            lines=(Line("jacobian", "our bound, of the whole kernel", ":"),),
-        ),
+        Panel("kernel", "kappa", "filters", "kernel size $s$", label=_filters, title="unrolled"),
+        Panel("kernel", "kernels", "filters", "kernel size $s$", label=_filters, title="in the kernels themselves"),
     ],
     _cnn_claims,
 )
