@@ -80,9 +80,9 @@ def _scaling(options: Options) -> Study:
         widths=(*(f"{factor}L" for factor in factors), 2 * factors[-1] + 1),
         depths=options.of((2, 4, 6, 8), (2, 4, 6, 8, 10, 12), tuple(range(2, 21, 2))),
         seeds=SEEDS,
-        data="digits",
-        samples=options.of(600, 1797, 1797),
-        whiten=True,
+        data=("digits",),
+        samples=(options.of(600, 1797, 1797),),
+        whiten=(True,),
     )
 
 
@@ -171,7 +171,7 @@ def _residual(options: Options) -> Study:
 
 
 def _skip(value: Any) -> str:
-    return rf"β = {value}" if isinstance(value, str) else f"β = {value:g}"
+    return f"β = {value.replace('sqrt(L)', '√L')}" if isinstance(value, str) else f"β = {value:g}"
 
 
 def _residual_claims(table: Table) -> list[Claim]:
