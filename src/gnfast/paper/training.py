@@ -105,12 +105,15 @@ def _spectrum_claims(table: Table) -> list[Claim]:
     before, after = curves["at initialisation"], curves["after training"]
     rank = int(min(before.x[-1], after.x[-1]))
     short = max(1, round(0.9 * rank))
-    kappas = table.curves("number", "kappa_at", _step)[0]
+    kappas = table.curves("number", "kappa_at", _step)
     factors = [b / a for a, b in zip(before.middle[:rank], after.middle[:rank], strict=True)]
     return [
-        ordered(
-            [(f"rank {rank}", kappas.y[rank - 1]), (f"rank {short}", kappas.y[short - 1])],
-            "kappa depends on the rank that is assumed: a tenth of the eigenvalues less, and it is smaller",
+        *(
+            ordered(
+                [(f"rank {rank}", kappa.y[rank - 1]), (f"rank {short}", kappa.y[short - 1])],
+                f"{kappa.by} kappa depends on the assumed rank: with a tenth of the eigenvalues less it is smaller",
+            )
+            for kappa in kappas
         ),
         Claim(
             "training moves no ordered eigenvalue by an order of magnitude",
