@@ -113,6 +113,7 @@ class _Reader:
         self.channels_last = layout == "flax"
         self.moves: list[Move] = []
         self._pixels: Shape | None = None  # (c, h, w) that a Flatten has made a vector of
+        self._pooled = False  # whether there is one pixel, whatever the samples
 
     def layers(self, plan: list[Any]) -> Iterator[Layer]:
         for i, item in enumerate(plan):
@@ -120,6 +121,8 @@ class _Reader:
             layer = self._layer(item, where)
             if isinstance(layer, gn.Flatten):
                 self._flatten(where)
+            elif isinstance(layer, gn.Pool | gn.Conv1d | gn.Conv2d):
+                self._pooled = isinstance(layer, gn.Pool) and layer.mode == "global_average"
             if self.shape is not None:
                 try:
                     self.shape = layer.output_shape(self.shape)
@@ -155,7 +158,7 @@ class _Reader:
         return self.left.pop(0)
 
     def _flatten(self, where: str) -> None:
-        if self.shape is None and self.channels_last:
+        if self.shape is None and self.channels_last and not self._pooled:
             raise ValueError(
                 f"{where} is a Flatten, whose order of pixels needs the shape of a sample; pass sample_shape=(h, w, c)"
             )

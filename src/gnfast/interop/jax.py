@@ -50,6 +50,7 @@ def matvec(operator: LinearOperator) -> Callable[[JaxArray], JaxArray]:
 
     Compiled code hands vectors over by `jax.pure_callback`. On the CPU our engine reads them where XLA has them, and
     XLA copies the product once; arrays on another device travel to the machine's memory and back for every product.
+    float64 needs `jax.config.update("jax_enable_x64", True)`: callbacks of JAX do not see the context `jax.enable_x64`.
     """
     if not isinstance(operator, LinearOperator):
         raise TypeError(f"operator is of type {type(operator).__name__} but must be a LinearOperator, as gnfast's are")
@@ -83,6 +84,11 @@ def _on_host(operator: LinearOperator, v: Any) -> np.ndarray[Any, Any]:
     JAX's must not be called here: where all threads of XLA wait for this one, they would wait for ever.
     """
     rows = np.asarray(v).reshape(-1, operator.shape[1])
+    if rows.dtype != operator.dtype:
+        raise TypeError(
+            f"JAX rounded v to {rows.dtype} on its way to an operator in {operator.dtype}: its callbacks do not see "
+            'the context jax.enable_x64; call jax.config.update("jax_enable_x64", True) instead'
+        )
     shape = (*v.shape[:-1], operator.shape[0])
     if not len(rows):
         return np.empty(shape, rows.dtype)
