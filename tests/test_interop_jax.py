@@ -19,14 +19,7 @@ import problems  # noqa: E402
 
 from gnfast.interop.jax import _on_host, matvec  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def x64() -> Any:
-    """JAX's arrays in float64, in this file only."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("jax64")
 
 
 class Counted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,12 @@ jnp = jax.numpy
 
 import oracles  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
+from test_readme import run  # noqa: E402
 
 from gnfast.interop.jax import Conv, Dense, GaussNewton, from_pytree  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("jax64")
 TOL = 1e-11  # relative to the largest entry: sums of some hundred products in float64
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Any:
-    """JAX's arrays in float64, in this file only."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -340,3 +334,9 @@ def test_matfree_on_pytrees() -> None:
     V = np.concatenate([np.asarray(leaf).reshape(20, -1) for leaf in jax.tree.leaves(sampler(key))], axis=1)
     values, U = np.linalg.eigh(explicit(mlp, params, X))
     assert close(found, ((V @ U) ** 2 @ np.log1p(np.maximum(values, 0))).mean(), 1e-8)
+
+
+def test_what_the_documentation_shows_runs() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "jax.md"
+    pytest.importorskip("matfree")
+    run(page.read_text(), str(page), {"__name__": "docs"})

@@ -48,8 +48,8 @@ def matvec(operator: LinearOperator) -> Callable[[JaxArray], JaxArray]:
         TypeError: Not a LinearOperator, or of another dtype; a vector of another dtype than the operator.
         ValueError: A vector of another shape.
 
-    Compiled code hands vectors over by `jax.pure_callback`. On the CPU our engine reads them where XLA has them, and
-    XLA copies the product once; arrays on another device travel to the machine's memory and back for every product.
+    Compiled code hands blocks over by `jax.pure_callback`, which copies them up to twice on their way in and once on
+    their way out; arrays on another device travel to the machine's memory and back. Each operator is compiled anew.
     float64 needs `jax.config.update("jax_enable_x64", True)`: callbacks of JAX do not see the context `jax.enable_x64`.
     """
     if not isinstance(operator, LinearOperator):
@@ -158,6 +158,7 @@ def from_pytree(
             "equinox": weights (out, in) and (out, in, h, w), samples (n, c, h, w), convolutions without padding.
         order: Names of the layers of `params` in the order of their use, where their numbers do not tell it. Without:
             convolutions before dense layers, in the order of numbers in names, places in lists, fields in classes.
+            Flax numbers layers as they are made: in `Dense(3)(tanh(Dense(5)(x)))` the last one is `Dense_0`.
         sample_shape: The shape of one sample in that layout; only convolutions before dense layers, or with padding
             "SAME" and strides, need it.
 
