@@ -142,6 +142,16 @@ def test_a_large_block_beside_the_threads_of_both() -> None:
     assert close(both(V), wanted, 1e-5)
 
 
+@pytest.mark.gpu
+def test_an_operator_on_a_gpu(gpu: Any) -> None:
+    """It multiplies there, and JAX has its vectors where it had them."""
+    G = problems.problem()
+    on_gpu = gn.GaussNewton(G.net, G.X, device=gpu)
+    V = random(3, G.shape[0])
+    for f in (jax.vmap(matvec(on_gpu)), jax.jit(jax.vmap(matvec(on_gpu)))):
+        assert close(f(V), (G @ np.asarray(V).T).T)
+
+
 def test_float32_is_kept() -> None:
     G = problems.problem(dtype="float32")
     v = random(G.shape[0], dtype="float32")
