@@ -8,7 +8,6 @@ import numpy as np
 
 from gnfast import _checks
 from gnfast.interop.curvlinops import GGNLinearOperator
-from gnfast.operators import SymmetricOperator
 from gnfast.spectrum.matrices import as_symmetric
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.hessian_eigenthings", "hessian-eigenthings")
@@ -24,7 +23,34 @@ __all__ = ["GaussNewtonOperator", "Operator"]
 Tensor: TypeAlias = Any  # torch.Tensor
 
 
-class Operator(_Base):  # type: ignore[misc]  # see _Base
+class _Adapter(_Base):  # type: ignore[misc]  # see _Base
+    def __init__(self, operator: Any, dtype: Any, device: Any) -> None:
+        self.operator, self._dtype, self._device = operator, dtype, device
+
+    @property
+    def size(self) -> int:
+        """Rows, and columns."""
+        return int(self.operator.shape[0])
+
+    @property
+    def device(self) -> Any:
+        """Where vectors and products are."""
+        return self._device
+
+    @property
+    def dtype(self) -> Any:
+        """That of vectors and products."""
+        return self._dtype
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """The product with a vector (size,)."""
+        return self.operator @ v
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.operator!r})"
+
+
+class Operator(_Adapter):
     """Any symmetric operator that gnfast takes as a `CurvatureOperator`, for `lanczos`, `trace`, `spectral_density`.
 
     Vectors are tensors on the CPU of the operator's dtype, shared with the engine, not copied.
@@ -34,36 +60,22 @@ class Operator(_Base):  # type: ignore[misc]  # see _Base
 
     Raises:
         ImportError: PyTorch, curvlinops or hessian-eigenthings is not installed.
-        TypeError, ValueError: No symmetric real matrix.
+        TypeError, ValueError: No symmetric real matrix on the CPU.
     """
 
     def __init__(self, op: Any) -> None:
-        self.operator: SymmetricOperator = as_symmetric(op)
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return int(self.operator.shape[0])
-
-    @property
-    def device(self) -> Any:
-        """The CPU."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> Any:
-        """That of vectors and products."""
-        return torch.float32 if self.operator.dtype == np.float32 else torch.float64
+        operator = as_symmetric(op)
+        if operator.device != "cpu":
+            raise ValueError(f"op is on {operator.device} but must be on the CPU; make it with device='cpu'")
+        dtype = torch.float32 if operator.dtype == np.float32 else torch.float64
+        super().__init__(operator, dtype, torch.device("cpu"))
 
     def matvec(self, v: Tensor) -> Tensor:
-        """The product with a vector (N,)."""
+        """The product with a vector (size,)."""
         return torch.from_numpy(self.operator @ v.detach().numpy())
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.operator!r})"
 
-
-class GaussNewtonOperator(_Base):  # type: ignore[misc]  # see _Base
+class GaussNewtonOperator(_Adapter):
     """The Gauss-Newton matrix of a model and a loss over batches, in the place of their `GGNOperator`.
 
     Products are those of `gnfast.interop.curvlinops.GGNLinearOperator`: by our engine where it takes model and loss, by
@@ -81,26 +93,5 @@ class GaussNewtonOperator(_Base):  # type: ignore[misc]  # see _Base
 
     def __init__(self, model: Any, dataloader: Any, loss: Any) -> None:
         params = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.operator = GGNLinearOperator(model, loss, params, dataloader)
-
-    @property
-    def size(self) -> int:
-        """p."""
-        return int(self.operator.shape[0])
-
-    @property
-    def device(self) -> Any:
-        """That of the parameters."""
-        return self.operator.device
-
-    @property
-    def dtype(self) -> Any:
-        """That of the parameters."""
-        return self.operator.dtype
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """The product with a vector (p,)."""
-        return self.operator @ v
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.operator!r})"
+        operator = GGNLinearOperator(model, loss, params, dataloader)
+        super().__init__(operator, operator.dtype, operator.device)

@@ -97,7 +97,7 @@ class _TorchWithEig:
 @contextmanager
 def _eig() -> Iterator[None]:
     """`torch.eig` for the module of PyHessian alone, and only for as long as it is needed."""
-    module = importlib.import_module("pyhessian.hessian")
+    module: Any = importlib.import_module("pyhessian.hessian")
     theirs = module.torch
     module.torch = _TorchWithEig()
     try:
