@@ -5,6 +5,8 @@ Their models and data are those of Laplace's own tests of its backends and of it
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -127,6 +129,18 @@ def test_their_route_where_the_engine_does_not_take_it() -> None:
     torch.manual_seed(0)
     _, b = CurvlinopsGGN(model, "regression", stochastic=True).full(X.detach(), y)
     assert torch.equal(a, b)
+
+
+def test_a_torchvision_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(module: str, purpose: str, extra: str) -> Any:
+        if module == "laplace":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return importlib.import_module(module)
+
+    monkeypatch.setattr("gnfast._checks.optional_import", missing)
+    monkeypatch.delitem(sys.modules, bridge.__name__)
+    with pytest.raises(ImportError, match=r"nms does not exist.*uninstall torchvision"):
+        importlib.import_module(bridge.__name__)
 
 
 def test_selectors_of_another_length_are_refused() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_readme import python_blocks, run
+from documents import python_blocks, run
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tools.md"
 START, *SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
