@@ -27,6 +27,8 @@ struct Arena {
     unsigned char* base = nullptr;
     std::size_t high = 0;  // bytes that were ever handed out
     int working = 0;
+    bool behind = false;  // something was asked of the device since the host last waited
+    long waits = 0;
     std::map<std::size_t, Block> blocks;           // by offset
     std::multimap<std::size_t, std::size_t> free;  // size -> offset
     std::size_t used = 0;
@@ -56,6 +58,7 @@ DeviceWorks::DeviceWorks() {
     Arena& a = arena();
     a.lock.lock();
     if (a.working++ == 0) a.protect(PROT_READ | PROT_WRITE);
+    a.behind = true;
 }
 
 DeviceWorks::~DeviceWorks() {
@@ -63,6 +66,15 @@ DeviceWorks::~DeviceWorks() {
     if (--a.working == 0) a.protect(PROT_NONE);
     a.lock.unlock();
 }
+
+void wait() {
+    Arena& a = arena();
+    const std::lock_guard guard(a.lock);
+    if (a.behind) ++a.waits;
+    a.behind = false;
+}
+
+long waits() { return arena().waits; }
 
 void* allocate(std::size_t bytes, int device) {
     Arena& a = arena();

@@ -14,6 +14,10 @@ class DeviceWorks {
     DeviceWorks& operator=(const DeviceWorks&) = delete;
 };
 
+// The host waits for all that the device was asked to do; counted unless nothing was asked since it last waited. How often it has.
+void wait();
+long waits();
+
 // Memory full of NaN, or nullptr where the arena has no room. It ends in a border, and whoever wrote there ends the process at release.
 void* allocate(std::size_t bytes, int device);
 bool release(void* pointer);  // false: not what allocate gave
