@@ -119,7 +119,7 @@ def _images(point: object) -> str:
     }
     return (
         names.get(data, f"CIFAR-10 ({data})")
-        + (f" as grey {size} x {size}" if size else "")
+        + (f" as grey {size} x {size}" if size and data != "digits" else "")
         + (f", n = {samples:,}" if samples else "")
         + ", whitened" * bool(getattr(point, "whiten", False))
     )

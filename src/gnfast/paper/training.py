@@ -290,7 +290,7 @@ def _pruning_values(point: PruningPoint) -> Values:
 
 
 def _pruning(options: Options) -> Experiment:
-    samples, steps, every, images, channels = options.of((8, 2, 1, 3, 4), (128, 60, 10, 10, 8), (256, 200, 20, 20, 16))
+    samples, steps, every, images, channels = options.of((16, 6, 2, 3, 4), (128, 60, 10, 10, 8), (256, 200, 20, 20, 16))
     fractions = options.of((0.0, 0.4, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8))
     grid = [
         PruningPoint(fraction, seed, options.images, samples, steps, every, images, channels)
