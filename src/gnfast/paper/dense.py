@@ -73,7 +73,7 @@ def _scaling(options: Options) -> Study:
     """On digits at every setting: whitened data enter by their dimension alone, and widths in proportion to that of
     MNIST, 653, would need 10 GB of weights.
     """
-    factors = options.of((20, 40, 80), (20, 40, 80, 160), (10, 20, 40, 80, 160))
+    factors = options.of((20, 40, 80), (20, 40, 80, 160), (20, 40, 80, 160))
     return Study(
         name="scaling",
         networks=LINEAR,

@@ -142,8 +142,8 @@ class TrainingPoint(Keyed):
     """A linear network through stochastic gradient descent; its values are series over steps.
 
     The rate is that of PyTorch's SGD on its MSELoss, the mean of squares over samples and outputs, which is 2 / k times
-    our loss: the paper's 0.2 is 0.04 in ours. On the paper's grey images of 8 x 8 pixels that is near the largest with
-    which whole batches converge; with 100 samples in a batch it converges, with 32 it does not.
+    our loss: the paper's 0.2 is 0.04 in ours. On 1,000 whitened photographs of 8 x 8 pixels it converges with 100 samples
+    in a batch, with kappa from 6 to 11 in 30 epochs, and diverges with 32.
     """
 
     width: int
@@ -255,8 +255,7 @@ class PruningPoint(Keyed):
     """A ResNet-20 without a fraction of each layer's weights, through training in float32.
 
     kappa is that at initialisation, of the mean squared error over a few images and with the statistics of these as
-    batch, in float64: no eigenvalue of its Gram dual is zero, whatever is pruned. A row of the
-    Jacobian is a product with the whole batch, which is what limits the number of images.
+    batch, in float64. A row of the Jacobian is a product with the whole batch, which limits the number of images.
     """
 
     fraction: float
