@@ -142,8 +142,8 @@ class TrainingPoint(Keyed):
     """A linear network through stochastic gradient descent; its values are series over steps.
 
     The rate is that of PyTorch's SGD on its MSELoss, the mean of squares over samples and outputs, which is 2 / k times
-    our loss: the paper's 0.2 is 0.04 in ours. On 1,000 whitened photographs of 8 x 8 pixels it converges with 100 samples
-    in a batch, with kappa from 6 to 11 in 30 epochs, and diverges with 32.
+    our loss: the paper's 0.2 is 0.04 in ours. On 1,000 whitened photographs of 8 x 8 pixels it converges with batches
+    of 100, with kappa from 6 to 11 in 30 epochs, and diverges with batches of 32.
     """
 
     width: int
