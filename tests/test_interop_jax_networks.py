@@ -14,9 +14,9 @@ import gnfast as gn
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+import documents  # noqa: E402
 import oracles  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
-from test_readme import run  # noqa: E402
 
 from gnfast.interop.jax import Conv, Dense, GaussNewton, from_pytree  # noqa: E402
 
@@ -342,4 +342,4 @@ def test_matfree_on_pytrees() -> None:
 def test_what_the_documentation_shows_runs() -> None:
     page = Path(__file__).resolve().parents[1] / "docs" / "jax.md"
     pytest.importorskip("matfree")
-    run(page.read_text(), str(page), {"__name__": "docs"})
+    documents.run(page.read_text(), str(page), {"__name__": "docs"})
