@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -46,40 +46,35 @@ class Risk:
     def __init__(
         self, module: Any, loss: Any, params: list[Tensor], data: Iterable[tuple[Tensor, Tensor]], n: int
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
-        self.order = _order(list(module.parameters()), params)
-        try:
-            self.net: Network = gn.from_torch(module)
-        except (TypeError, ValueError) as error:
-            raise UnsupportedError(str(error)) from None
+        self.net, self.order = network_of(module, params)
         self.loss, self.batches = "", []
         for X, y in data:
-            if not isinstance(X, torch.Tensor) or X.dtype != params[0].dtype:
-                raise UnsupportedError(f"the inputs are a {getattr(X, 'dtype', type(X).__name__)}")
+            inputs = samples_of(X, params[0])
             self.loss, weights, factor = _hessians(loss, X, y)
-            self.batches.append(_Batch(X.numpy(), weights, factor * (len(X) / n if loss.reduction == "mean" else 1.0)))
+            share = len(X) / n if loss.reduction == "mean" else 1.0
+            self.batches.append(_Batch(inputs, weights, factor * share))
         self._kept: list[gn.GaussNewton] = []
-        try:
-            first = self._operator(self.batches[0])
-        except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
-            raise UnsupportedError(str(error)) from None
+        first = self._operator(self.batches[0])
         samples = sum(len(batch.X) for batch in self.batches)
         self.bytes = first.plan().memory * samples / len(self.batches[0].X)
         if self.bytes <= KEPT_BYTES:
             self._kept = [first, *(self._operator(batch) for batch in self.batches[1:])]
 
     def _operator(self, batch: _Batch) -> gn.GaussNewton:
-        return gn.GaussNewton(self.net, batch.X, self.loss, reduction="sum", weights=batch.weights)
+        return operator_at(self.net, batch.X, self.loss, batch.weights)
+
+    def terms(self) -> Iterator[tuple[float, gn.GaussNewton]]:
+        """Factors and operators whose sum the matrix is, in the order of the module's parameters."""
+        for i, batch in enumerate(self.batches):
+            yield batch.factor, self._kept[i] if self._kept else self._operator(batch)
 
     def product(self, M: list[Tensor]) -> list[Tensor]:
         """G times a block of s vectors, each given as one tensor (*shape, s) a parameter in the caller's order."""
         columns = M[0].shape[-1]
         rows = torch.cat([M[i].reshape(-1, columns) for i in self.order]).detach().T.contiguous().numpy()
         total = np.zeros_like(rows)
-        for i, batch in enumerate(self.batches):
-            operator = self._kept[i] if self._kept else self._operator(batch)
-            total += batch.factor * (operator @ rows.T).T
+        for factor, operator in self.terms():
+            total += factor * (operator @ rows.T).T
         parts = torch.split(torch.from_numpy(total), [M[i].numel() // columns for i in self.order], dim=1)
         found = dict(zip(self.order, parts, strict=True))
         return [found[i].T.reshape(M[i].shape) for i in range(len(M))]
@@ -88,6 +83,33 @@ class Risk:
         samples = sum(len(batch.X) for batch in self.batches)
         forward = "" if self._kept else f", forward passes of {megabytes(self.bytes)} made again for each product"
         return f"gnfast's engine, {self.loss}, {samples} samples in {len(self.batches)} batches{forward}"
+
+
+def network_of(module: Any, params: list[Tensor]) -> tuple[Network, list[int]]:
+    """The module as a network, and for each of its parameters the place in `params`."""
+    if not isinstance(module, torch.nn.Module):
+        raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
+    order = _order(list(module.parameters()), params)
+    try:
+        return gn.from_torch(module), order
+    except (TypeError, ValueError) as error:
+        raise UnsupportedError(str(error)) from None
+
+
+def samples_of(X: Any, like: Tensor) -> Array:
+    """A batch of inputs as an array, where they are a tensor of the parameters' dtype."""
+    if not isinstance(X, torch.Tensor) or X.dtype != like.dtype:
+        raise UnsupportedError(f"the inputs are a {getattr(X, 'dtype', type(X).__name__)}")
+    samples: Array = X.detach().numpy()
+    return samples
+
+
+def operator_at(net: Network, X: Array, loss: str = "mse", weights: Array | None = None) -> gn.GaussNewton:
+    """sum_i w_i J_i^T H_i J_i at some samples."""
+    try:
+        return gn.GaussNewton(net, X, loss, reduction="sum", weights=weights)
+    except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
+        raise UnsupportedError(str(error)) from None
 
 
 def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:

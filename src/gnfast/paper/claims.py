@@ -81,7 +81,8 @@ class Mean(NamedTuple):
         return self.value - other.value > 2 * math.hypot(self.error, other.error)
 
     def __str__(self) -> str:
-        return f"{math.exp(self.value):.3g} (+- {100 * self.error:.2g} %)"
+        percent = 100 * self.error
+        return f"{math.exp(self.value):.3g} (+- {percent:{'.0f' if percent >= 100 else '.2g'}} %)"
 
 
 def ordered(values: Sequence[tuple[str, Sequence[float]]], statement: str, unit: str = "kappa") -> Claim:
@@ -90,6 +91,20 @@ def ordered(values: Sequence[tuple[str, Sequence[float]]], statement: str, unit:
     words = ", ".join(f"{mean} for {name}" for (name, _), mean in zip(values, means, strict=True))
     holds = all(first.above(second) for first, second in itertools.pairwise(means))
     return Claim(statement, f"{unit}: {words}", holds)
+
+
+def steeper(
+    first: Curve,
+    others: Sequence[Curve],
+    statement: str,
+    label: Callable[[Any], str] = str,
+    unit: str = "d log kappa / d L",
+) -> Claim:
+    """The logarithm of the first curve has a larger slope than that of each other one, by two standard errors."""
+    steep, *rest = (slope([(x, math.log(y)) for x, y in curve.points()]) for curve in (first, *others))
+    words = ", ".join(f"{s} for {label(c.by)}" for c, s in zip((first, *others), (steep, *rest), strict=True))
+    holds = all(steep.value - s.value > 2 * math.hypot(steep.error, s.error) for s in rest)
+    return Claim(statement, f"{unit}: {words}", bool(rest) and holds)
 
 
 def changes(
