@@ -73,9 +73,10 @@ class Device(str):
                 f"{name} is of type {got} on cuda:{gpu} but {owner} is on the cpu; use device='cuda' where there is "
                 f"one, or copy {name} to the machine's memory, {name}.get() in CuPy and {name}.cpu() in PyTorch"
             )
+        dlpack_alone = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         try:
-            array = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with a gradient
+            array = np.from_dlpack(value) if dlpack_alone else np.asarray(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists, tensors with a gradient
             raise TypeError(
                 f"{name} is of type {got}, which NumPy cannot read ({error}); pass a NumPy array"
             ) from error

@@ -62,7 +62,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def dot(self, x: Any) -> Any:
         """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
-        if _arrays.is_on_gpu(x):  # which SciPy would have NumPy read
+        if _arrays.is_on_gpu(x) or hasattr(x, "__dlpack__"):  # which SciPy would have NumPy read as it can
             return self.matvec(x) if x.ndim == 1 else self.matmat(x)
         return super().dot(x)
 

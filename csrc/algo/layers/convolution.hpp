@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/windows.hpp"
@@ -101,6 +102,37 @@ struct Convolution {
         if (bias)
             work.backend.sum_channels(g, Batch<T>(View<T>(rows.first.data + bias_offset(), rows.first.rows, weight.rows, rows.first.stride),
                                                   rows.count, rows.step));
+    }
+
+    // Of each group one below another, in double: out += sum over images and positions of patch patch^T, with the sums of the patches
+    // below, where there is a bias,
+    template <class B>
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
+        const index d = weight.cols, size = out.cols, patch = windows.patch();
+        for_patches(work, kept.input, [&](index, View<const T> patches, index count) {
+            const InDouble<B, T> wide(work.backend, patches);
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::none, Op::transpose, 1.0, shared(wide.view(), q, 1, count), shared(wide.view(), q, 1, count),
+                                       1.0, Grid<double>(out.block(q * size, d, 0, d), 1, 0, count, 0));
+            if (!bias) return;
+            auto sums = work.backend.template allocate<double>(count * patch);
+            work.backend.sum_channels(Batch<const double>(View<const double>(wide.view().data, count, patch * windows.positions()), 1, 0),
+                                      Batch<double>(View<double>(sums.data(), count, patch), 1, 0));
+            for (index q = 0; q < groups; ++q)
+                work.backend.sum_rows(Batch<const double>(View<const double>(sums.data() + q * d, count, d, patch), 1, 0), 1.0,
+                                      Batch<double>(out.block(q * size + d, 1, 0, d), 1, 0));
+        });
+    }
+    // and out += sum over vectors, images and positions of g g^T.
+    template <class B>
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
+        const InDouble<B, T> wide(work.backend, flat(g));
+        const View<const double> all = wide.view();
+        for (index q = 0; q < groups; ++q) {
+            const Grid<const double> one = part(Batch<const double>(all, 1, 0), 0, all.rows, q);
+            work.backend.gemm_grid(Op::none, Op::transpose, 1.0, one, one, 1.0,
+                                   Grid<double>(out.row_range(q * out_group(), out_group()), 1, 0, all.rows, 0));
+        }
     }
 
    private:

