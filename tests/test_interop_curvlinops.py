@@ -83,6 +83,9 @@ def test_a_training_step_is_followed() -> None:
     after = ours @ identity(ours)
     assert not torch.allclose(before, after)
     same(after, theirs @ identity(theirs))
+    vector = nn.utils.parameters_to_vector(model.parameters()).detach()
+    nn.utils.vector_to_parameters(2 * vector, model.parameters())  # assigns to .data, which changes no version
+    same(ours @ identity(ours), theirs @ identity(theirs))
 
 
 class Odd(nn.Module):

@@ -99,6 +99,18 @@ def test_images_and_single_precision(kind: str) -> None:
         same(a, b, 1e-5)
 
 
+def test_parameters_that_change_are_followed() -> None:
+    X, _ = batch("regression")
+    model = model_of_their_tests()
+    ours, other = GnfastGGN(model, "regression"), CurvlinopsGGN(model, "regression")
+    same(ours.jacobians(X)[0], other.jacobians(X)[0], 1e-12)
+    nn.utils.vector_to_parameters(2 * nn.utils.parameters_to_vector(model.parameters()).detach(), model.parameters())
+    same(ours.jacobians(X)[0], other.jacobians(X)[0], 1e-12)
+    with torch.no_grad():
+        model[0].bias.add_(1)
+    same(ours.jacobians(X)[0], other.jacobians(X)[0], 1e-12)
+
+
 class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()

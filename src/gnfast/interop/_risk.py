@@ -28,7 +28,9 @@ def state_of(module: Any) -> object:
     if not isinstance(module, torch.nn.Module):
         return ()
     tensors = [*module.parameters(), *module.buffers()]
-    return [(id(t), t._version) for t in tensors], [m.training for m in module.modules()]
+    # Assigning to .data, as vector_to_parameters does, changes no version, but the memory, which is not given out again
+    # for as long as a network that has been read shares it.
+    return [(id(t), t._version, t.data_ptr()) for t in tensors], [m.training for m in module.modules()]
 
 
 @dataclass(frozen=True)
