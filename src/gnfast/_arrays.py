@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,10 +280,50 @@ def as_array(value: object, name: str, device: Device = CPU, owner: str = "what 
     """`value` as an array of `device` without a copy where its library can, or an error that names the argument.
 
     Raises:
-        TypeError: No array of numbers, or one in the other kind of memory.
+        TypeError: No array of numbers, one in the other kind of memory, or a tensor that records a gradient.
         ValueError: On another GPU.
     """
-    return device.as_array(value, name, owner)
+    return device.as_array(without_gradient(value, name), name, owner)
+
+
+def library_of(value: object) -> Any:
+    """The module of another library whose array this is, PyTorch or one of the array API; None for all else."""
+    if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "__dlpack__"):
+        return None
+    if _is_tensor(value):
+        return sys.modules["torch"]
+    return value.__array_namespace__() if hasattr(value, "__array_namespace__") else None
+
+
+def like(found: Array, given: object) -> Any:
+    """`found`, an array of its device's library, as one of the library that `given` is of; the same memory."""
+    library = None if isinstance(given, type(found)) else library_of(given)
+    return found if library is None else library.from_dlpack(found)
+
+
+def conversion(value: object, name: str, dtype: np.dtype[Any]) -> str:
+    """How the array `name` is brought to a dtype, in words of its own library."""
+    library = library_of(value)
+    if library is None:
+        return f"{name}.astype('{dtype}')"
+    return f"{library.__name__}.asarray({name}, dtype={library.__name__}.{dtype})"
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def without_gradient(value: Any, name: str) -> Any:
+    """A tensor that requires a gradient is taken where PyTorch records none: nothing here would carry it on."""
+    if not _is_tensor(value) or not value.requires_grad:
+        return value
+    if sys.modules["torch"].is_grad_enabled():
+        raise TypeError(
+            f"{name} requires a gradient, which gnfast does not carry on; pass {name}.detach(), or call it inside "
+            "`with torch.no_grad():`"
+        )
+    return value.detach()
 
 
 def to_host(value: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 
 import gnfast as gn
 from gnfast._arrays import Array
+from gnfast.interop._models import version
 from gnfast.networks import Network
 from gnfast.plan import megabytes
 
@@ -28,7 +29,7 @@ def state_of(module: Any) -> object:
     if not isinstance(module, torch.nn.Module):
         return ()
     tensors = [*module.parameters(), *module.buffers()]
-    return [(id(t), t._version) for t in tensors], [m.training for m in module.modules()]
+    return [(id(t), version(t)) for t in tensors], [m.training for m in module.modules()]
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ def operator(
 def as_symmetric(op: Any) -> SymmetricOperator:
     """An operator of gnfast as it is, any other LinearOperator, array or sparse matrix once it is known to fit."""
     if isinstance(op, SymmetricOperator):
+        op.check_unchanged()
         return op
     if scipy.sparse.issparse(op):
         op = aslinearoperator(op)
