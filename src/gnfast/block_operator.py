@@ -98,8 +98,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             foreign = _arrays.library_of(V) is not None
             cure = f"{name}.T.contiguous().T" if foreign else f"{self.device.library}.asfortranarray({name})"
             warnings.warn(
-                f"{name} of shape {found.shape} is not in Fortran order and was copied; pass {cure} where it is used more "
-                "than once",
+                f"{name} of shape {found.shape} is not in Fortran order and was copied; pass {cure} where it is "
+                "used more than once",
                 _checks.CopyWarning,
                 stacklevel=_checks.level_of_caller(),
             )

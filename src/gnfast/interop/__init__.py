@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-BRIDGES = ("curvlinops", "torch")
+BRIDGES = ("curvlinops", "lightning", "torch")
 
 
 def __getattr__(name: str) -> ModuleType:

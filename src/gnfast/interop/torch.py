@@ -19,9 +19,10 @@ torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")
 from gnfast.interop._autograd import ROWS, Products  # noqa: E402  (they need torch, which an error above asks for)
 from gnfast.interop._graphs import from_torch  # noqa: E402
 from gnfast.interop._models import model_of  # noqa: E402
+from gnfast.interop._monitor import Curvature, CurvatureMonitor  # noqa: E402
 from gnfast.interop._tensors import AutogradJacobian, OnTensors  # noqa: E402
 
-__all__ = ["AutogradPlan", "GaussNewton", "Gram", "from_torch"]
+__all__ = ["AutogradPlan", "Curvature", "CurvatureMonitor", "GaussNewton", "Gram", "from_torch"]
 
 
 class GaussNewton(OnTensors, SymmetricOperator):
