@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 import gnfast as gn
@@ -34,11 +33,10 @@ def state_of(module: Any) -> object:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples whose share of the matrix is factor * sum_i w_i J_i^T H_i J_i."""
+    """Samples whose share of the matrix is sum_i w_i J_i^T H_i J_i."""
 
     X: Array
-    weights: Array | None
-    factor: float
+    weights: Array
 
 
 class Risk:
@@ -58,9 +56,11 @@ class Risk:
         for X, y in data:
             if not isinstance(X, torch.Tensor) or X.dtype != params[0].dtype:
                 raise UnsupportedError(f"the inputs are a {getattr(X, 'dtype', type(X).__name__)}")
-            self.loss, weights, factor = _hessians(loss, X, y)
-            self.batches.append(_Batch(X.numpy(), weights, factor * (len(X) / n if loss.reduction == "mean" else 1.0)))
+            self.loss, weights = _hessians(loss, X, y)
+            share = len(X) / n if loss.reduction == "mean" else 1.0
+            self.batches.append(_Batch(X.numpy(), (share * weights.expand(len(X))).to(X.dtype).numpy()))
         self._kept: list[gn.GaussNewton] = []
+        self._rows = torch.empty(0, dtype=params[0].dtype)  # (s, p), room for vectors: new pages cost more than a copy
         try:
             first = self._operator(self.batches[0])
         except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
@@ -76,14 +76,28 @@ class Risk:
     def product(self, M: list[Tensor]) -> list[Tensor]:
         """G times a block of s vectors, each given as one tensor (*shape, s) a parameter in the caller's order."""
         columns = M[0].shape[-1]
-        rows = torch.cat([M[i].reshape(-1, columns) for i in self.order]).detach().T.contiguous().numpy()
-        total = np.zeros_like(rows)
-        for i, batch in enumerate(self.batches):
-            operator = self._kept[i] if self._kept else self._operator(batch)
-            total += batch.factor * (operator @ rows.T).T
-        parts = torch.split(torch.from_numpy(total), [M[i].numel() // columns for i in self.order], dim=1)
+        sizes = [M[i].numel() // columns for i in self.order]
+        if self._rows.shape != (columns, sum(sizes)):
+            self._rows = self._rows.new_empty((columns, sum(sizes)))
+        for i, room in zip(self.order, torch.split(self._rows, sizes, dim=1), strict=True):
+            room.copy_(M[i].detach().reshape(-1, columns).T)
+        parts = torch.split(self.multiplied(self._rows.T).T, sizes, dim=1)
         found = dict(zip(self.order, parts, strict=True))
         return [found[i].T.reshape(M[i].shape) for i in range(len(M))]
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the caller's parameters are in the module's order."""
+        return self.order == list(range(len(self.order)))
+
+    def multiplied(self, V: Tensor) -> Tensor:
+        """G V, V (p, s) in the module's order."""
+        total: Tensor = None
+        for i, batch in enumerate(self.batches):
+            operator = self._kept[i] if self._kept else self._operator(batch)
+            part = operator.matmat(V)
+            total = part if total is None else total.add_(part)
+        return total
 
     def describe(self) -> str:
         samples = sum(len(batch.X) for batch in self.batches)
@@ -99,19 +113,23 @@ def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:
     return [places[id(tensor)] for tensor in own]
 
 
-def _hessians(loss: Any, X: Tensor, y: Tensor) -> tuple[str, Array | None, float]:
-    """A mini-batch loss of PyTorch as (a loss of ours, weights of the samples, factor)."""
+def _hessians(loss: Any, X: Tensor, y: Tensor) -> tuple[str, Tensor]:
+    """A mini-batch loss of PyTorch as a loss of ours and weights of the samples, (n,) or one for all, (1,)."""
     mean = loss.reduction == "mean"
     if type(loss) is torch.nn.MSELoss:  # sum of squares, without a half; the mean is over entries
-        return "mse", None, 2.0 / (y.numel() if mean else 1)
+        return "mse", _weight(2.0 / (y.numel() if mean else 1))
     if type(loss) is torch.nn.BCEWithLogitsLoss and loss.weight is None and loss.pos_weight is None:
-        return "binary_cross_entropy", None, 1.0 / (y.numel() if mean else 1)
+        return "binary_cross_entropy", _weight(1.0 / (y.numel() if mean else 1))
     if type(loss) is torch.nn.CrossEntropyLoss and not y.is_floating_point() and y.ndim == 1:
         if bool((y == loss.ignore_index).any()):
             raise UnsupportedError("some targets are ignored")
         if loss.weight is None:
-            return "cross_entropy", None, 1.0 / (len(X) if mean else 1)
+            return "cross_entropy", _weight(1.0 / (len(X) if mean else 1))
         if loss.label_smoothing == 0:
-            weights = loss.weight.detach()[y].to(X.dtype)
-            return "cross_entropy", weights.numpy(), 1.0 / (float(weights.sum()) if mean else 1)
+            weights = loss.weight.detach().double()[y]
+            return "cross_entropy", weights / weights.sum() if mean else weights
     raise UnsupportedError(f"the loss {loss} or its targets")
+
+
+def _weight(value: float) -> Tensor:
+    return torch.tensor([value], dtype=torch.float64)
