@@ -1,4 +1,4 @@
-"""What README.md shows must work: its Python blocks run, top to bottom, as one reader would paste them."""
+"""What README.md and pages of docs show must work: its Python blocks run, top to bottom, as one reader would paste them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"README.md": [], "docs/pytorch.md": ["torch"]}  # and what they need besides
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -32,11 +33,14 @@ def run(text: str, name: str, variables: dict[str, Any]) -> None:
         variables.update(test.globs)
 
 
-def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = README.read_text()
-    assert python_blocks(text), "README.md shows no Python"
+@pytest.mark.parametrize("page", PAGES)
+def test_code_on_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in PAGES[page]:
+        pytest.importorskip(package)
+    text = (ROOT / page).read_text()
+    assert python_blocks(text), f"{page} shows no Python"
     monkeypatch.chdir(tmp_path)  # what the examples write stays out of the repository
-    run(text, str(README), {"__name__": "readme"})
+    run(text, str(ROOT / page), {"__name__": "page"})
 
 
 def test_wrong_code_is_caught() -> None:
