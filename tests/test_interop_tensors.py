@@ -221,6 +221,7 @@ def test_wrong_tensors(make: Make) -> None:
     G = make(module(), samples())
     cases = [
         (columns(G.shape[0], dtype=torch.float32), TypeError, r"torch\.asarray\(V, dtype=torch\.float64\)"),
+        (columns(G.shape[0], dtype=torch.float32)[:, 0], TypeError, r"torch\.asarray\(V, dtype=torch\.float64\)"),
         (columns(5), ValueError, r"V has shape \(5, 3\) but must be"),
         (columns(5)[:, 0], ValueError, r"v has shape \(5,\) but must be"),
         (columns(G.shape[0]) * np.nan, ValueError, "V has NaN or infinite values"),

@@ -1,4 +1,4 @@
-"""What README.md and pages of docs show must work: its Python blocks run, top to bottom, as one reader would paste them."""
+"""What README.md and docs show must work: the Python blocks of a page run, top to bottom, as a reader would paste them."""
 
 from __future__ import annotations
 

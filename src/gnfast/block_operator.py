@@ -58,6 +58,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
         found = _arrays.as_array(v, "v", self.device, "the operator")
         self._check_vector(found.shape)
+        self._check_dtype(found.dtype, "V", v)
         product = self.matmat(found.reshape(-1, 1)).reshape(-1, *found.shape[1:])
         return _arrays.like(product, v)  # type: ignore[no-any-return]  # of whatever library
 
@@ -115,6 +116,9 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             raise ValueError(
                 f"{name} has shape {shape} but must be ({length}, s) with s at least 1, one vector a column"
             )
+        self._check_dtype(dtype, name, V)
+
+    def _check_dtype(self, dtype: Any, name: str, V: Any) -> None:
         if dtype != self.dtype:
             raise TypeError(
                 f"{name} has dtype {dtype} but the operator has {self.dtype}; "
