@@ -57,8 +57,11 @@ def build(problem: Problem) -> tuple[gn.Network, np.ndarray]:
 
 
 def by_gnfast(problem: Problem, repeats: int = 3) -> Row:
+    return measure(*build(problem), repeats)
+
+
+def measure(net: gn.Network, X: np.ndarray, repeats: int = 3) -> Row:
     """Median seconds over new operators after a first, cold one; of linear networks forming and solving apart."""
-    net, X = build(problem)
     start = harness.peak_memory()
     forming, solving = [], []
     for _ in range(repeats + 1):
@@ -97,8 +100,11 @@ def by_iteration(problem: Problem) -> Row:
 
 
 def by_spectrum(problem: Problem, eigenvalues: Callable[..., np.ndarray], **options: Any) -> Row:
+    return measure_spectrum(*build(problem), eigenvalues, **options)
+
+
+def measure_spectrum(net: gn.Network, X: np.ndarray, eigenvalues: Callable[..., np.ndarray], **options: Any) -> Row:
     """All eigenvalues, then the customary cut; a tiny problem first, so that imports and first calls are not timed."""
-    net, X = build(problem)
     eigenvalues([np.eye(3, 2, dtype=X.dtype), np.eye(2, 3, dtype=X.dtype)], np.eye(2, dtype=X.dtype), **options)
     start = harness.peak_memory()
     spectrum, seconds = harness.stopwatch(lambda: eigenvalues(net.parameters(), X, **options))

@@ -31,7 +31,7 @@ import peers
 import gnfast as gn
 
 PRECISIONS = ("highest", "high", "medium")
-TARGETS = {"products": 0.8, "times": 3.0, "gram": 0.7, "kappa": 0.2}
+TARGETS = {"products": 0.8, "times": 3.0, "images": 1.5, "gram": 0.7, "kappa": 0.2}
 
 
 class Sizes(NamedTuple):
@@ -44,12 +44,48 @@ class Sizes(NamedTuple):
     linear_n: int
     error_widths: tuple[int, ...]
     error_n: int
+    channels: int  # of the first stage of a ResNet-20
+    pixels: int
+    images: int
+    images_s: int
+    law_widths: tuple[int, ...]  # of networks without weights
+    law_n: int
 
 
 FULL = Sizes(
-    (784, 8192, 8192, 10), 1024, 32, (784, 8192, 8192, 8), 2048, (784, 8192, 8192, 10), 8192, (784, 2048, 10), 256
+    widths=(784, 8192, 8192, 10),
+    n=1024,
+    s=32,
+    gram_widths=(784, 8192, 8192, 8),
+    gram_n=2048,
+    linear_widths=(784, 8192, 8192, 10),
+    linear_n=8192,
+    error_widths=(784, 2048, 10),
+    error_n=256,
+    channels=16,
+    pixels=32,
+    images=256,
+    images_s=16,
+    law_widths=(10**6, 10**7, 10**8),
+    law_n=100,
 )
-QUICK = Sizes((20, 64, 64, 10), 16, 4, (20, 64, 64, 8), 16, (12, 32, 3), 40, (20, 64, 10), 16)
+QUICK = Sizes(
+    widths=(20, 64, 64, 10),
+    n=16,
+    s=4,
+    gram_widths=(20, 64, 64, 8),
+    gram_n=16,
+    linear_widths=(12, 32, 3),
+    linear_n=40,
+    error_widths=(20, 64, 10),
+    error_n=16,
+    channels=2,
+    pixels=4,
+    images=2,
+    images_s=1,
+    law_widths=(64, 256),
+    law_n=7,
+)
 
 
 # ------------------------------------------------------------------------------------------------------------ the GPU
@@ -78,6 +114,18 @@ class Bench(NamedTuple):
     def wait(self) -> None:
         if not self.args.emulated:
             self.cupy.cuda.Device().synchronize()
+
+    def room(self, call: Callable[[], object]) -> int | None:
+        """Bytes that CuPy's pool takes from the GPU for a call: its peak, for the pool keeps what is free again."""
+        if self.args.emulated:
+            call()
+            return None
+        pool = self.cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        before = pool.total_bytes()
+        call()
+        self.wait()
+        return int(pool.total_bytes() - before)
 
     def seconds(self, contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Medians of alternating runs, each call to its end."""
@@ -122,7 +170,8 @@ def products(bench: Bench) -> dict[str, Any]:
         failed: dict[str, str] = {}
         if multiplications is not None:
             contenders["cuBLAS"] = multiplications
-            contenders |= others(bench, net, X, block, operators["auto"].matmat(block), failed)
+            module = peers.torch_network(net.parameters()).cuda()
+            contenders |= others(bench, module, X, block, operators["auto"].matmat(block), failed)
         seconds = bench.seconds(contenders)
         row = {"precision": precision, "chosen": plan.method, "seconds": seconds, "left_out": failed}
         row["teraflops"] = plan.flops * sizes.s / seconds["auto"] / 1e12
@@ -160,20 +209,20 @@ def same_products(bench: Bench, method: str, precision: str) -> tuple[Callable[[
 
 
 def others(
-    bench: Bench, net: gn.Network, X: Any, block: Any, ours: Any, failed: dict[str, str]
+    bench: Bench, module: Any, X: Any, block: Any, ours: Any, failed: dict[str, str]
 ) -> dict[str, Callable[[], object]]:
     """torch.func, compiled and not, and curvlinops on the same numbers, each compared with ours first."""
     torch, found = bench.torch, {}
-    module = peers.torch_network(net.parameters()).cuda()
     parts, flat = [], torch.from_dlpack(block.T)
     for parameter in module.parameters():
         parts.append(flat[:, : parameter.numel()].reshape(-1, *parameter.shape))
         flat = flat[:, parameter.numel() :]
     inputs = torch.from_dlpack(X)
+    outputs = module(inputs).shape[1]
     builders = {
         "torch.func": (lambda: peers.torch_func_of(module, inputs, parts), 0, 1.0),
         "torch.func, compiled": (lambda: peers.torch_func_of(module, inputs, parts, compiled=True), 0, 1.0),
-        "curvlinops": (lambda: peers.curvlinops_of(module, inputs, parts), -1, net.out_features / 2),
+        "curvlinops": (lambda: peers.curvlinops_of(module, inputs, parts), -1, outputs / 2),
     }
     exact = torch.from_dlpack(ours.T)
     for name, (build, axis, scale) in builders.items():
@@ -187,6 +236,32 @@ def others(
         except (ImportError, RuntimeError, NotImplementedError) as error:
             failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return found
+
+
+def images(bench: Bench) -> dict[str, Any]:
+    """Products with a ResNet-20: "highest" reads the images of its first two stages, "high" makes all patches."""
+    sizes, rows = bench.sizes, []
+    X = bench.normal(sizes.images, 3 * sizes.pixels**2).reshape(sizes.images, 3, sizes.pixels, sizes.pixels)
+    net, module = gn.resnet20(width=sizes.channels), None
+    if bench.torch is not None:
+        module = peers.torch_resnet20(width=sizes.channels)
+        net = gn.from_torch(module)
+        module = module.cuda()
+    G = gn.GaussNewton(net, X, device="cuda")
+    block = bench.normal(sizes.images_s, net.num_parameters).T
+    out = bench.cupy.empty(block.shape, np.float32, order="F")
+    for precision in PRECISIONS[:2]:
+        gn.set_float32_matmul_precision(precision)
+        contenders: dict[str, Callable[[], object]] = {"gnfast": lambda: G.matmat(block, out=out)}
+        failed: dict[str, str] = {}
+        if bench.torch is not None:
+            bench.torch.set_float32_matmul_precision(precision)
+            bench.torch.backends.cudnn.allow_tf32 = precision != "highest"
+            contenders |= others(bench, module, X, block, G.matmat(block), failed)
+        rows.append({"precision": precision, "seconds": bench.seconds(contenders), "left_out": failed})
+    gn.set_float32_matmul_precision("highest")
+    shape = f"ResNet-20 of {sizes.channels} channels, {sizes.images} images, s = {sizes.images_s}"
+    return {"shape": shape, "rows": rows}
 
 
 # --------------------------------------------------------------------------------------------------------------- Gram
@@ -211,7 +286,8 @@ def gram(bench: Bench) -> dict[str, Any]:
         if "SYRK" in seconds:
             row["syrk_teraflops"] = float(N) ** 2 * widths[1] / seconds["SYRK"] / 1e12
             row["share"] = row["teraflops"] / row["syrk_teraflops"]
-        rows.append(row | {"matrices": room_for(bench, net, X, K)})
+        room = bench.room(lambda: gn.GaussNewton(net, X, device="cuda").gram().form(K))
+        rows.append(row | {"matrices": None if room is None else room / K.nbytes})  # kept backward rows included
     gn.set_float32_matmul_precision("highest")
     return {"shape": f"ReLU {'-'.join(map(str, widths))}, n = {sizes.gram_n}", "rows": rows}
 
@@ -228,18 +304,6 @@ def syrk(bench: Bench, N: int, width: int, precision: str) -> Callable[[], objec
     return lambda: bench.torch.matmul(half, factor.T)
 
 
-def room_for(bench: Bench, net: gn.Network, X: Any, K: Any) -> float | None:
-    """What forming K takes beyond K, kept backward rows included, in matrices of its size."""
-    if bench.args.emulated:
-        return None
-    pool = bench.cupy.get_default_memory_pool()
-    pool.free_all_blocks()
-    before = pool.total_bytes()
-    gn.GaussNewton(net, X, device="cuda").gram().form(K)
-    bench.wait()
-    return float((pool.total_bytes() - before) / K.nbytes)
-
-
 # -------------------------------------------------------------------------------------------------------------- kappa
 def kappa(bench: Bench) -> dict[str, Any]:
     sizes = bench.sizes
@@ -251,6 +315,24 @@ def kappa(bench: Bench) -> dict[str, Any]:
         spent = bench.seconds({"kappa": lambda net=net, X=X: gn.cond(gn.GaussNewton(net, X, device="cuda"))})
         rows.append({"dtype": dtype, "kappa": found.value, "seconds": spent["kappa"], "method": found.method})
     return {"shape": f"linear {'-'.join(map(str, sizes.linear_widths))}, n = {sizes.linear_n}", "rows": rows}
+
+
+# -------------------------------------------------------------------------------------------------------------- width
+def width(bench: Bench) -> dict[str, Any]:
+    """One sample of kappa in law, and the memory that it takes."""
+    sizes, rows = bench.sizes, []
+    X = np.random.default_rng(0).standard_normal((sizes.law_n, 2 * sizes.law_n))
+
+    def sample(m: int) -> Any:
+        return gn.ensemble.network(m, activation="leaky_relu", X=X, k=1, depth=3, samples=1, device="cuda")
+
+    sample(sizes.law_widths[0])
+    for m in sizes.law_widths:
+        timed: list[tuple[Any, float]] = []
+        room = bench.room(lambda m=m, timed=timed: timed.append(harness.stopwatch(lambda: sample(m))))
+        [(law, seconds)] = timed
+        rows.append({"m": m, "kappa": float(law.kappa[0]), "seconds": seconds, "bytes": room})
+    return {"shape": f"leaky ReLU, n = {sizes.law_n}, k = 1, depth 3", "rows": rows}
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -275,11 +357,31 @@ def errors(bench: Bench) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
+def milliseconds(value: float) -> str:
+    return harness.digits(1e3 * value)
+
+
+def mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:.0f}"
+
+
+def contenders_of(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["seconds"]))
+
+
+def milliseconds_of(row: dict[str, Any], names: list[str]) -> list[str]:
+    return [milliseconds(row["seconds"][name]) if name in row["seconds"] else "" for name in names]
+
+
+def left_out(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"{name} left out: {why}" for row in rows[:1] for name, why in row["left_out"].items()]
+
+
 def tables(found: dict[str, Any]) -> str:
-    texts, milliseconds = [], lambda value: harness.digits(1e3 * value)
+    texts = []
     if "products" in found:
         rows = found["products"]["rows"]
-        names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
+        names = contenders_of(rows)
         header = [
             f"products, {found['products']['shape']}",
             *(f"{name}, ms" for name in names),
@@ -289,14 +391,20 @@ def tables(found: dict[str, Any]) -> str:
         lines = [
             [
                 row["precision"],
-                *(milliseconds(row["seconds"][name]) if name in row["seconds"] else "" for name in names),
+                *milliseconds_of(row, names),
                 harness.digits(row["teraflops"]),
                 f"{row['share']:.0%}" if "share" in row else "",
             ]
             for row in rows
         ]
         texts.append(harness.table(header, lines))
-        texts += [f"{name} left out: {why}" for row in rows[:1] for name, why in row["left_out"].items()]
+        texts += left_out(rows)
+    if "images" in found:
+        rows = found["images"]["rows"]
+        names = contenders_of(rows)
+        header = [f"products, {found['images']['shape']}", *(f"{name}, ms" for name in names)]
+        texts.append(harness.table(header, [[row["precision"], *milliseconds_of(row, names)] for row in rows]))
+        texts += left_out(rows)
     if "gram" in found:
         header = [f"forming K, {found['gram']['shape']}", "N", "ms", "TF/s", "of cuBLAS' SYRK", "memory beside K / K"]
         lines = [
@@ -313,6 +421,12 @@ def tables(found: dict[str, Any]) -> str:
             [row["dtype"], f"{row['kappa']:.6g}", harness.digits(row["seconds"])] for row in found["kappa"]["rows"]
         ]
         texts.append(harness.table([f"kappa, {found['kappa']['shape']}", "kappa", "s"], lines))
+    if "width" in found:
+        lines = [
+            [f"{row['m']:,}", f"{row['kappa']:.4g}", harness.digits(row["seconds"]), mebibytes(row["bytes"])]
+            for row in found["width"]["rows"]
+        ]
+        texts.append(harness.table([f"a sample in law, {found['width']['shape']}: m", "kappa", "s", "MiB"], lines))
     if "errors" in found:
         keys = ("products", "gram", "largest eigenvalue")
         lines = [[row["precision"], *(f"{row[key]:.1e}" for key in keys)] for row in found["errors"]["rows"]]
@@ -329,6 +443,10 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         for name in ("torch.func, compiled", "curvlinops"):
             times = seconds[name] / seconds["auto"] if name in seconds else None
             lines.append(verdict(f"{where}: times faster than {name}", times, TARGETS["times"]))
+    for row in found["images"]["rows"]:
+        for name in ("torch.func, compiled", "curvlinops"):
+            times = row["seconds"][name] / row["seconds"]["gnfast"] if name in row["seconds"] else None
+            lines.append(verdict(f"ResNet-20, {row['precision']}: times faster than {name}", times, TARGETS["images"]))
     for row in found["gram"]["rows"]:
         lines.append(verdict(f"K, {row['precision']}: share of SYRK's rate", row.get("share"), TARGETS["gram"]))
     for row in found["kappa"]["rows"]:
@@ -366,7 +484,7 @@ def main() -> None:
         raise SystemExit("--emulated goes with --quick: times of an emulated GPU mean nothing")
     bench = Bench(args, QUICK if args.quick else FULL, gpu_of(args), torch_of(args))
     found: dict[str, Any] = {}
-    for part in (products, gram, kappa, errors):
+    for part in (products, images, gram, kappa, width, errors):
         if args.only in part.__name__:
             print(part.__name__, "...", flush=True)
             start = time.perf_counter()

@@ -57,3 +57,15 @@ def require_gpu():
         _arrays.device("cuda")
     except (ImportError, RuntimeError, ValueError) as error:
         pytest.skip(f"no GPU and no emulation: {error}")
+
+
+@pytest.fixture
+def jax64():
+    """JAX's arrays in float64, for one test; compiled in haste, since each program runs once."""
+    config = pytest.importorskip("jax").config
+    before = {name: config.read(name) for name in ("jax_enable_x64", "jax_disable_most_optimizations")}
+    for name in before:
+        config.update(name, True)
+    yield
+    for name, value in before.items():
+        config.update(name, value)

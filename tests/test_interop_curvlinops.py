@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -11,38 +9,13 @@ import scipy.sparse.linalg
 torch = pytest.importorskip("torch")
 curvlinops = pytest.importorskip("curvlinops")
 
+from curvlinops.examples.functorch import functorch_ggn  # noqa: E402
 from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum  # noqa: E402
+from risks import batches, convolutional, dense, same  # noqa: E402
 
 from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402
 
 nn = torch.nn
-
-
-def dense(sizes: list[int], activation: type = nn.ReLU, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), activation()]
-    return nn.Sequential(*layers[:-1]).to(dtype)
-
-
-def convolutional() -> nn.Module:
-    torch.manual_seed(1)
-    body = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh()]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(16, 3)).double()
-
-
-def batches(shape: tuple[int, ...], k: int, targets: str, sizes: tuple[int, ...] = (5, 3, 5)) -> list[tuple]:
-    generator = torch.Generator().manual_seed(3)
-    data = []
-    for n in sizes:
-        X = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
-        if targets == "classes":
-            y = torch.randint(0, k, (n,), generator=generator)
-        else:
-            y = torch.rand(n, k, generator=generator, dtype=torch.float64)
-        data.append((X, y))
-    return data
 
 
 LOSSES = [
@@ -66,11 +39,6 @@ def both(model: nn.Module, loss: nn.Module, data: list[tuple], params: list | No
 
 def identity(operator: curvlinops.GGNLinearOperator) -> torch.Tensor:
     return torch.eye(operator.shape[1], dtype=operator.dtype)
-
-
-def same(ours: torch.Tensor, theirs: torch.Tensor, accuracy: float = 1e-10) -> None:
-    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=accuracy * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("loss, targets", LOSSES, ids=lambda value: str(value))
@@ -175,6 +143,63 @@ def test_their_estimators_run_on_ours() -> None:
     assert np.allclose(*densities, rtol=1e-5)
     top = scipy.sparse.linalg.eigsh(ours.to_scipy(), k=3, return_eigenvectors=False)
     assert np.allclose(np.sort(top), np.linalg.eigvalsh(G.numpy())[-3:], rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_model_of_their_documentation(dtype: torch.dtype) -> None:
+    """That of all their basic examples; their products, eigenvalues, blocks and inverses of the Gauss-Newton matrix."""
+    torch.manual_seed(0)
+    n, d, hidden, k = 20, 7, 5, 3
+    model = nn.Sequential(
+        nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.Sigmoid(), nn.Linear(hidden, k)
+    ).to(dtype)
+    data = [(torch.rand(n, d, dtype=dtype), torch.rand(n, k, dtype=dtype)) for _ in range(2)]
+    ours, theirs = both(model, nn.MSELoss(reduction="mean"), data)
+    assert "gnfast's engine" in repr(ours)
+    dense_theirs = functorch_ggn(model, nn.MSELoss(), list(model.parameters()), data).detach()
+    accuracy = 1e-5 if dtype == torch.float32 else 1e-10
+    same(ours @ identity(ours), dense_theirs, accuracy)
+    for a, b in zip(ours.gradient_and_loss()[0], theirs.gradient_and_loss()[0], strict=True):
+        same(a, b, accuracy)
+    top = scipy.sparse.linalg.eigsh(ours.to_scipy(), k=3, which="LM", return_eigenvectors=False)
+    assert np.allclose(np.sort(top), torch.linalg.eigvalsh(dense_theirs)[-3:], rtol=1e-4)
+    rows, columns = [0, 13, 42], [1, 2, 3]
+    block = curvlinops.SubmatrixLinearOperator(ours, rows, columns) @ torch.eye(3, dtype=dtype)
+    same(block, dense_theirs[rows][:, columns], max(accuracy, 1e-5))
+    if dtype == torch.float32:
+        return  # their example of inverses is in double precision
+    delta, b = 1e-2, torch.cat([g.flatten() for g in ours.gradient_and_loss()[0]]).detach()
+    solution = torch.linalg.solve(dense_theirs + delta * torch.eye(len(b), dtype=dtype), b)
+    for operator in (ours, theirs):
+        damped = operator + curvlinops_identity(operator, delta)
+        inverse = curvlinops.CGInverseLinearOperator(damped, eps=0, max_iter=10, max_tridiag_iter=10)
+        assert torch.allclose(inverse @ b, solution, rtol=5e-4, atol=5e-6)
+    damped = ours + curvlinops_identity(ours, delta)
+    scale = 1 / float(torch.linalg.eigvalsh(dense_theirs)[-1] + delta)
+    neumann = curvlinops.NeumannInverseLinearOperator(damped, num_terms=3000, scale=scale)
+    same(neumann @ b, solution, 1e-4)
+    lsmr = curvlinops.LSMRInverseLinearOperator(damped, atol=1e-12, btol=1e-12, maxiter=500)
+    same(lsmr @ b, solution, 1e-6)
+
+
+ESTIMATORS = {
+    "xtrace": lambda A: curvlinops.xtrace(A, 20),
+    "hutchinson_diag": lambda A: curvlinops.hutchinson_diag(A, 20),
+    "hutchinson_squared_fro": lambda A: curvlinops.hutchinson_squared_fro(A, 20),
+    "log spectrum": lambda A: curvlinops.lanczos_approximate_log_spectrum(
+        A, 12, num_points=30, num_repeats=1, boundaries=(1e-12, 3.0)
+    )[1],
+    "spectrum, kept": lambda A: curvlinops.LanczosApproximateSpectrumCached(A, 12, (-1.0, 3.0)).approximate_spectrum(
+        num_repeats=2, num_points=30
+    )[1],
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_their_other_estimators_run_on_ours(name: str) -> None:
+    ours, theirs = both(dense([6, 8, 3], nn.Tanh), nn.MSELoss(), batches((6,), 3, "values"))
+    a, b = (torch.as_tensor(_seeded(lambda A=A: ESTIMATORS[name](A))) for A in (ours, theirs))
+    same(a, b, 1e-5)
 
 
 def _seeded(f):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,7 @@ def lightning() -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.metadata, "version", without_torchvision)
+        patch.setitem(sys.modules, "torchvision", None)
         return pytest.importorskip("lightning.pytorch")
 
 

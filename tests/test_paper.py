@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from functools import cache
 
 import numpy as np
 import oracles
@@ -12,51 +17,119 @@ import pytest
 
 import gnfast as gn
 from gnfast import cli
-from gnfast.paper import FIGURES, Options, Table, training
-from gnfast.paper.claims import bounded, changes, equal, ordered, slope, trend
+from gnfast.paper import FIGURES, Options, Table, layers, training
+from gnfast.paper.claims import bounded, changes, equal, ordered, slope, steeper, trend
 from gnfast.paper.commands import make
 from gnfast.paper.table import Curve
+from gnfast.study import workers
 
 for extra in ("sklearn", "matplotlib", "typer", "mlxtend"):
     pytest.importorskip(extra)
+Console = pytest.importorskip("rich.console").Console
 
 # What the quick setting does not show, by the beginnings of the statements; all other claims are reproduced there.
 NOT_REPRODUCED = {
-    "scaling": ("in the end kappa falls",),
-    "residual": ("so do weak ones",),
-    "cnn": ("more filters act", "larger kernels act"),
+    "scaling": ("with the largest factor kappa falls",),
+    "residual": tuple(f"skip connections lower kappa at the largest depth, β = {skip}" for skip in ("0.5", "1/")),
+    "cnn": tuple(
+        f"{words}, of the Gauss"
+        for words in (
+            "more filters act as depth does in an MLP: kappa grows",
+            "larger kernels act as width: kappa falls",
+        )
+    ),
     "pruning": ("kappa at initialisation",),
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_quick_figure(name, tmp_path):
-    from rich.console import Console
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes a quick figure once: its folder, what was said, and its rows."""
 
-    console = Console(record=True, width=2000)
-    assert make(console, FIGURES[name], Options("quick"), tmp_path) == 0
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (
-        tmp_path / "figure.svg"
-    ).read_text()
+    @cache
+    def make_quick(name):
+        folder, console = tmp_path_factory.mktemp(name), Console(record=True, width=2000)
+        assert make(console, FIGURES[name], Options("quick"), folder) == 0
+        return folder, console.export_text(), rows_of(folder)
 
-    with (tmp_path / "table.csv").open() as file:
+    return make_quick
+
+
+def rows_of(folder):
+    """The table without the seconds that its points took."""
+    with (folder / "table.csv").open() as file:
         rows = [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_quick_figure(name, made):
+    folder, said, rows = made(name)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "figure.svg").read_text()
     points = FIGURES[name].study(Options("quick")).points()
-    [(count, errors)] = sqlite3.connect(tmp_path / "results.sqlite").execute(
+    [(count, errors)] = sqlite3.connect(folder / "results.sqlite").execute(
         "SELECT count(*), sum(error != '') FROM points"
     )
     assert count == len(points) <= len(rows) and errors == 0
     for row in rows:
-        for column in ("paper", "tightest", "convex", "loose", "matrix", "joint", "jacobian", "relu", "deep"):
+        for column in ("paper", "tightest", "convex", "loose", "matrix", "joint", "relu", "deep"):
             assert row.get(column, math.inf) >= row.get("kappa", 0.0) * (1 - 1e-6), (column, row)
+        assert min(row.get("layerwise", math.inf), row.get("jacobian", math.inf)) >= row.get("kernels", 0) * (1 - 1e-6)
 
-    claims = (tmp_path / "claims.txt").read_text().splitlines()
+    claims = (folder / "claims.txt").read_text().splitlines()
     assert len(claims) == len(FIGURES[name].claims(Table(rows))) > 0
     for claim in claims:
         status, _, statement = claim.partition(": ")
-        if not statement.startswith(NOT_REPRODUCED.get(name, ()) or ("-",)):
-            assert status == "reproduced", claim
-        assert status in ("reproduced", "not reproduced") and claim in console.export_text(clear=False)
+        assert status == ("not reproduced" if statement.startswith(NOT_REPRODUCED.get(name, ("-",))) else "reproduced")
+        assert claim in said
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_table(made, tmp_path):
+    command = [sys.executable, "-m", "gnfast", "paper", "cnn", "--quick", "--out", str(tmp_path)]
+    folder = tmp_path / "cnn-quick"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    before = []
+    while len(before) < 3:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+        before = kept(folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = kept(folder)
+    assert 3 <= len(before) < len(FIGURES["cnn"].study(Options("quick")).points())
+    assert not (folder / "table.csv").exists()
+
+    assert cli.main(command[3:]) == 0
+    assert set(before) < set(kept(folder))  # with the seconds they took: not one was computed again
+    whole, _, rows = made("cnn")
+    assert rows_of(folder) == rows and (folder / "claims.txt").read_text() == (whole / "claims.txt").read_text()
+
+
+def kept(folder):
+    """All rows of a results file as they are, none as long as there is no file."""
+    if not (folder / "results.sqlite").exists():
+        return []
+    try:
+        return sqlite3.connect(folder / "results.sqlite").execute("SELECT * FROM points").fetchall()
+    except sqlite3.OperationalError:  # the table is not there yet
+        return []
+
+
+def test_two_workers_give_the_numbers_of_one(tmp_path):
+    pytest.importorskip("distributed")
+    limits = pytest.importorskip("threadpoolctl").threadpool_limits
+    figure, options, before = FIGURES["training"], Options("quick"), gn.get_num_threads()
+    gn.set_num_threads(4)
+    try:
+        with workers.local(2) as pool:
+            assert make(Console(quiet=True), figure, options, tmp_path / "two", pool) == 0
+        gn.set_num_threads(2)  # as each worker has them: sums are grouped by threads
+        with limits(2, user_api="blas"):
+            assert make(Console(quiet=True), figure, options, tmp_path / "one") == 0
+    finally:
+        gn.set_num_threads(before)
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
 
 
 def number(text):
@@ -74,6 +147,26 @@ def test_one_hidden_layer_is_an_equality():
     s, t = np.linalg.svd(W, compute_uv=False), np.linalg.svd(V, compute_uv=False)
     expected = (s[0] ** 2 + t[0] ** 2) / (s[-1] ** 2 + t[-1] ** 2)
     np.testing.assert_allclose([found["kappa"], found["convex"]], expected, rtol=1e-8)
+
+
+# ---------------------------------------------------------------- other layers
+def test_reduced_has_the_spectrum_of_a_network_with_batch_normalisation():
+    rng = np.random.default_rng(5)
+    X, units = rng.standard_normal((23, 4)) + 1.0, 9
+    V, W = rng.standard_normal((units, 4)), rng.standard_normal((10, units))
+    normal = gn.BatchNorm(np.ones(units), np.zeros(units), training=True)
+    G = gn.GaussNewton(gn.Network([gn.Dense(V), normal, gn.Dense(W)]), X)
+    found, expected = np.linalg.eigvalsh(layers.reduced(G, X)), np.linalg.eigvalsh(G.gram().to_dense())
+    assert len(found) == 10 * 5
+    np.testing.assert_allclose(found, expected[-50:], rtol=1e-9, atol=1e-12 * expected[-1])
+    assert abs(expected[:-50]).max() < 1e-12 * expected[-1]
+
+
+def test_unrolled_is_the_convolution():
+    rng = np.random.default_rng(6)
+    kernels, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((2, 11))
+    expected = [sum(np.correlate(x[j], kernel[j], "valid") for j in range(2)) for kernel in kernels]
+    np.testing.assert_allclose(layers.unrolled(kernels, 11) @ x.ravel(), np.ravel(expected), rtol=1e-13, atol=1e-13)
 
 
 # ---------------------------------------------------------------- training
@@ -118,6 +211,8 @@ def test_claims_can_fail():
     )
     assert changes([rise], 1, "it grows").holds and trend([rise], 1, "it grows").holds
     assert not changes([rise, flat], 1, "both grow").holds and not changes([rise], -1, "it falls").holds
+    assert steeper(rise, [flat], "it is steeper").holds and not steeper(flat, [rise], "it is steeper").holds
+    assert not steeper(rise, [rise], "it is steeper").holds and not steeper(rise, [], "it is steeper").holds
     assert not trend([flat], 1, "it grows").holds and not trend([rise], -1, "it falls").holds
     high, low, near = ("high", [9.0, 9.1]), ("low", [1.0, 1.1]), ("near", [1.0, 1.3])
     assert ordered([high, low], "first").holds

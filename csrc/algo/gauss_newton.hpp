@@ -68,11 +68,24 @@ class GaussNewton {
         return made;
     }
 
-    // out (count r, p): the rows factor_i J_i of some samples, factor (n r, outputs), for networks of any layers.
-    void jacobian_rows(View<const T> factor, index r, index first, index count, View<T> out) {
+    // out (count r, p): the rows factor_i J_i of some samples, factor (n r, outputs), for networks of any layers; p the part's parameters.
+    void jacobian_rows(View<const T> factor, index r, index first, index count, View<T> out, Part part) {
         prepare();
         const std::lock_guard guard(lock_workspace_);
-        general_->rows(factor, r, first, count, out);
+        general_->rows(factor, r, first, count, out, part);
+    }
+
+    // f(layer, kept, g, whether the samples come for the first time, work space) at each layer of a network of any layers, with the rows
+    // sqrt(scale) R_i^T of the loss pulled back to behind it, in blocks.
+    template <class F>
+    void for_cotangents(F&& f) {
+        const index r = rank(true);
+        const Buffer start = factor(true);
+        const std::lock_guard guard(lock_workspace_);
+        general_->pull_factor(View<const T>(start.data(), samples() * r, outputs()), r, 0, samples(), {},
+                              [&](index, index c, const auto& layer, const layers::Kept<T>& kept, Batch<const T> g) {
+                                  f(layer, kept, g, c == 0, general_->work());
+                              });
     }
     // All rows sqrt(scale) R^T J (n r, p), reduced, where products are made with them, else nothing.
     View<const T> stored_rows() {
@@ -82,7 +95,8 @@ class GaussNewton {
         if (stored_.size() == 0) {
             Buffer made = network_.backend().template allocate<T>(samples() * r * p);
             const Buffer start = factor(true);
-            jacobian_rows(View<const T>(start.data(), samples() * r, outputs()), r, 0, samples(), View<T>(made.data(), samples() * r, p));
+            jacobian_rows(View<const T>(start.data(), samples() * r, outputs()), r, 0, samples(), View<T>(made.data(), samples() * r, p),
+                          {});
             stored_ = std::move(made);
         }
         return {stored_.data(), samples() * r, p};
@@ -93,29 +107,29 @@ class GaussNewton {
         if (method_for(v.rows) == Method::stored) return apply_stored(v, out);
         if (method_for(v.rows) == Method::factored) return apply_factored(v, out);
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
-            const Batch<T> u = jvp_block(v.row_range(j, s), i, n);
+            const Batch<T> u = jvp_block(v.row_range(j, s), i, n, {});
             check_finite(View<const T>(u.first.data, s, n * outputs()));
             hessian_.multiply(i, u);
-            vjp_block(u, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
+            vjp_block(u, i, i == 0 ? T(0) : T(1), out.row_range(j, s), {});
         });
     }
 
-    // u = J v: v (s, p), u (s, n k), no loss and no scale in it.
-    void jvp(View<const T> v, View<T> u) {
+    // u = J v: v (s, p), u (s, n k), no loss and no scale in it. J is that in the part's parameters.
+    void jvp(View<const T> v, View<T> u, Part part = {}) {
         for_blocks(v.rows, [&](index j, index s, index i, index n) {
-            const Batch<T> block = jvp_block(v.row_range(j, s), i, n);
+            const Batch<T> block = jvp_block(v.row_range(j, s), i, n, part);
             const index k = outputs();
             for (index q = 0; q < s; ++q) network_.backend().copy(View<const T>(block[q].data, 1, n * k), u.block(j + q, 1, i * k, n * k));
         });
     }
 
     // out = J^T u.
-    void vjp(View<const T> u, View<T> out) {
+    void vjp(View<const T> u, View<T> out, Part part = {}) {
         for_blocks(u.rows, [&](index j, index s, index i, index n) {
             const index k = outputs();
             const Batch<T> block = general_ ? general_->cotangents(s, n) : tangent(0, s, n, k);
             for (index q = 0; q < s; ++q) network_.backend().copy(u.block(j + q, 1, i * k, n * k), View<T>(block[q].data, 1, n * k));
-            vjp_block(block, i, i == 0 ? T(0) : T(1), out.row_range(j, s));
+            vjp_block(block, i, i == 0 ? T(0) : T(1), out.row_range(j, s), part);
         });
     }
 
@@ -164,19 +178,21 @@ class GaussNewton {
     Batch<T> padded_tangent(index s, index n, index width) { return {View<T>(tangents_[0].data(), n, width), s, n * width + padding}; }
 
     // T_l = T_{l-1} W_l^T + A_{l-1} dW_l^T, then T_l *= D_l.
-    Batch<T> jvp_block(View<const T> v, index i, index n) {
-        if (general_) return general_->jvp(v, i, n);
+    Batch<T> jvp_block(View<const T> v, index i, index n, Part part) {
+        if (general_) return general_->jvp(v, i, n, part);
         B& backend = network_.backend();
         const index s = v.rows;
         std::size_t now = 1;
         Batch<T> t = tangent(now, s, n, 0);
-        bool moved = false;  // before the first dense layer the input does not move
+        bool moved = false;  // before the part's first dense layer the input does not move
         for (std::size_t l = 0; l < network_.layers().size(); ++l) {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
+                const bool own = part.holds(dense->offset);
+                if (!own && !moved) continue;
                 now = 1 - now;
                 const Batch<T> next = tangent(now, s, n, dense->fan_out());
-                dense->direction(backend, pass().kept(l).row_range(i, n), v, next);
-                if (moved) dense->push(backend, Batch<const T>(t), next);
+                if (own) part.within(*dense).direction(backend, pass().kept(l).row_range(i, n), v, next);
+                if (moved) dense->push(backend, Batch<const T>(t), next, own ? T(1) : T(0));
                 t = next;
                 moved = true;
             } else if (moved) {
@@ -187,16 +203,17 @@ class GaussNewton {
     }
 
     // dW_l += g_l^T A_{l-1}, g_{l-1} = (g_l W_l) * D_{l-1}; g lies in one of the two tangents.
-    void vjp_block(Batch<T> g, index i, T beta, View<T> out) {
-        if (general_) return general_->vjp(i, g.first.rows, beta, out);
+    void vjp_block(Batch<T> g, index i, T beta, View<T> out, Part part) {
+        if (general_) return general_->vjp(i, g.first.rows, beta, out, part);
         B& backend = network_.backend();
         const index s = out.rows, n = g.first.rows;
         std::size_t now = g.first.data == tangents_[0].data() ? 0 : 1;
         std::size_t first_dense = 0;
-        while (!std::holds_alternative<layers::Dense<T>>(network_.layers()[first_dense])) ++first_dense;
+        while (!touches(network_.layers()[first_dense], part)) ++first_dense;
         for (std::size_t l = network_.layers().size(); l-- > first_dense;) {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
-                dense->gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(g), beta, out);
+                if (part.holds(dense->offset))
+                    part.within(*dense).gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(g), beta, out);
                 if (l == first_dense) return;
                 now = 1 - now;
                 const Batch<T> below = tangent(now, s, n, dense->fan_in());

@@ -14,9 +14,9 @@ namespace gnfast {
 template <class B, class T>
 class Gram {
    public:
-    // reduced: without the null direction that softmax is known to have, (k - 1) rows a sample.
-    Gram(GaussNewton<B, T>& gauss_newton, bool reduced)
-        : owner_(gauss_newton), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()) {}
+    // reduced: without the null direction that softmax is known to have, (k - 1) rows a sample. J is that in the part's parameters.
+    Gram(GaussNewton<B, T>& gauss_newton, bool reduced, Part part)
+        : owner_(gauss_newton), part_(part), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()) {}
 
     index size() const { return owner_.samples() * r_; }
 
@@ -143,7 +143,7 @@ class Gram {
     void for_dense(F&& f) const {
         const auto& all = owner_.network().layers();
         for (std::size_t l = 0; l < all.size(); ++l)
-            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) f(l, *dense);
+            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l]); dense && part_.holds(dense->offset)) f(l, part_.within(*dense));
     }
 
     // Where all samples have the Hessian I, the rows behind the last layer are the same for all, and those one layer below differ by the
@@ -151,7 +151,7 @@ class Gram {
     typename B::template buffer<T> share_factors(std::vector<GramTerm<T>>& terms) const {
         const auto& all = owner_.network().layers();
         const auto* dense = std::get_if<layers::Dense<T>>(&all.back());
-        if (!owner_.same_hessians() || r_ == 1 || !dense) return {};
+        if (!owner_.same_hessians() || r_ == 1 || !dense || terms.size() < owner_.network().dense().size()) return {};
         const View<const T> behind = terms.back().rows.row_range(0, r_);
         terms.back().factor = behind;
         const std::size_t last = all.size() - 1;
@@ -195,6 +195,7 @@ class Gram {
     }
 
     GaussNewton<B, T>& owner_;
+    Part part_;
     std::shared_ptr<const BackwardRows<B, T>> rows_;
     index r_;
     std::vector<typename B::template buffer<T>> input_grams_;  // of the layers that have not few inputs

@@ -11,23 +11,27 @@
 
 namespace gnfast {
 
-// Rows sqrt(scale) R^T J of groups of samples, within the memory limit.
+// Rows sqrt(scale) R^T J of groups of samples, within the memory limit; J is that in the part's parameters.
 template <class B, class T>
 class RowGroups {
    public:
-    RowGroups(GaussNewton<B, T>& owner, bool reduced)
-        : owner_(owner), r_(owner.rank(reduced)), whole_(r_ == owner.rank(true)), factor_(owner.factor(reduced)) {}
+    RowGroups(GaussNewton<B, T>& owner, bool reduced, Part part)
+        : owner_(owner), part_(part), r_(owner.rank(reduced)), whole_(r_ == owner.rank(true)), factor_(owner.factor(reduced)) {}
 
     index per_sample() const { return r_; }
     // The loss's rows sqrt(scale) R_i^T, (n r, outputs).
     View<const T> factor() const { return {factor_.data(), owner_.samples() * r_, owner_.outputs()}; }
+    index parameters() const { return part_.last - part_.first; }
     // All rows (n r, p) if products keep them, else nothing.
-    View<const T> stored() { return whole_ ? owner_.stored_rows() : View<const T>(); }
+    View<const T> stored() {
+        const View<const T> all = whole_ ? owner_.stored_rows() : View<const T>();
+        return all.data ? all.block(0, all.rows, part_.first, parameters()) : all;
+    }
 
     // Samples of which `copies` groups of rows fit in what the memory limit leaves.
     index group(index copies) const {
         const ProductPlan& plan = owner_.plan();
-        const double each = double(r_) * double(owner_.network().parameters()) * sizeof(T);
+        const double each = double(r_) * double(parameters()) * sizeof(T);
         const double left = owner_.memory_limit() > 0 ? owner_.memory_limit() - plan.bytes_forward - plan.bytes_rows - plan.bytes_workspace
                                                       : owner_.network().backend().available_memory() / 4;
         if (double(copies) * each > left)
@@ -40,14 +44,14 @@ class RowGroups {
     // The rows of some samples, in `room` unless they are stored.
     View<const T> rows(index first, index count, View<T> room) {
         if (const View<const T> all = stored(); all.data) return all.row_range(first * r_, count * r_);
-        owner_.jacobian_rows(factor(), r_, first, count, room.row_range(0, count * r_));
+        owner_.jacobian_rows(factor(), r_, first, count, room.row_range(0, count * r_), part_);
         return room.row_range(0, count * r_);
     }
 
     // f(first sample, samples, rows) for all groups of at most `most` samples.
     template <class F>
     void for_groups(index most, F&& f) {
-        const index n = owner_.samples(), p = owner_.network().parameters();
+        const index n = owner_.samples(), p = parameters();
         auto buffer = owner_.network().backend().template allocate<T>(stored().data ? 0 : most * r_ * p);
         for (index i = 0; i < n; i += most) {
             const index count = std::min(most, n - i);
@@ -58,7 +62,7 @@ class RowGroups {
     // f(i, j, rows of group i, rows of group j) for all pairs of groups, i >= j: n^2 / most groups of rows are made.
     template <class F>
     void for_pairs(F&& f) {
-        const index n = owner_.samples(), p = owner_.network().parameters(), most = stored().data ? n : group(1) >= n ? n : group(2);
+        const index n = owner_.samples(), p = parameters(), most = stored().data ? n : group(1) >= n ? n : group(2);
         auto buffer = owner_.network().backend().template allocate<T>(stored().data || most == n ? 0 : most * r_ * p);
         for_groups(most, [&](index i, index count, View<const T> mine) {
             f(i, count, mine, i, count, mine);
@@ -68,6 +72,7 @@ class RowGroups {
 
    private:
     GaussNewton<B, T>& owner_;
+    Part part_;
     index r_;
     bool whole_;
     typename B::template buffer<T> factor_;
@@ -76,7 +81,8 @@ class RowGroups {
 template <class B, class T>
 class RowsGram {
    public:
-    RowsGram(GaussNewton<B, T>& owner, bool reduced) : owner_(owner), groups_(owner, reduced), r_(groups_.per_sample()) {}
+    RowsGram(GaussNewton<B, T>& owner, bool reduced, Part part)
+        : owner_(owner), part_(part), groups_(owner, reduced, part), r_(groups_.per_sample()) {}
 
     index size() const { return owner_.samples() * r_; }
 
@@ -105,7 +111,7 @@ class RowsGram {
             backend().gemm(Op::none, Op::none, T(1), v, rows, T(0), w);
             return backend().gemm(Op::none, Op::transpose, T(1), View<const T>(w), rows, T(0), out);
         }
-        const index p = owner_.network().parameters(), most = std::min(v.rows, owner_.plan().vector_block);
+        const index p = groups_.parameters(), most = std::min(v.rows, owner_.plan().vector_block);
         auto buffer = backend().template allocate<T>(most * p);
         for (index j = 0; j < v.rows; j += most) {
             const index s = std::min(most, v.rows - j);
@@ -117,28 +123,33 @@ class RowsGram {
 
     // out = J^T R v for each row: an eigenvector of K taken to parameters (not normalised).
     void lift(View<const T> v, View<T> out) {
+        if (const View<const T> rows = groups_.stored(); rows.data) return backend().gemm(Op::none, Op::none, T(1), v, rows, T(0), out);
         const index n = owner_.samples(), k = owner_.outputs();
         auto buffer = backend().template allocate<T>(v.rows * n * k);
         const Batch<T> u(View<T>(buffer.data(), n, k), v.rows, n * k);
         backend().contract_in(groups_.factor(), r_, Batch<const T>(View<const T>(v.data, n, r_), v.rows, v.stride), u);
-        owner_.vjp(View<const T>(buffer.data(), v.rows, n * k), out);
+        owner_.vjp(View<const T>(buffer.data(), v.rows, n * k), out, part_);
     }
 
     // out = R^T J v for each row v (s, p): the adjoint of lift.
     void restrict_to_dual(View<const T> v, View<T> out) {
+        if (const View<const T> rows = groups_.stored(); rows.data)
+            return backend().gemm(Op::none, Op::transpose, T(1), v, rows, T(0), out);
         const index n = owner_.samples(), k = owner_.outputs();
         auto buffer = backend().template allocate<T>(v.rows * n * k);
-        owner_.jvp(v, View<T>(buffer.data(), v.rows, n * k));
+        owner_.jvp(v, View<T>(buffer.data(), v.rows, n * k), part_);
         backend().fill(out, T(0));
         backend().contract_out(groups_.factor(), r_, Batch<const T>(View<const T>(buffer.data(), n, k), v.rows, n * k),
                                Batch<T>(View<T>(out.data, n, r_), v.rows, out.stride));
     }
 
-    // out (n, n) = (1/r) sum_c K[(i,c),(j,c)]: inner products over outputs and parameters at once. Lower triangle.
+    // out (n, n) = (1/r) sum_c K[(i,c),(j,c)], lower triangle.
     void mean_over_outputs(View<T> out) {
         groups_.for_pairs([&](index i, index ni, View<const T> a, index j, index nj, View<const T> b) {
-            const View<const T> x(a.data, ni, r_ * a.cols), y(b.data, nj, r_ * b.cols);
-            backend().gemm(Op::none, Op::transpose, T(1) / T(r_), x, y, T(0), out.block(i, ni, j, nj));
+            for (index c = 0; c < r_; ++c) {
+                const View<const T> x(a.row(c), ni, a.cols, r_ * a.stride), y(b.row(c), nj, b.cols, r_ * b.stride);
+                backend().gemm(Op::none, Op::transpose, T(1) / T(r_), x, y, c == 0 ? T(0) : T(1), out.block(i, ni, j, nj));
+            }
         });
     }
 
@@ -158,6 +169,7 @@ class RowsGram {
     static constexpr index band_rows = 512;
 
     GaussNewton<B, T>& owner_;
+    Part part_;
     RowGroups<B, T> groups_;
     index r_;
 };
@@ -166,7 +178,7 @@ class RowsGram {
 template <class B, class T>
 void general_diagonal(GaussNewton<B, T>& owner, View<T> out) {
     B& backend = owner.network().backend();
-    RowGroups<B, T> groups(owner, true);
+    RowGroups<B, T> groups(owner, true, {0, owner.network().parameters()});
     const index p = out.cols;
     auto buffer = backend.template allocate<T>(groups.per_sample() * p);
     const View<T> squares(buffer.data(), groups.per_sample(), p);

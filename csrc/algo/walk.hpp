@@ -35,7 +35,7 @@ class Walk {
         std::shared_ptr<void> owner;
     };
 
-    explicit Walk(Workspace<B, T>& work) : work_(work) {}
+    explicit Walk(Workspace<B, T>& work, Part part = {}) : work_(work), part_(part) {}
 
     Tangent make(index s, index n, index width) {
         Lease lease = work_.acquire(s * n * width);
@@ -50,20 +50,20 @@ class Walk {
         return x;
     }
 
-    // The tangents behind the layers, when their parameters move by the rows of v (s, p) and what they take by t.
+    // The tangents behind the layers, when the part's parameters move by the rows of v (s, p) and what the layers take by t.
     Tangent push(const Layers& all, const AllKept& kept, View<const T> v, index n, Tangent t) {
         for (std::size_t l = 0; l < all.size(); ++l)
-            if (t.moves() || parameters_of(all[l]) > 0)
+            if (t.moves() || touches(all[l], part_))
                 t = std::visit([&](const auto& layer) { return push_one(layer, kept[l], v, n, std::move(t)); }, all[l]);
         return t;
     }
 
-    // sink(layer, kept, g) is called at each layer with parameters with the cotangents g behind it. Returns those before all
-    // layers if they are `needed`: else the walk ends at the first parameters.
+    // sink(layer, kept, g) is called at each layer with parameters of the part with the cotangents g behind it. Returns those before all
+    // layers if they are `needed`: else the walk ends at the part's first parameters.
     template <class Sink>
     Tangent pull(const Layers& all, const AllKept& kept, Tangent g, bool needed, Sink&& sink) {
         std::size_t first = 0;
-        while (!needed && first < all.size() && parameters_of(all[first]) == 0) ++first;
+        while (!needed && first < all.size() && !touches(all[first], part_)) ++first;
         for (std::size_t l = all.size(); l-- > first;)
             g = std::visit([&](const auto& layer) { return pull_one(layer, kept[l], std::move(g), needed || l > first, sink); }, all[l]);
         return g;
@@ -96,8 +96,9 @@ class Walk {
     template <class L>
     Tangent push_parameters(const L& layer, index outputs, const layers::Kept<T>& kept, View<const T> v, index n, const Tangent& t) {
         Tangent out = make(v.rows, n, outputs);
-        layer.direction(work_, kept, v, out.batch);
-        if (t.moves()) layer.push(work_, kept, Batch<const T>(t.batch), out.batch, T(1));
+        const bool own = layer.parameters() > 0 && part_.holds(layer.offset);
+        if (own) part_.within(layer).direction(work_, kept, v, out.batch);
+        if (t.moves()) layer.push(work_, kept, Batch<const T>(t.batch), out.batch, own ? T(1) : T(0));
         return out;
     }
     Tangent push_one(const layers::Dense<T>& layer, const layers::Kept<T>& kept, View<const T> v, index n, Tangent t) {
@@ -109,7 +110,7 @@ class Walk {
 
     template <class L, class Sink>
     Tangent pull_parameters(const L& layer, index inputs, const layers::Kept<T>& kept, const Tangent& g, bool needed, Sink& sink) {
-        sink(layer, kept, Batch<const T>(g.batch));
+        if (part_.holds(layer.offset)) sink(part_.within(layer), kept, Batch<const T>(g.batch));
         if (!needed) return {};
         Tangent out = make(g.batch.count, g.batch.first.rows, inputs);
         layer.pull(work_, kept, Batch<const T>(g.batch), out.batch, T(0));
@@ -131,11 +132,7 @@ class Walk {
         return {out, owner};
     }
     Tangent push_one(const layers::Norm<T>& layer, const layers::Kept<T>& kept, View<const T> v, index n, Tangent t) {
-        Tangent out = make(v.rows, n, layer.shape.width);
-        const bool moves = layer.parameters() > 0;
-        if (moves) layer.direction(work_, kept, v, out.batch);
-        if (t.moves()) layer.push(work_, kept, Batch<const T>(t.batch), out.batch, moves ? T(1) : T(0));
-        return out;
+        return push_parameters(layer, layer.shape.width, kept, v, n, t);
     }
     template <class Sink>
     Tangent pull_one(const layers::Norm<T>& layer, const layers::Kept<T>& kept, Tangent g, bool needed, Sink& sink) {
@@ -241,6 +238,7 @@ class Walk {
     }
 
     Workspace<B, T>& work_;
+    Part part_;
 };
 
 // The forward pass of a network of all kinds of layers.

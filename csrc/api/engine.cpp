@@ -4,6 +4,7 @@
 
 #include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
+#include "algo/kronecker_factors.hpp"
 #include "algo/linear_dual.hpp"
 #include "algo/rows_gram.hpp"
 #include "api/dispatch.hpp"
@@ -125,6 +126,11 @@ class GaussNewtonOf final : public GaussNewton {
         else
             general_diagonal(self, view<T>(out));
     }
+    void kronecker_factors(const std::vector<Moments>& all) override {
+        std::vector<gnfast::Moments> views;
+        for (const Moments& one : all) views.push_back({one.offset, view<double>(one.inputs), view<double>(one.outputs)});
+        gnfast::kronecker_factors(self, std::span<const gnfast::Moments>(views));
+    }
 
     gnfast::GaussNewton<B, T> self;
 };
@@ -133,7 +139,7 @@ class GaussNewtonOf final : public GaussNewton {
 template <class T, class S>
 class GramOf final : public Gram {
    public:
-    GramOf(GaussNewtonOf<T>& owner, bool reduced) : self_(owner.self, reduced) {}
+    GramOf(GaussNewtonOf<T>& owner, bool reduced, Part part) : self_(owner.self, reduced, part) {}
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self_.size(); }
     index cols() const override { return self_.size(); }
@@ -272,11 +278,13 @@ std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, 
     });
 }
 
-std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced) {
+std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced, index first, index last) {
+    if (first < 0 || first >= last || last > gauss_newton.cols()) throw std::invalid_argument("no such part of the parameters");
+    const Part part{first, last};
     return by_dtype(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
         auto& owner = dynamic_cast<GaussNewtonOf<T>&>(gauss_newton);
-        if (owner.self.network().is_chain()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced);
-        return std::make_unique<GramOf<T, RowsGram<B, T>>>(owner, reduced);
+        if (owner.self.network().is_chain()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced, part);
+        return std::make_unique<GramOf<T, RowsGram<B, T>>>(owner, reduced, part);
     });
 }
 

@@ -106,6 +106,12 @@ class GaussNewton : public Operator {
     virtual Method method_for(index vectors) const = 0;
     virtual bool couples_samples() const = 0;
     virtual void diagonal(Array out) = 0;  // (1, p)
+    // See algo/kronecker_factors.hpp; in float64.
+    struct Moments {
+        index offset;
+        Array inputs, outputs;
+    };
+    virtual void kronecker_factors(const std::vector<Moments>& all) = 0;
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
 };
@@ -140,7 +146,8 @@ std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vect
 // The network, x and given must outlive the operator; scale multiplies the sum over samples. given: see algo/output_hessian.hpp.
 std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, Loss loss, Array given, double scale, Method method,
                                                double memory_limit);
-std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced);
+// Of the parameters from `first` up to `last`: all, or those of one layer.
+std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced, index first, index last);
 // range (r, inputs [+ 1]): see algo/linear_dual.hpp.
 std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine);
 // p (L k, k) and r (L r, r), one factor above another, copied.

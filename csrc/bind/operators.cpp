@@ -90,6 +90,14 @@ void register_operators(py::module_& m) {
                  const py::gil_scoped_release release;
                  self.diagonal(to);
              })
+        .def("kronecker_factors",
+             [](api::GaussNewton& self, const std::vector<std::tuple<index, array, array>>& all) {
+                 std::vector<api::GaussNewton::Moments> moments;
+                 for (const auto& [offset, inputs, outputs] : all)
+                     moments.push_back({offset, output(inputs, api::DType::float64, -1, -1), output(outputs, api::DType::float64, -1, -1)});
+                 const py::gil_scoped_release release;
+                 self.kronecker_factors(moments);
+             })
         .def("jvp",
              [](api::GaussNewton& self, const array& v, const array& u) {
                  product(self.dtype(), v, self.cols(), u, self.samples() * self.outputs(),
@@ -117,9 +125,9 @@ void register_operators(py::module_& m) {
         });
 
     py::class_<api::Gram, api::Dual>(m, "Gram", py::module_local())
-        .def(py::init([](api::GaussNewton& owner, bool reduced) {
+        .def(py::init([](api::GaussNewton& owner, bool reduced, index first, index last) {
                  const py::gil_scoped_release release;
-                 return api::make_gram(owner, reduced);
+                 return api::make_gram(owner, reduced, first, last);
              }),
              py::keep_alive<1, 2>())
         .def("diagonal",

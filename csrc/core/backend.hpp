@@ -44,6 +44,15 @@ struct Asymmetry {
     bool finite;
 };
 
+// Convolutions that read images where they lie, without patches in memory. Members of grids are (o, patch) of weights, (channels,
+// pixels) of images and (o, positions) of outputs.
+template <class B, class T>
+concept ConvolvingFor = requires(B& backend, index i, Grid<T> outs, Grid<const T> ins, const Windows& windows, T x) {
+    { backend.convolves(i) } -> std::same_as<bool>;     // whether it should, with i rows of weights
+    backend.convolve(ins, ins, windows, x, outs);       // weights, images: out_ji = x out_ji + weights_j patches_ji
+    backend.convolve_back(ins, ins, windows, x, outs);  // weights, outputs: the adjoint
+};
+
 template <class B, class T>
 concept BackendFor = requires(
     B& backend, View<T> out, View<const T> in, Batch<T> outs, Batch<const T> ins, T x, index i, std::span<const GramTerm<T>> terms,
@@ -85,6 +94,7 @@ concept BackendFor = requires(
     // Images (m, channels height width) and their patches (m patch, positions); pooling; sums over positions.
     backend.gather_patches(in, windows, out);
     backend.scatter_patches(in, windows, x, out);                           // out = x out + the adjoint, x = 0 or 1
+    requires std::same_as<decltype(B::own_convolutions), const bool>;       // whether there are ConvolvingFor's verbs
     backend.pool_average(in, windows, x, out);                              // out = x out + the means, x = 0 or 1
     backend.spread_average(in, windows, x, out);                            // the adjoint
     backend.pool_max(in, windows, out, chosen);                             // chosen: the pixel of the image that each maximum is
@@ -124,6 +134,7 @@ concept BackendFor = requires(
 };
 
 template <class B>
-concept Backend = BackendFor<B, float> && BackendFor<B, double>;
+concept Backend =
+    BackendFor<B, float> && BackendFor<B, double> && (!B::own_convolutions || (ConvolvingFor<B, float> && ConvolvingFor<B, double>));
 
 }  // namespace gnfast

@@ -34,6 +34,7 @@ class CpuBackend {
     // A block's tangent should stay near the last-level cache: 15 vectors of 1 MiB were 6 % slower than 8 on 32 MiB of it. Patches should
     // still be near when they are multiplied.
     static constexpr double block_bytes = 32.0 * 1024 * 1024, patch_numbers = 1 << 19;
+    static constexpr bool own_convolutions = false;  // its patches stay in the cache
 
     template <class T>
     Buffer<T> allocate(index size) {

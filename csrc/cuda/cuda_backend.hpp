@@ -35,6 +35,11 @@ class CudaBackend {
     // waits are made, and small beside its memory.
     static constexpr double block_bytes = 1024.0 * 1024 * 1024, patch_numbers = 1 << 26;
 
+    // Below so many rows of weights a product with patches waits for memory, not for arithmetic: see kernels_convolutions.cu. Tensor cores
+    // take the patches of any number of rows.
+    static constexpr bool own_convolutions = true;
+    bool convolves(index rows) const { return rows <= 32 && precision_now() == Precision::highest; }
+
     template <class T>
     Buffer<T> allocate(index size) {
         return Buffer<T>(size);
@@ -208,6 +213,14 @@ class CudaBackend {
     template <class T>
     void scatter_patches(View<const T> patches, const Windows& windows, T beta, View<T> images) {
         kernels::scatter_patches(current_stream(), patches, windows, beta, images);
+    }
+    template <class T>
+    void convolve(Grid<const T> weights, Grid<const T> images, const Windows& windows, T beta, Grid<T> out) {
+        kernels::convolve(current_stream(), weights, images, windows, beta, out);
+    }
+    template <class T>
+    void convolve_back(Grid<const T> weights, Grid<const T> g, const Windows& windows, T beta, Grid<T> images) {
+        kernels::convolve_back(current_stream(), weights, g, windows, beta, images);
     }
     template <class T>
     void pool_average(View<const T> images, const Windows& windows, T beta, View<T> out) {

@@ -44,6 +44,12 @@ void fill_uniform(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t 
 template <class T>
 void fill_signs(Stream stream, View<T> out, std::uint64_t seed, std::uint64_t sequence);
 
+// ------------------------------------------------------------------------------------------- kernels_convolutions.cu
+template <class T>
+void convolve(Stream stream, Grid<const T> weights, Grid<const T> images, const Windows& windows, T beta, Grid<T> out);
+template <class T>
+void convolve_back(Stream stream, Grid<const T> weights, Grid<const T> g, const Windows& windows, T beta, Grid<T> images);
+
 // ------------------------------------------------------------------------------------------- kernels_images.cu
 template <class T>
 void gather_patches(Stream stream, View<const T> images, const Windows& windows, View<T> patches);

@@ -16,8 +16,9 @@ from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
 from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
 from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
-from gnfast import bounds, datasets, ensemble, limits
+from gnfast import bounds, datasets, ensemble, limits, protocol
 from gnfast.architectures import resnet20
+from gnfast.blocks import Block, Layers
 from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
     Density,
@@ -38,6 +39,7 @@ from gnfast.estimators import (
 from gnfast.jacobian import Jacobian
 from gnfast.operators import GaussNewton, Gram, LinearDual
 from gnfast.plan import Plan
+from gnfast.preconditioners import Kfac, Preconditioned
 from gnfast.pruning import PrunedNetwork, prune
 from gnfast.sharded import ShardedGaussNewton
 from gnfast.spectrum import (
@@ -70,6 +72,7 @@ __version__ = build_info()["version"]
 __all__ = [
     "Activation",
     "BatchNorm",
+    "Block",
     "Condition",
     "Conv1d",
     "Conv2d",
@@ -86,7 +89,9 @@ __all__ = [
     "GaussNewton",
     "Gram",
     "Jacobian",
+    "Kfac",
     "LayerNorm",
+    "Layers",
     "LinearDual",
     "Linearization",
     "LogDet",
@@ -94,6 +99,7 @@ __all__ = [
     "NystromPreconditioner",
     "Plan",
     "Pool",
+    "Preconditioned",
     "PrunedNetwork",
     "Rank",
     "RankProfile",
@@ -120,6 +126,7 @@ __all__ = [
     "logdet",
     "mlp",
     "operator",
+    "protocol",
     "prune",
     "rank",
     "rank_profile",

@@ -74,9 +74,10 @@ class Device(str):
                 f"{name} is of type {got} on cuda:{gpu} but {owner} is on the cpu; use device='cuda' where there is "
                 f"one, or copy {name} to the machine's memory, {name}.get() in CuPy and {name}.cpu() in PyTorch"
             )
+        dlpack_alone = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         try:
-            array = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with a gradient
+            array = np.from_dlpack(value) if dlpack_alone else np.asarray(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists, tensors with a gradient
             raise TypeError(
                 f"{name} is of type {got}, which NumPy cannot read ({error}); pass a NumPy array"
             ) from error
@@ -286,37 +287,20 @@ def as_array(value: object, name: str, device: Device = CPU, owner: str = "what 
     return device.as_array(without_gradient(value, name), name, owner)
 
 
-def library_of(value: object) -> Any:
-    """The module of another library whose array this is, PyTorch or one of the array API; None for all else."""
-    if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "__dlpack__"):
-        return None
-    if _is_tensor(value):
-        return sys.modules["torch"]
-    return value.__array_namespace__() if hasattr(value, "__array_namespace__") else None
-
-
-def like(found: Array, given: object) -> Any:
-    """`found`, an array of its device's library, as one of the library that `given` is of; the same memory."""
-    library = None if isinstance(given, type(found)) else library_of(given)
-    return found if library is None else library.from_dlpack(found)
-
-
-def conversion(value: object, name: str, dtype: np.dtype[Any]) -> str:
-    """How the array `name` is brought to a dtype, in words of its own library."""
-    library = library_of(value)
-    if library is None:
-        return f"{name}.astype('{dtype}')"
-    return f"{library.__name__}.asarray({name}, dtype={library.__name__}.{dtype})"
-
-
-def _is_tensor(value: object) -> bool:
+def is_tensor(value: object) -> bool:
+    """Whether this is a tensor of PyTorch."""
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def like(found: Array, given: object) -> Any:
+    """`found`, as a tensor of the same memory where `given` is a tensor."""
+    return sys.modules["torch"].from_dlpack(found) if is_tensor(given) else found
+
+
 def without_gradient(value: Any, name: str) -> Any:
     """A tensor that requires a gradient is taken where PyTorch records none: nothing here would carry it on."""
-    if not _is_tensor(value) or not value.requires_grad:
+    if not is_tensor(value) or not value.requires_grad:
         return value
     if sys.modules["torch"].is_grad_enabled():
         raise TypeError(

@@ -16,8 +16,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
     """A LinearOperator whose products take all vectors of a block at once.
 
     Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy. An operator on a GPU takes
-    arrays on that GPU, CuPy's or what CuPy reads without a copy. A product is an array of the library that the vectors
-    are of: of PyTorch's tensors a tensor, in memory that is not copied.
+    arrays on that GPU, CuPy's or what CuPy reads without a copy, and gives CuPy's. Of PyTorch's tensors a product is a
+    tensor, in memory that is not copied.
 
     Attributes:
         device: Where it multiplies, "cpu" or "cuda:0" and so on.
@@ -35,7 +35,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             out: (rows, s), Fortran-ordered, of the operator's dtype, not overlapping `V`; None allocates one.
 
         Returns:
-            `out`, or a new Fortran-ordered (rows, s), of the library that `V` is of.
+            `out`, or a new Fortran-ordered (rows, s), a tensor if `V` is one.
 
         Raises:
             TypeError: Another dtype, an `out` that is no array, an array in the other kind of memory, or a tensor that
@@ -60,7 +60,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         self._check_vector(found.shape)
         self._check_dtype(found.dtype, "V", v)
         product = self.matmat(found.reshape(-1, 1)).reshape(-1, *found.shape[1:])
-        return _arrays.like(product, v)  # type: ignore[no-any-return]  # of whatever library
+        return _arrays.like(product, v)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def rmatvec(self, v: Any) -> Array:
         """The adjoint's product with one vector."""
@@ -72,13 +72,13 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def dot(self, x: Any) -> Any:
         """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
-        if _is_foreign(x):
+        if _arrays.is_on_gpu(x) or hasattr(x, "__dlpack__"):  # which SciPy would have NumPy read as it can
             return self.matvec(x) if x.ndim == 1 else self.matmat(x)
         return super().dot(x)
 
     def _rdot(self, x: Any) -> Any:
         """x @ operator."""
-        if _is_foreign(x):
+        if _arrays.is_on_gpu(x) or _arrays.is_tensor(x):
             return self._transpose().dot(x) if x.ndim == 1 else self._transpose().dot(x.T).T
         return super()._rdot(x)
 
@@ -96,8 +96,8 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         found = _arrays.as_array(V, name, self.device, "the operator")
         self._check_block(found.shape, found.dtype, name, length, V)
         if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
-            foreign = _arrays.library_of(V) is not None
-            cure = f"{name}.T.contiguous().T" if foreign else f"{self.device.library}.asfortranarray({name})"
+            fortran = f"{self.device.library}.asfortranarray({name})"
+            cure = f"{name}.T.contiguous().T" if _arrays.is_tensor(V) else fortran
             warnings.warn(
                 f"{name} of shape {found.shape} is not in Fortran order and was copied; pass {cure} where it is "
                 "used more than once",
@@ -120,14 +120,12 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def _check_dtype(self, dtype: Any, name: str, V: Any) -> None:
         if dtype != self.dtype:
+            cure = f"to(torch.{self.dtype})" if _arrays.is_tensor(V) else f"astype('{self.dtype}')"
             raise TypeError(
-                f"{name} has dtype {dtype} but the operator has {self.dtype}; "
-                f"convert it with {_arrays.conversion(V, name, self.dtype)}"
+                f"{name} has dtype {dtype} but the operator has {self.dtype}; convert it with {name}.{cure}"
             )
 
     def _output(self, out: Any, s: int) -> Array:
-        if _arrays.library_of(out) is not None:
-            out = _arrays.as_array(out, "out", self.device, "the operator")
         if not self.device.owns(out) or out.dtype != self.dtype:
             got = f"has dtype {out.dtype}" if self.device.owns(out) else f"is of type {type(out).__name__}"
             raise TypeError(
@@ -142,11 +140,6 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
             )
         columns: Array = out.T
         return columns
-
-
-def _is_foreign(x: Any) -> bool:
-    """Whether SciPy would have NumPy read an array that is not NumPy's."""
-    return _arrays.is_on_gpu(x) or _arrays.library_of(x) is not None
 
 
 def check_finite(values: Array, name: str) -> None:

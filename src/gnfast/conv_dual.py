@@ -71,7 +71,7 @@ class ConvDual(Dual):
         """The matrix as an array (N, N), read-only, which products use."""
         return self._dense
 
-    def _lift(self, rows: Array, out: Array) -> None:
+    def lift_rows(self, rows: Array, out: Array) -> None:
         self._by_numpy(self._chain.lift, rows, out)
 
     def _restrict(self, rows: Array, out: Array) -> None:

@@ -22,7 +22,7 @@ class _Convolution(Layer):
     weight: Array
     bias: Array | None = None
     stride: int | Sequence[int] = 1
-    padding: int | Sequence[int] | str = 0
+    padding: int | Sequence[int | Sequence[int]] | str = 0
     padding_mode: str = "zeros"
     dilation: int | Sequence[int] = 1
     groups: int = 1
@@ -44,7 +44,7 @@ class _Convolution(Layer):
             if self.padding == "same" and set(self.stride) != {1}:  # type: ignore[arg-type]
                 raise ValueError(f"padding is 'same' but stride is {self.stride}; {name} has it for stride 1 only")
         else:
-            keep(self, "padding", _per_axis(self.padding, "padding", count, 0))
+            keep(self, "padding", _paddings(self.padding, count))
         if len(weight) % self.groups:
             raise ValueError(f"groups is {self.groups} but must divide the {len(weight)} output channels of the weight")
 
@@ -90,9 +90,11 @@ class _Convolution(Layer):
                 both = dilation * (kernel - 1) if self.padding == "same" else 0
                 before = both // 2
             else:
-                before, both = self.padding[i], 2 * self.padding[i]  # type: ignore[index]
-            if self.padding_mode == "circular" and both - before > size:
-                raise ValueError(f"pads by {both - before} around a circle of {size} but can go round it only once")
+                pads = self.padding[i]  # type: ignore[index]
+                before, after = (pads, pads) if isinstance(pads, int) else pads
+                both = before + after
+            if self.padding_mode == "circular" and (most := max(before, both - before)) > size:
+                raise ValueError(f"pads by {most} around a circle of {size} but can go round it only once")
             out.append((size, kernel, stride, dilation, before, _positions(size + both, kernel, stride, dilation)))
         return out
 
@@ -115,7 +117,8 @@ class Conv2d(_Convolution):
             order: do not change the array afterwards.
         bias: (out,) of the same dtype, or None.
         stride, dilation: An integer, or one for the height and one for the width.
-        padding: Pixels on each side, likewise; "valid" is 0, and "same", for stride 1, keeps the size.
+        padding: Pixels on each side, likewise, of an axis also a pair (before, after); "valid" is 0, and "same", for
+            stride 1, keeps the size.
         padding_mode: "zeros" or "circular".
         groups: The channels of input and output fall in so many groups that do not see each other.
 
@@ -226,8 +229,18 @@ def _per_axis(value: Any, name: str, count: int, minimum: int = 1) -> Shape:
     return found
 
 
+def _paddings(value: Any, count: int) -> tuple[int | tuple[int, int], ...]:
+    """One for each axis: an integer, or a pair where the two sides differ."""
+    entries = tuple(value) if isinstance(value, Iterable) else (value,) * count
+    if len(entries) != count:
+        raise ValueError(f"padding is {entries} but must be an integer or {count}, one or a pair for each axis")
+    pairs = [_per_axis(entry, "padding", 2, 0) for entry in entries]
+    return tuple(before if before == after else (before, after) for before, after in pairs)
+
+
 def _short(value: Any) -> str:
-    """3 for (3, 3), 3x5 for (3, 5)."""
+    """3 for (3, 3), 3x5 for (3, 5); 1+2 for a pair of one axis."""
     if not isinstance(value, tuple):
         return str(value)
-    return str(value[0]) if len(set(value)) == 1 else "x".join(map(str, value))
+    parts = ["+".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in value]
+    return parts[0] if len(set(parts)) == 1 else "x".join(parts)

@@ -180,14 +180,14 @@ class Network:
     def __call__(self, X: Any) -> Array:
         """The outputs (n, k) at the samples X, (n, d), (n, c, l) or (n, c, h, w), of the network's dtype.
 
-        They are made where X is, and are of the library that X is of.
+        They are made where X is, on a GPU as CuPy's; of a tensor they are a tensor.
         """
         home = _arrays.device_of(X)
         samples = self.check_samples(X, home)
         placed = self.place(samples.shape[1:], home)
         out = home.empty((len(samples), placed.outputs), self.dtype)
         placed.core.forward(samples.reshape(len(samples), -1), out)
-        return _arrays.like(out, X)  # type: ignore[no-any-return]  # of whatever library
+        return _arrays.like(out, X)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def linearize(self, X: Any) -> Linearization:
         """The inputs of all dense layers and the derivatives of the activations at the samples X (n, d).

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device
-from gnfast.block_operator import BlockOperator, check_finite
+from gnfast.block_operator import check_finite
 from gnfast.factors import range_factor
 from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
@@ -18,75 +18,12 @@ from gnfast.losses import loss_at
 from gnfast.networks import Network
 from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
+from gnfast.symmetric import SymmetricOperator as SymmetricOperator  # for those above, who find it here
 
 if TYPE_CHECKING:
+    from gnfast.blocks import Block, Layers, Part
     from gnfast.conv_dual import ConvDual
-
-
-class SymmetricOperator(BlockOperator):
-    """A symmetric BlockOperator that the core can apply on its own."""
-
-    core: _core.Operator
-    space = "given"  # where its vectors live
-    memory_limit: float | None = None  # bytes that one operation may use
-
-    def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
-        super().__init__((core.size, core.size), dtype, device)
-        self.core = core
-
-    def _apply(self, rows: Array, out: Array) -> None:
-        self.core.apply(rows, out)
-
-    def _adjoint(self) -> Self:
-        return self
-
-    def _transpose(self) -> Self:
-        return self
-
-    def dual(self) -> SymmetricOperator:
-        """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
-        return self
-
-    def form(self, out: Array, progress: _core.Progress = None) -> int:
-        """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.
-
-        Returns:
-            The number of vectors that were multiplied for it.
-        """
-        size, block = int(self.shape[0]), 256
-        for i in range(0, size, block):
-            rows = self.device.unit_rows(i, min(block, size - i), size, self.dtype)
-            self.core.apply(rows, out[i : i + len(rows)])
-            if progress:
-                progress("forming the matrix", i + len(rows), size)
-        return size
-
-    def to_dense(self) -> Array:
-        """The whole matrix as an array (N, N), symmetric to the last bit.
-
-        Raises:
-            MemoryError: The matrix exceeds `memory_limit`.
-        """
-        self.check_unchanged()
-        dense = self.new_square()
-        self.form(dense)
-        _arrays.mirror_lower(dense)
-        return dense
-
-    @property
-    def fits_in_memory(self) -> bool:
-        """Whether the whole matrix is within `memory_limit`."""
-        return self.memory_limit is None or self._square_bytes <= self.memory_limit
-
-    def new_square(self) -> Array:
-        """Room for the whole matrix, or a MemoryError."""
-        what = f"the {self.shape[0]} x {self.shape[0]} matrix"
-        check_memory(self._square_bytes, self.memory_limit, what, "use products, which do not store it")
-        return self.device.empty(self.shape, self.dtype)
-
-    @property
-    def _square_bytes(self) -> int:
-        return int(self.shape[0]) ** 2 * int(self.dtype.itemsize)
+    from gnfast.preconditioners import Kfac, Preconditioned
 
 
 class GaussNewton(SymmetricOperator):
@@ -237,6 +174,65 @@ class GaussNewton(SymmetricOperator):
             self.plan().space
         ]()
 
+    def diagonal(self) -> Array:
+        """diag G, (p,), exactly, in float64 and where products are: less than one product for chains of dense layers.
+
+        Raises:
+            MemoryError: What it is made of exceeds `memory_limit`; `gnfast.diagonal` estimates it then.
+        """
+        costs, forward = gram_costs(self, self.loss_at.rank), self.products.plan(1)["bytes_forward"]
+        check_memory(costs.kept + forward, self.memory_limit, "the exact diagonal", "use gnfast.diagonal")
+        out = self.device.empty((1, self.shape[0]), self.dtype)
+        self.products.diagonal(out)
+        values: Array = out[0].astype(np.float64)
+        return values
+
+    def layers(self) -> Layers:
+        """The layers with parameters: names, and which entries of G's vectors are theirs; `print(...)` shows a table.
+
+        A layer's weight and bias belong together. `gnfast.cond(G.block(layer))` for each of them, `gnfast.eigsh`,
+        `trace`, `density` and so on tell the spectra of the blocks.
+        """
+        from gnfast.blocks import layers_of
+
+        return layers_of(self)
+
+    def block(self, layer: int | str | Part) -> Block:
+        """G_l = (1/n) sum_i J_il^T H_i J_il (p_l, p_l), the diagonal block of one layer's parameters.
+
+        Args:
+            layer: An entry of `layers()`, its number there, or its name.
+
+        Raises:
+            TypeError, ValueError: No such layer, or one whose parameters are all pruned.
+            MemoryError: `memory_limit` is too small for the rows that its products are made with.
+        """
+        from gnfast.blocks import Block, layers_of
+
+        return Block(self, layers_of(self).find(layer))
+
+    def kfac(self) -> Kfac:
+        """The Kronecker-factored approximation of G's blocks (K-FAC), as an operator (p, p): see `Kfac`.
+
+        Raises:
+            ValueError: A pruned network, or one whose samples depend on each other.
+        """
+        from gnfast.preconditioners import Kfac
+
+        return Kfac(self)
+
+    def preconditioned(self, preconditioner: Any, damping: float = 0.0) -> Preconditioned:
+        """(M + damping I)^(-1/2) G (M + damping I)^(-1/2), or its dual: the operator that `cond` is asked about.
+
+        Args:
+            preconditioner: "diagonal", "block", "kfac", the diagonal of M as an array (p,), or an object of
+                `gnfast.protocol.Preconditioner`; see `cond`.
+            damping: At least 0; without it M is inverted on its range, which holds that of G.
+        """
+        from gnfast.preconditioners import Preconditioned, preconditioner_of
+
+        return Preconditioned(self, *preconditioner_of(self, preconditioner, damping))
+
     def without_duals(self) -> GaussNewton:
         """The same operator on the same core, with no duals kept.
 
@@ -314,6 +310,7 @@ class Dual(Decoupling):
         )
         super().__init__(operator, owner.dtype, owner.device, block, copies, interleaved)
         self.owner = owner.without_duals()
+        self.parameters = owner.shape[0]  # entries of what a vector is lifted to
         self.memory_limit = owner.memory_limit
 
     def check_unchanged(self) -> None:
@@ -332,9 +329,9 @@ class Dual(Decoupling):
         self.check_unchanged()
         rows = self._rows_of(Y, "Y", self.shape[0])
         check_finite(rows, "Y")
-        out = self.device.empty((len(rows), self.owner.shape[0]), self.dtype)
-        self._lift(rows, out)
-        return _arrays.like(out.T, Y)  # type: ignore[no-any-return]  # of whatever library
+        out = self.device.empty((len(rows), self.parameters), self.dtype)
+        self.lift_rows(rows, out)
+        return _arrays.like(out.T, Y)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def restrict(self, rows: Array) -> Array:
         """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`.
@@ -345,11 +342,11 @@ class Dual(Decoupling):
         self._restrict(rows, out)
         return out
 
-    def _lift(self, rows: Array, out: Array) -> None:
-        self._dual.lift(rows, out, self.owner.shape[0])
+    def lift_rows(self, rows: Array, out: Array) -> None:
+        self._dual.lift(rows, out, self.parameters)
 
     def _restrict(self, rows: Array, out: Array) -> None:
-        self._dual.restrict(rows, out, self.owner.shape[0])
+        self._dual.restrict(rows, out, self.parameters)
 
     def _mean_over_outputs(self, out: Array) -> None:
         self._dual.mean_over_outputs(out)
@@ -363,22 +360,28 @@ class Preconditioner(SymmetricOperator):
 
 
 class Gram(Dual):
-    """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it."""
+    """The Gram (NTK) dual, applied without being stored, until `to_dense()` forms and keeps it.
+
+    With J that in one layer's parameters if it is a layer's: `part`, whose vectors it lifts to.
+    """
 
     _dual: _core.Gram | KeptGram
     space = "samples"
 
-    def __init__(self, owner: GaussNewton, rank: int) -> None:
+    def __init__(self, owner: GaussNewton, rank: int, part: Part | None = None) -> None:
         n = len(owner.X)
         needed = gram_costs(owner, rank).kept
         check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
-        whole, kept = owner.device.core.Gram(owner.whole_core, rank < owner.outputs), owner.net.kept
+        first, last, own = (0, owner.whole_core.size, slice(None)) if part is None else (*part.entries, part.own)
+        whole, kept = owner.device.core.Gram(owner.whole_core, rank < owner.outputs, first, last), owner.net.kept
         if kept is None:
             core = whole
         else:
-            core = KeptGram(whole, owner.device.upload(kept), owner.whole_core.size, owner.dtype, owner.device)
+            inside = owner.device.upload(kept[own] - first)
+            core = KeptGram(whole, inside, last - first, owner.dtype, owner.device)
         super().__init__(owner, core, n, rank, interleaved=True)
-        self._dual = core
+        self._dual, self.part = core, part
+        self.parameters = owner.shape[0] if part is None else part.size
         self._dense: Array | None = None
 
     @property
@@ -412,7 +415,8 @@ class Gram(Dual):
 
     def __repr__(self) -> str:
         state = "stored" if self.stored else "not stored"
-        return f"Gram({self.shape[0]} x {self.shape[0]}, {state}, {self.dtype})"
+        whose = "" if self.part is None else f" of {self.part.name}"
+        return f"Gram({self.shape[0]} x {self.shape[0]}{whose}, {state}, {self.dtype})"
 
 
 class LinearDual(Dual):

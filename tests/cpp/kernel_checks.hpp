@@ -33,6 +33,8 @@ struct Kernels {
     GNFAST_VERB(fill_signs)
     GNFAST_VERB(gather_patches)
     GNFAST_VERB(scatter_patches)
+    GNFAST_VERB(convolve)
+    GNFAST_VERB(convolve_back)
     GNFAST_VERB(pool_average)
     GNFAST_VERB(spread_average)
     GNFAST_VERB(pool_max)

@@ -1,6 +1,11 @@
 // Kernels of images and normalisation against the processor's verbs, which have tests of their own against plain index arithmetic.
+#include <algorithm>
+#include <array>
+#include <type_traits>
+
 #include "cases.hpp"
 #include "kernel_checks.hpp"
+#include "naive_blas.hpp"
 
 namespace gnfast::test {
 namespace {
@@ -16,6 +21,70 @@ TEST("cuda_images: patches and their adjoint, onto zeros and onto what is there"
                            [&](auto& on, Matrix<T>& z) { on.scatter_patches(patches.read(), w, T(0), z.view()); });
                 check_verb(random<T>(m, w.inputs(), 3), rounding<T>(w.taps()),
                            [&](auto& on, Matrix<T>& z) { on.scatter_patches(patches.read(), w, T(1), z.view()); });
+            }
+    });
+}
+
+// A convolution and its adjoint by the processor's patches.
+struct ByPatches {
+    cpu::CpuBackend processor;
+
+    template <class T>
+    void convolve(const Grid<const T>& weights, const Grid<const T>& images, const Windows& w, T beta, const Grid<T>& out) {
+        const index n = images.inner;
+        Matrix<T> patches(n * w.patch(), w.positions());
+        processor.gather_patches(View<const T>(images.first.data, n, w.inputs(), images.inner_step), w, patches.view());
+        processor.gemm_grid(Op::none, Op::none, T(1), weights, of_images<const T>(patches, w, out.outer), beta, out);
+    }
+    template <class T>
+    void convolve_back(const Grid<const T>& weights, const Grid<const T>& g, const Windows& w, T beta, const Grid<T>& images) {
+        const index n = images.inner;
+        Matrix<T> patches(n * w.patch(), w.positions());
+        processor.gemm_grid(Op::transpose, Op::none, T(1), weights, g, T(0), of_images<T>(patches, w, 1));
+        processor.scatter_patches(patches.read(), w, beta, View<T>(images.first.data, n, w.inputs(), images.inner_step));
+    }
+
+    template <class U, class T>
+    static Grid<U> of_images(Matrix<T>& patches, const Windows& w, index vectors) {
+        return {View<U>(patches.values.data(), w.patch(), w.positions(), patches.stride), vectors, 0, patches.rows / w.patch(),
+                w.patch() * patches.stride};
+    }
+};
+
+// Vectors that share images, rows that no tile holds, columns that go on over images and tiles.
+TEST("cuda_images: convolutions that read images, and their adjoint") {
+    use_naive_blas();
+    for_types([]<class T>() {
+        for (const Windows& w : window_cases())
+            for (const auto& [o, vectors, n] : {std::array<index, 3>{1, 1, 3}, {19, 3, 2}, {33, 1, 5}}) {
+                const auto weights = random<T>(vectors * o, w.patch(), 1), images = random<T>(n, w.inputs(), 2),
+                           outs = random<T>(n, o * w.positions(), 3);
+                const auto weights_of = [&](index count) {
+                    return Grid<const T>(View<const T>(weights.values.data(), o, w.patch(), weights.stride), count, o * weights.stride, n,
+                                         0);
+                };
+                const auto parts = [&](auto& of, index rows) {
+                    using U = std::remove_pointer_t<decltype(of.values.data())>;
+                    return Grid<U>(View<U>(of.values.data(), rows, of.cols / rows), of.rows / n, n * of.stride, n, of.stride);
+                };
+                const auto check = [&](const Matrix<T>& start, index terms, auto&& verb) {
+                    Matrix<T> expected = start;
+                    ByPatches by_patches;
+                    verb(by_patches, expected);
+                    check_equal(in_both_orders(start, verb), expected, 4 * rounding<T>(terms));
+                };
+                for (const T beta : {T(0), T(1)}) {
+                    const auto start = [&](index rows, index cols) {
+                        return beta == T(0) ? Matrix<T>(rows, cols) : random<T>(rows, cols, 4);
+                    };
+                    check(start(vectors * n, o * w.positions()), w.patch(), [&](auto& on, Matrix<T>& z) {
+                        auto shared = parts(images, w.channels);
+                        shared.outer = vectors, shared.outer_step = 0;
+                        on.convolve(weights_of(vectors), shared, w, beta, parts(z, o));
+                    });
+                    check(start(n, w.inputs()), o * w.taps(),
+                          [&](auto& on, Matrix<T>& z) { on.convolve_back(weights_of(1), parts(outs, o), w, beta, parts(z, w.channels)); });
+                }
             }
     });
 }

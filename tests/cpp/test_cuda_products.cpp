@@ -107,13 +107,14 @@ TEST("cuda_products: networks of all kinds of layers, by both methods") {
     });
 }
 
-// Either kind of Gram.
+// Either kind of Gram, of all parameters or of some layer's.
 template <class G, class W, class N>
-void dual(W& world, const N& network, index width, Loss loss, Method method) {
+void dual(W& world, const N& network, index width, Loss loss, Method method, index last = 0, index first = 0) {
     using T = typename W::T;
     GaussNewton<typename W::B, T> product(network, world.random(samples, width, 20), loss, {}, T(1) / T(samples), method, 0);
-    G gram(product, true);
-    const index size = gram.size(), p = network.parameters();
+    const Part part{first, last > 0 ? last : network.parameters()};
+    G gram(product, true, part);
+    const index size = gram.size(), p = part.last - part.first;
     const View<T> k = world.room(size, size), image = world.room(vectors, size), mean = world.room(samples, samples);
     gram.form(k, Monitor());
     world.tell_lower(k);
@@ -140,6 +141,8 @@ TEST("cuda_products: the Gram dual, formed and applied, with shared factors and 
         for (const Loss loss : {Loss::mse, Loss::cross_entropy}) {
             dual<Gram<B, T>>(world, chain(world), inputs, loss, Method::usual);
             dual<Gram<B, T>>(world, linear(world), inputs, loss, Method::usual);
+            const auto two = chain(world);
+            dual<Gram<B, T>>(world, two, inputs, loss, Method::usual, two.parameters(), two.dense()[1]->offset);
             dual<RowsGram<B, T>>(world, convolutional(world, false), 60, loss, Method::usual);
             dual<RowsGram<B, T>>(world, convolutional(world, false), 60, loss, Method::stored);
         }

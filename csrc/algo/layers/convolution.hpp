@@ -1,9 +1,11 @@
-// A convolution by the patches of a few images at a time and products of matrices: out_i (o, positions) = W (o, patch) patches_i.
+// A convolution by the patches of a few images at a time and products of matrices: out_i (o, positions) = W (o, patch) patches_i; or,
+// where there are few filters, by kernels that read the images instead, if a backend has them.
 // The order of a sample is (channels, height, width). With groups, each has its rows of W, of the patches and of the output.
 #pragma once
 
 #include <algorithm>
 
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/windows.hpp"
@@ -35,23 +37,16 @@ struct Convolution {
     // out_j = the convolution of x with the direction dW_j in row j of v, plus db_j: the patches of x are made once for all j.
     template <class B>
     void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
-        for_patches(work, kept.input, [&](index first, View<const T> patches, index count) {
-            for (index g = 0; g < groups; ++g)
-                work.backend.gemm_grid(Op::none, Op::none, T(1), Grid<const T>(weights(v.data, g), v.rows, v.stride, count, 0),
-                                       shared(patches, g, v.rows, count), T(0), part(out, first, count, g));
-        });
+        convolve(
+            work, kept.input, v.rows, [&](index g, index count) { return Grid<const T>(weights(v.data, g), v.rows, v.stride, count, 0); },
+            T(0), out);
         if (bias) work.backend.add_channels(out, Batch<const T>(View<const T>(v.data + bias_offset(), 1, weight.rows), v.rows, v.stride));
     }
 
     // out_j = beta out_j + the convolution of t_j.
     template <class B>
     void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T beta) const {
-        const View<T> all = flat(out);
-        for_patches(work, flat(t), [&](index first, View<const T> patches, index count) {
-            for (index g = 0; g < groups; ++g)
-                work.backend.gemm_grid(Op::none, Op::none, T(1), own_weights(g, count), shared(patches, g, 1, count), beta,
-                                       part(Batch<T>(all, 1, 0), first, count, g));
-        });
+        convolve(work, flat(t), 1, [&](index g, index count) { return own_weights(g, count); }, beta, Batch<T>(flat(out), 1, 0));
     }
 
     // t_j = beta t_j + the transposed convolution of g_j.
@@ -59,6 +54,13 @@ struct Convolution {
     void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T beta) const {
         const View<const T> from = flat(g);
         const View<T> to = flat(t);
+        if constexpr (B::own_convolutions)
+            if (reads_images(work)) {
+                for (index q = 0; q < groups; ++q)
+                    work.backend.convolve_back(own_weights(q, from.rows), part(Batch<const T>(from, 1, 0), 0, from.rows, q), of_group(),
+                                               beta, planes(to, q, 1));
+                return;
+            }
         const index most = images_at_a_time(work, from.rows);
         const auto lease = work.acquire(patch_numbers() * most);
         for (index first = 0; first < from.rows; first += most) {
@@ -102,9 +104,70 @@ struct Convolution {
                                                   rows.count, rows.step));
     }
 
+    // Of each group one below another, in double: out += sum over images and positions of patch patch^T, with the sums of the patches
+    // below, where there is a bias,
+    template <class B>
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
+        const index d = weight.cols, size = out.cols, patch = windows.patch();
+        for_patches(work, kept.input, [&](index, View<const T> patches, index count) {
+            const InDouble<B, T> wide(work.backend, patches);
+            for (index q = 0; q < groups; ++q)
+                work.backend.gemm_grid(Op::none, Op::transpose, 1.0, shared(wide.view(), q, 1, count), shared(wide.view(), q, 1, count),
+                                       1.0, Grid<double>(out.block(q * size, d, 0, d), 1, 0, count, 0));
+            if (!bias) return;
+            auto sums = work.backend.template allocate<double>(count * patch);
+            work.backend.sum_channels(Batch<const double>(View<const double>(wide.view().data, count, patch * windows.positions()), 1, 0),
+                                      Batch<double>(View<double>(sums.data(), count, patch), 1, 0));
+            for (index q = 0; q < groups; ++q)
+                work.backend.sum_rows(Batch<const double>(View<const double>(sums.data() + q * d, count, d, patch), 1, 0), 1.0,
+                                      Batch<double>(out.block(q * size + d, 1, 0, d), 1, 0));
+        });
+    }
+    // and out += sum over vectors, images and positions of g g^T.
+    template <class B>
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
+        const InDouble<B, T> wide(work.backend, flat(g));
+        const View<const double> all = wide.view();
+        for (index q = 0; q < groups; ++q) {
+            const Grid<const double> one = part(Batch<const double>(all, 1, 0), 0, all.rows, q);
+            work.backend.gemm_grid(Op::none, Op::transpose, 1.0, one, one, 1.0,
+                                   Grid<double>(out.row_range(q * out_group(), out_group()), 1, 0, all.rows, 0));
+        }
+    }
+
    private:
     index bias_offset() const { return offset + weight.rows * weight.cols; }
     index out_group() const { return weight.rows / groups; }
+
+    // out_j = beta out_j + the convolution of the images with weights_of(group, images)'s member j, for so many vectors.
+    template <class B, class F>
+    void convolve(Workspace<B, T>& work, View<const T> images, index vectors, F&& weights_of, T beta, Batch<T> out) const {
+        if constexpr (B::own_convolutions)
+            if (reads_images(work)) {
+                for (index g = 0; g < groups; ++g)
+                    work.backend.convolve(weights_of(g, images.rows), planes(images, g, vectors), of_group(), beta,
+                                          part(out, 0, images.rows, g));
+                return;
+            }
+        for_patches(work, images, [&](index first, View<const T> patches, index count) {
+            for (index g = 0; g < groups; ++g)
+                work.backend.gemm_grid(Op::none, Op::none, T(1), weights_of(g, count), shared(patches, g, vectors, count), beta,
+                                       part(out, first, count, g));
+        });
+    }
+
+    template <class B>
+    bool reads_images(const Workspace<B, T>& work) const {
+        return !windows.trivial() && work.backend.convolves(out_group());
+    }
+
+    // The windows on the channels of one group, and these channels of each image, the same for all vectors.
+    Windows of_group() const { return {windows.channels / groups, windows.y, windows.x, windows.circular}; }
+    template <class U>
+    Grid<U> planes(View<U> images, index g, index vectors) const {
+        const index channels = windows.channels / groups;
+        return {View<U>(images.data + g * channels * windows.pixels(), channels, windows.pixels()), vectors, 0, images.rows, images.stride};
+    }
 
     template <class B>
     index images_at_a_time(const Workspace<B, T>& work, index images) const {

@@ -2,6 +2,7 @@
 // Blocks of s vectors over n samples are (s, n, width), contiguous.
 #pragma once
 
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/types.hpp"
@@ -32,10 +33,10 @@ struct Dense {
         if (bias) backend.add_row(out, bias_of(v));
     }
 
-    // out += t W^T, the layer's input being moved by t: one product with s n rows.
+    // out = beta out + t W^T, the layer's input being moved by t: one product with s n rows.
     template <class B>
-    void push(B& backend, Batch<const T> t, Batch<T> out) const {
-        backend.gemm(Op::none, Op::transpose, T(1), flat(t), weight, T(1), flat(out));
+    void push(B& backend, Batch<const T> t, Batch<T> out, T beta) const {
+        backend.gemm(Op::none, Op::transpose, T(1), flat(t), weight, beta, flat(out));
     }
 
     // t = g W
@@ -55,6 +56,21 @@ struct Dense {
         }
     }
 
+    // The second moments of which K-FAC's factors are made, in double: their small eigenvalues are squares. out += x^T x, and below it,
+    // where there is a bias, the sums of x;
+    template <class B>
+    void add_input_moment(B& backend, View<const T> x, View<double> out) const {
+        const InDouble<B, T> wide(backend, x);
+        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, fan_in(), 0, fan_in()));
+        if (bias) backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
+    }
+    // and out += sum_j g_j^T g_j of cotangents behind the layer.
+    template <class B>
+    void add_output_moment(B& backend, Batch<const T> g, View<double> out) const {
+        const InDouble<B, T> wide(backend, flat(g));
+        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out);
+    }
+
     // The same between layers of other kinds: see convolution.hpp for what each means.
     template <class B>
     void forward(Workspace<B, T>& work, View<const T> x, View<T> z) const {
@@ -65,8 +81,8 @@ struct Dense {
         direction(work.backend, kept.input, v, out);
     }
     template <class B>
-    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T) const {
-        push(work.backend, t, out);
+    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T beta) const {
+        push(work.backend, t, out, beta);
     }
     template <class B>
     void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T) const {
@@ -86,6 +102,14 @@ struct Dense {
                                Grid<T>(View<T>(at, fan_out(), fan_in()), g.count, rows.step, n, step));
         for (index c = 0; bias && c < g.count; ++c)
             work.backend.copy(g[c], View<T>(at + fan_out() * fan_in() + c * rows.step, n, fan_out(), step));
+    }
+    template <class B>
+    void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
+        add_input_moment(work.backend, kept.input, out);
+    }
+    template <class B>
+    void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
+        add_output_moment(work.backend, g, out);
     }
 
    private:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <variant>
 #include <vector>
 
@@ -56,6 +57,32 @@ index parameters_of(const std::vector<Layer<T>>& all) {
     index total = 0;
     for (const Layer<T>& layer : all) total += parameters_of(layer);
     return total;
+}
+
+// The layers whose parameters lie from `first` up to `last` in the flat vector: all, or one of them. Vectors of a part begin at `first`.
+struct Part {
+    index first = 0, last = std::numeric_limits<index>::max();
+
+    bool holds(index offset) const { return first <= offset && offset < last; }
+    // The layer with its parameters where vectors of the part have them.
+    template <class L>
+    L within(L layer) const {
+        layer.offset -= first;
+        return layer;
+    }
+};
+
+// Whether the layer, or one inside of it, has parameters of the part.
+template <class T>
+bool touches(const Layer<T>& layer, const Part& part) {
+    const auto inside = [&](const std::vector<Layer<T>>& all) {
+        return std::any_of(all.begin(), all.end(), [&](const Layer<T>& one) { return touches(one, part); });
+    };
+    if (const auto* block = std::get_if<layers::Residual<T>>(&layer)) return inside(block->body) || inside(block->shortcut);
+    if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) return part.holds(dense->offset);
+    if (const auto* convolution = std::get_if<layers::Convolution<T>>(&layer)) return part.holds(convolution->offset);
+    const auto* norm = std::get_if<layers::Norm<T>>(&layer);
+    return norm && norm->parameters() > 0 && part.holds(norm->offset);
 }
 
 // Whether an output depends on other samples than its own.

@@ -9,6 +9,7 @@ import scipy.sparse
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast.blocks import Block
 from gnfast.conv_dual import ConvDual
 from gnfast.kronecker import KroneckerSum
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
@@ -40,15 +41,15 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
     if isinstance(A, LinearDual | KroneckerSum):
         P, R = (np.diagonal(factor, axis1=1, axis2=2).astype(np.float64) for factor in A.factors())
         return Known(np.einsum("la,lr->ar", P, R).ravel(), "diagonals of the factors P_l and R_l")
-    if isinstance(A, GaussNewton) and backward_rows_fit(A):
-        out = A.device.empty((1, A.shape[0]), A.dtype)
-        A.products.diagonal(out)
-        return Known(out[0].astype(np.float64), "squares of the Jacobian, one product a layer")
+    if isinstance(A, GaussNewton | Block) and backward_rows_fit(A):
+        return Known(A.diagonal(), "squares of the Jacobian, one product a layer")
     return None
 
 
 def trace_space(op: Any) -> Any:
     """The operator with the same trace for which it costs least: of a GaussNewton one of its duals."""
+    if isinstance(op, Block) and op.owner.net.kept is None:
+        return op.gram()
     if not isinstance(op, GaussNewton) or op.net.kept is not None:  # whose diagonal is free, and its Gram's is not
         return op
     if op.plan().space == "linear map":
@@ -56,8 +57,9 @@ def trace_space(op: Any) -> Any:
     return op.gram(reduced=True) if backward_rows_fit(op) else op
 
 
-def backward_rows_fit(G: GaussNewton) -> bool:
+def backward_rows_fit(op: GaussNewton | Block) -> bool:
     """Whether the derivatives of the outputs in all pre-activations are within `memory_limit`."""
+    G = op.owner if isinstance(op, Block) else op
     if G.memory_limit is None:
         return True
     needed = gram_costs(G, G.loss_at.rank).kept

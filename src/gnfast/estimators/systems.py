@@ -107,7 +107,7 @@ def solve(
             float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
-        x, shaped as `b` and of the library that `b` is of, and a `SolveInfo`.
+        x, shaped as `b`, a tensor if `b` is one, and a `SolveInfo`.
 
     Raises:
         TypeError: Bad kinds or dtypes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-BRIDGES = ("curvlinops", "lightning", "torch")
+BRIDGES = ("curvlinops", "hessian_eigenthings", "jax", "laplace", "lightning", "pyhessian", "torch")
 
 
 def __getattr__(name: str) -> ModuleType:

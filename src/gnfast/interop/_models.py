@@ -109,11 +109,7 @@ def _of_module(module: Any, params: Any, X: Any) -> Model:
             )
     own = dict(module.named_parameters())
     chosen = _chosen(own, params)
-    couples = [
-        name or "itself"
-        for name, child in module.named_modules()
-        if isinstance(child, _BatchNorm) and (child.training or child.running_mean is None)
-    ]
+    couples = coupling_layers(module)
     if couples:
         module = _without_running_statistics(module)
     fixed = {name: tensor.detach() for name, tensor in own.items() if name not in chosen}
@@ -126,6 +122,15 @@ def _of_module(module: Any, params: Any, X: Any) -> Model:
     if couples:
         model.couples = f"batch norm with statistics of the batch ({couples[0]}) couples the samples"
     return model
+
+
+def coupling_layers(module: Any) -> list[str]:
+    """Layers whose output at one sample depends on the others: batch norm with statistics of the batch."""
+    return [
+        name or "itself"
+        for name, child in module.named_modules()
+        if isinstance(child, _BatchNorm) and (child.training or child.running_mean is None)
+    ]
 
 
 def _chosen(own: dict[str, Tensor], params: Any) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,10 +33,11 @@ def state_of(module: Any) -> object:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples whose share of the matrix is sum_i w_i J_i^T H_i J_i."""
+    """Samples whose share of the matrix is factor * sum_i w_i J_i^T H_i J_i."""
 
     X: Array
-    weights: Array
+    weights: Array | None
+    factor: float
 
 
 class Risk:
@@ -45,40 +46,35 @@ class Risk:
     def __init__(
         self, module: Any, loss: Any, params: list[Tensor], data: Iterable[tuple[Tensor, Tensor]], n: int
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
-        self.order = _order(list(module.parameters()), params)
-        try:
-            self.net: Network = gn.from_torch(module)
-        except (TypeError, ValueError) as error:
-            raise UnsupportedError(str(error)) from None
+        self.net, self.order = network_of(module, params)
         self.loss, self.batches = "", []
         for X, y in data:
-            if not isinstance(X, torch.Tensor) or X.dtype != params[0].dtype:
-                raise UnsupportedError(f"the inputs are a {getattr(X, 'dtype', type(X).__name__)}")
-            self.loss, weights = _hessians(loss, X, y)
+            inputs = samples_of(X, params[0])
+            self.loss, weights, factor = _hessians(loss, X, y)
             share = len(X) / n if loss.reduction == "mean" else 1.0
-            self.batches.append(_Batch(X.numpy(), (share * weights.expand(len(X))).to(X.dtype).numpy()))
+            self.batches.append(_Batch(inputs, weights, factor * share))
         self._kept: list[gn.GaussNewton] = []
-        self._rows = torch.empty(0, dtype=params[0].dtype)  # (s, p), room for vectors: new pages cost more than a copy
-        try:
-            first = self._operator(self.batches[0])
-        except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
-            raise UnsupportedError(str(error)) from None
+        self._rows = params[0].new_empty(0)  # (s, p), room for vectors: new pages cost more than a copy
+        first = self._operator(self.batches[0])
         samples = sum(len(batch.X) for batch in self.batches)
         self.bytes = first.plan().memory * samples / len(self.batches[0].X)
         if self.bytes <= KEPT_BYTES:
             self._kept = [first, *(self._operator(batch) for batch in self.batches[1:])]
 
     def _operator(self, batch: _Batch) -> gn.GaussNewton:
-        return gn.GaussNewton(self.net, batch.X, self.loss, reduction="sum", weights=batch.weights)
+        return operator_at(self.net, batch.X, self.loss, batch.weights)
+
+    def terms(self) -> Iterator[tuple[float, gn.GaussNewton]]:
+        """Factors and operators whose sum the matrix is, in the order of the module's parameters."""
+        for i, batch in enumerate(self.batches):
+            yield batch.factor, self._kept[i] if self._kept else self._operator(batch)
 
     def product(self, M: list[Tensor]) -> list[Tensor]:
         """G times a block of s vectors, each given as one tensor (*shape, s) a parameter in the caller's order."""
         columns = M[0].shape[-1]
         sizes = [M[i].numel() // columns for i in self.order]
         if self._rows.shape != (columns, sum(sizes)):
-            self._rows = self._rows.new_empty((columns, sum(sizes)))
+            self._rows = M[0].new_empty((columns, sum(sizes)))
         for i, room in zip(self.order, torch.split(self._rows, sizes, dim=1), strict=True):
             room.copy_(M[i].detach().reshape(-1, columns).T)
         parts = torch.split(self.multiplied(self._rows.T).T, sizes, dim=1)
@@ -91,18 +87,44 @@ class Risk:
         return self.order == list(range(len(self.order)))
 
     def multiplied(self, V: Tensor) -> Tensor:
-        """G V, V (p, s) in the module's order."""
+        """G V, V (p, s) in the module's order, each column contiguous."""
         total: Tensor = None
-        for i, batch in enumerate(self.batches):
-            operator = self._kept[i] if self._kept else self._operator(batch)
+        for factor, operator in self.terms():
             part = operator.matmat(V)
-            total = part if total is None else total.add_(part)
+            total = part.mul_(factor) if total is None else total.add_(part, alpha=factor)
         return total
 
     def describe(self) -> str:
         samples = sum(len(batch.X) for batch in self.batches)
         forward = "" if self._kept else f", forward passes of {megabytes(self.bytes)} made again for each product"
         return f"gnfast's engine, {self.loss}, {samples} samples in {len(self.batches)} batches{forward}"
+
+
+def network_of(module: Any, params: list[Tensor]) -> tuple[Network, list[int]]:
+    """The module as a network, and for each of its parameters the place in `params`."""
+    if not isinstance(module, torch.nn.Module):
+        raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
+    order = _order(list(module.parameters()), params)
+    try:
+        return gn.from_torch(module), order
+    except (TypeError, ValueError) as error:
+        raise UnsupportedError(str(error)) from None
+
+
+def samples_of(X: Any, like: Tensor) -> Array:
+    """A batch of inputs as an array, where they are a tensor of the parameters' dtype."""
+    if not isinstance(X, torch.Tensor) or X.dtype != like.dtype:
+        raise UnsupportedError(f"the inputs are a {getattr(X, 'dtype', type(X).__name__)}")
+    samples: Array = X.detach().numpy()
+    return samples
+
+
+def operator_at(net: Network, X: Array, loss: str = "mse", weights: Array | None = None) -> gn.GaussNewton:
+    """sum_i w_i J_i^T H_i J_i at some samples."""
+    try:
+        return gn.GaussNewton(net, X, loss, reduction="sum", weights=weights)
+    except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
+        raise UnsupportedError(str(error)) from None
 
 
 def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:
@@ -113,23 +135,19 @@ def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:
     return [places[id(tensor)] for tensor in own]
 
 
-def _hessians(loss: Any, X: Tensor, y: Tensor) -> tuple[str, Tensor]:
-    """A mini-batch loss of PyTorch as a loss of ours and weights of the samples, (n,) or one for all, (1,)."""
+def _hessians(loss: Any, X: Tensor, y: Tensor) -> tuple[str, Array | None, float]:
+    """A mini-batch loss of PyTorch as (a loss of ours, weights of the samples, factor)."""
     mean = loss.reduction == "mean"
     if type(loss) is torch.nn.MSELoss:  # sum of squares, without a half; the mean is over entries
-        return "mse", _weight(2.0 / (y.numel() if mean else 1))
+        return "mse", None, 2.0 / (y.numel() if mean else 1)
     if type(loss) is torch.nn.BCEWithLogitsLoss and loss.weight is None and loss.pos_weight is None:
-        return "binary_cross_entropy", _weight(1.0 / (y.numel() if mean else 1))
+        return "binary_cross_entropy", None, 1.0 / (y.numel() if mean else 1)
     if type(loss) is torch.nn.CrossEntropyLoss and not y.is_floating_point() and y.ndim == 1:
         if bool((y == loss.ignore_index).any()):
             raise UnsupportedError("some targets are ignored")
         if loss.weight is None:
-            return "cross_entropy", _weight(1.0 / (len(X) if mean else 1))
+            return "cross_entropy", None, 1.0 / (len(X) if mean else 1)
         if loss.label_smoothing == 0:
-            weights = loss.weight.detach().double()[y]
-            return "cross_entropy", weights / weights.sum() if mean else weights
+            weights = loss.weight.detach()[y].to(X.dtype)
+            return "cross_entropy", weights.numpy(), 1.0 / (float(weights.sum()) if mean else 1)
     raise UnsupportedError(f"the loss {loss} or its targets")
-
-
-def _weight(value: float) -> Tensor:
-    return torch.tensor([value], dtype=torch.float64)

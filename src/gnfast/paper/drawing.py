@@ -41,7 +41,8 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
         for place, (panel, found) in zip(axes, panels, strict=True):
             _panel(place, panel, found)
         page.suptitle(f"{figure.title}\n{footnote}", fontsize=7.5, x=0.01, ha="left")
-        _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
+        if not figure.derive:
+            _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
         page.draw_without_rendering()  # places the axes, so that labels can be kept apart
         for place, (panel, found) in zip(axes, panels, strict=True):
             _label_ends(place, panel, _curves(panel, found))
@@ -67,8 +68,9 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
     for line in panel.lines:
         found = _curves(panel, table, line.column)
         shared = len(found) > 1 and all((curve.x, curve.y) == (found[0].x, found[0].y) for curve in found)
+        apart = shared or len(curves) == 1  # nothing that its colour could tell, which would hide it on the curve
         for curve in found[:1] if shared else found:
-            colour = GREY if shared else looks.get(curve.by, (GREY, ""))[0]
+            colour = "black" if apart else looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)
@@ -96,11 +98,11 @@ def _legend(page: Any, lines: list[Line], columns: int) -> None:
     """What the styles of the lines mean; the colours are told at the curves."""
     from matplotlib.lines import Line2D
 
-    keys = [Line2D([], [], color=GREY, label="exact: median, band over seeds")]
+    seeds = "median and range over seeds"
+    keys = [Line2D([], [], color=GREY, label=f"exact values, {seeds}" if lines else seeds)]
     for line in dict.fromkeys(lines):
         keys.append(Line2D([], [], color=GREY, linestyle=line.style, linewidth=1.0, label=line.label))
-    if len(keys) > 1:
-        page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
+    page.legend(handles=keys, loc="outside lower center", ncols=1 if columns == 1 else len(keys), frameon=False)
 
 
 def _label_ends(axes: Axes, panel: Panel, curves: list[Curve]) -> None:

@@ -12,7 +12,7 @@ from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
 from gnfast.kronecker import KroneckerSum
-from gnfast.operators import Gram, LinearDual, SymmetricOperator
+from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
@@ -82,6 +82,8 @@ def cond(
     seed: int = 0,
     *,
     precision: Any = None,
+    preconditioner: Any = None,
+    damping: float = 0.0,
 ) -> Condition:
     """The condition number of the non-zero spectrum, lambda_max / lambda_min, with an interval and its reasons.
 
@@ -92,6 +94,10 @@ def cond(
     recognised and gives its rank, the cut, and the smallest eigenvalue above it. Where neither a proof nor an analytic
     bound limits it from above, the random starts of both searches do, but for a probability of 1e-6 each.
 
+    With a preconditioner M it is that of D^(-1/2) G D^(-1/2), D = M + damping I, whose spectrum is that of D^-1 G: how
+    much M mends. It is computed on T T^T or T^T T, T = R^T J D^(-1/2) / sqrt(n), whichever is smaller, by the same
+    rules. Damping goes into M alone, G stays as it is; without damping M is inverted on its range.
+
     Args:
         G: A `GaussNewton`, one of its duals, or any symmetric positive semi-definite operator or array.
         certify: Prove both ends by inertia (two more Cholesky factorisations of the stored dual, widened by 10 `tol`).
@@ -100,6 +106,10 @@ def cond(
         seed: Of the starting blocks.
         precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
             float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        preconditioner: Of a GaussNewton: "diagonal" (diag G), "block" (the blocks of its layers, `G.block`), "kfac"
+            (`G.kfac()`), the diagonal of M as an array (p,), or an object of `gnfast.protocol.Preconditioner`, such as
+            `G.kfac()` of other samples.
+        damping: Of the preconditioner, at least 0.
 
     Returns:
         A `Condition`.
@@ -118,19 +128,21 @@ def cond(
         with a random start", SIAM J. Matrix Anal. Appl. 1992.
     """
     start = time.perf_counter()
-    A = matrices.as_symmetric(G).dual()
+    A = _preconditioned(G, preconditioner, damping)
     tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
     certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
     with reporting(progress) as report:
         search = Search(A, certify, tol, seed, report, precision)
         found = search.run()
+    if preconditioner is not None:
+        search.notes.append(f"of G preconditioned by {A.name}")
     top, low = found.largest, found.smallest
     value = max(top.value / low.value, 1.0)
-    doubt = matrices.rounding(top.value, A.dtype)
-    upper, source = _upper(A, found, doubt)
+    doubts = _doubt(A, top.value, top.value), _doubt(A, top.value, low.value)
+    upper, source = _upper(A, found, *doubts)
     return Condition(
         value=value,
-        lower=max((top.value - doubt) / (low.value + doubt), 1.0),
+        lower=max((top.value - doubts[0]) / (low.value + doubts[1]), 1.0),
         upper=max(upper, value),
         lambda_max=top.value,
         lambda_min=low.value,
@@ -147,15 +159,31 @@ def cond(
     )
 
 
-def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str]:
+def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOperator:
+    """What the condition number is computed of."""
+    if preconditioner is None:
+        if damping != 0:
+            raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
+        return matrices.as_symmetric(G).dual()
+    if not isinstance(G, GaussNewton):
+        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is of type {type(G).__name__}")
+    return G.preconditioned(preconditioner, damping)
+
+
+def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
+    """What rounding may have done to an eigenvalue."""
+    return matrices.rounding(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
+
+
+def _upper(A: SymmetricOperator, found: Found, doubt: float, doubt_below: float) -> tuple[float, str]:
     """The upper end where it is proven, or else the residuals' estimate, with its reason."""
     top, low = found.largest, found.smallest
     if not found.clear:
         return math.inf, "nothing: what was cut may not be zero"
     if found.proof:
         margin = found.margin
-        return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt), found.proof
-    estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt)
+        return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt_below), found.proof
+    estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt_below)
     bound = _analytic(A)
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
@@ -167,9 +195,9 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float) -> tuple[float, str
     upper = (top.value + doubt) / (1 - top.error)
     start = f"lambda_max <= {upper:.6g} with probability 1 - {FAILURE:.0e}"
     if low.error >= 1:
-        lower = low.value - low.residual - doubt
+        lower = low.value - low.residual - doubt_below
         return _quotient(upper, lower), f"random start: {start}; lambda_min by its residual (estimated)"
-    lower = low.value * (1 - low.error) - doubt
+    lower = low.value * (1 - low.error) - doubt_below
     return _quotient(upper, lower), (
         f"random start: {start} and lambda_min >= {lower:.6g} with the same (Kuczynski & Wozniakowski); "
         f"residuals alone suggest {estimate:.6g}"
@@ -185,7 +213,8 @@ def _analytic(A: SymmetricOperator) -> Bound | None:
         P, R = map(_arrays.to_host, A.factors())
         with blas_threads(R.shape[1]):
             return joint_from_factors(P, R)
-    if isinstance(A, Gram) and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain and A.owner.net.kept is None:
+    whole = isinstance(A, Gram) and A.part is None and A.owner.net.kept is None
+    if isinstance(A, Gram) and whole and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain:
         loss = A.owner.loss_at
         X = _arrays.to_host(A.owner.X)
         return deep(A.owner.net, X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)

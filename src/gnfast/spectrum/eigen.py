@@ -10,6 +10,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast.blocks import Block
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.spectrum import matrices, methods, spaces
 from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, Task, largest
@@ -177,7 +178,7 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtyp
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
     """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
     G = task.A
-    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton) and task.which == "LA" else G
+    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton | Block) and task.which == "LA" else G
     if not isinstance(dual, Dual) or dual is G:
         return _solve_auto(task)
     start = task.start

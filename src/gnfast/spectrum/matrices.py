@@ -18,6 +18,7 @@ from gnfast import _arrays, _checks, _core
 from gnfast._arrays import CPU, Array, Device
 from gnfast.factors import pivoted_cholesky
 from gnfast.operators import SymmetricOperator
+from gnfast.protocol import Operator
 
 DENSE_SIZE = 800  # up to here LAPACK's whole spectrum takes less than a tenth of a second
 SPECTRUM_SIZE = 3_200  # and up to here some seconds
@@ -126,13 +127,13 @@ def operator(
 
 
 def as_symmetric(op: Any) -> SymmetricOperator:
-    """An operator of gnfast as it is, any other LinearOperator, array or sparse matrix once it is known to fit."""
+    """An operator of gnfast as it is, any other `gnfast.protocol.Operator`, array or sparse matrix once it fits."""
     if isinstance(op, SymmetricOperator):
         op.check_unchanged()
         return op
     if scipy.sparse.issparse(op):
         op = aslinearoperator(op)
-    if not isinstance(op, LinearOperator):
+    if not isinstance(op, Operator):
         if callable(op) and not hasattr(op, "__array__"):
             raise TypeError(
                 f"op is a {type(op).__name__}, which is called but has no size; pass gnfast.operator(op, size), size "
@@ -146,7 +147,7 @@ def as_symmetric(op: Any) -> SymmetricOperator:
         if not (plain and _check_symmetric(matrix)):
             _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast", device=home))
         return Stored(matrix)
-    _check_square(op.shape)
+    _check_square(tuple(op.shape))
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")

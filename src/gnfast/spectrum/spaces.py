@@ -11,7 +11,8 @@ import numpy as np
 
 from gnfast import _arrays
 from gnfast._arrays import Array
-from gnfast.operators import Dual, GaussNewton, Gram
+from gnfast.blocks import Block
+from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals
@@ -22,8 +23,10 @@ from gnfast.spectrum.methods import Pairs
 MEMORY_BOUND = 10.0
 
 
-def cheapest(G: GaussNewton, k: int) -> GaussNewton | Gram | Dual:
+def cheapest(G: GaussNewton | Block, k: int) -> SymmetricOperator:
     """The operator that gives the k largest eigenvalues of G for the fewest flops, setting up included."""
+    if isinstance(G, Block):
+        return G.dual() if k < G.gram().shape[0] else G
     n, plan = len(G.X), G.plan(1)
     spaces = {space.name: space for space in plan.spaces}
     vectors = 2 * k + 10

@@ -129,7 +129,7 @@ class Tracker:
     def _start(self, A: Any, which: str) -> Array | None:
         above, before = self._parameters, self._vectors.get(which)
         if which == "LA" and above is not None and isinstance(A, Dual):
-            return A.restrict(above.T).T if (A.owner.shape[0], A.dtype) == (len(above), above.dtype) else None
+            return A.restrict(above.T).T if (A.parameters, A.dtype) == (len(above), above.dtype) else None
         dtype = matrices.in_precision(A, self.precision).dtype
         return before if before is not None and (len(before), before.dtype) == (A.shape[0], dtype) else None
 

@@ -5,24 +5,41 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gnfast import _checks
+from gnfast._runtime import build_info, get_num_threads
 from gnfast.study.jobs import SERIES, Job, Record, Value
 
 APPLICATION = 0x676E6673  # "gnfs", in the header of the file: tells our files from other SQLite files
 VERSION = 2  # of the tables below
 
 
+class Run(NamedTuple):
+    """One run that wrote points: when it began (UTC, ISO 8601), its wall time up to its last point, and on what.
+
+    A point that was computed again after it failed counts again; ``threads`` are those of the machine with the file.
+    """
+
+    began: str
+    seconds: float
+    points: int
+    threads: int
+    version: str
+
+
 class Store:
     """The results of one study in a SQLite file, made where it does not exist.
 
     Table ``points`` has a row for each finished point: ``key``, the columns of the point, ``error`` (empty if it
-    succeeded) and the columns of its values, a series as a JSON list. Table ``study`` has the study's definition.
+    succeeded) and the columns of its values, a series as a JSON list. Table ``study`` has the study's definition, table
+    ``runs`` a row for each run.
 
     Args:
         path: the file.
@@ -36,6 +53,8 @@ class Store:
     def __init__(self, path: str | Path, study: Job) -> None:
         self.path = Path(path)
         self._types = dict(study.columns)
+        self._opened = time.perf_counter()
+        self._run: int | None = None  # row of this run, which its first point makes
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -80,6 +99,19 @@ class Store:
         row = (record.point.key, *astuple(record.point), record.error, *found)
         with _explained(self.path), self._db:
             self._db.execute(f"INSERT OR REPLACE INTO points VALUES ({', '.join('?' * len(row))})", row)
+            self._stamp()
+
+    def _stamp(self) -> None:
+        """Count the point and its time in the row of this run, so that a killed run has told its time too."""
+        if self._run is None:
+            columns = ", ".join(Run._fields)
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")  # older files have none
+            run = Run(
+                datetime.now(UTC).isoformat(timespec="seconds"), 0.0, 0, get_num_threads(), build_info()["version"]
+            )
+            self._run = self._db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", run).lastrowid
+        spent = time.perf_counter() - self._opened
+        self._db.execute("UPDATE runs SET seconds = ?, points = points + 1 WHERE rowid = ?", (spent, self._run))
 
     def read(self, points: Iterable[Any]) -> list[Record]:
         """Return the records of those points that have one, in the order of the points."""
@@ -119,6 +151,19 @@ def definition(path: str | Path) -> str:
     path = _checks.existing_file(path, "the results file")
     with _explained(path), closing(sqlite3.connect(path, timeout=30.0)) as db:
         return _definition(db, path)
+
+
+def runs(path: str | Path) -> list[Run]:
+    """Return the runs that filled a results file, in their order; none is known of a file that is older than the table.
+
+    Raises: as `definition`.
+    """
+    path = _checks.existing_file(path, "the results file")
+    with _explained(path), closing(sqlite3.connect(path, timeout=30.0)) as db:
+        _definition(db, path)  # that it is a results file
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+            return []
+        return [Run(*row) for row in db.execute("SELECT * FROM runs ORDER BY rowid")]
 
 
 def _is_new(db: sqlite3.Connection) -> bool:

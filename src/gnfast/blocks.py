@@ -1,0 +1,144 @@
+"""The diagonal blocks of a Gauss-Newton matrix, one for the parameters of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from gnfast import _checks
+from gnfast._arrays import Array
+from gnfast.block_operator import check_finite
+from gnfast.kept import operator_of
+from gnfast.layers import Layer, Residual
+from gnfast.operators import GaussNewton, Gram
+from gnfast.symmetric import SymmetricOperator
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer's share of the parameters.
+
+    Attributes:
+        index: Its number among the layers with parameters.
+        name: "layers.0", or "layers.2.layers.1" inside a residual block: what its tensors' names begin with in files.
+        layer: The layer itself.
+        entries: (first, last) of all entries of the parameter arrays; those of a pruned network count too.
+        own: Its entries in vectors of the operator, a slice.
+    """
+
+    index: int
+    name: str
+    layer: Layer
+    entries: tuple[int, int]
+    own: slice
+
+    @property
+    def size(self) -> int:
+        """p_l, its parameters: weight and bias together, without what is pruned."""
+        return int(self.own.stop - self.own.start)
+
+
+class Layers(Sequence[Part]):
+    """The layers with parameters, in the order of the parameters; `print(...)` shows a table."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = tuple(parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Part: ...
+    @overload
+    def __getitem__(self, index: slice) -> Layers: ...
+    def __getitem__(self, index: int | slice) -> Part | Layers:
+        return Layers(self._parts[index]) if isinstance(index, slice) else self._parts[index]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def find(self, layer: int | str | Part) -> Part:
+        """The layer of this number, negative ones from the end, or of this name."""
+        if isinstance(layer, str):
+            layer = _checks.choice(layer, "layer", tuple(part.name for part in self))
+            return next(part for part in self if part.name == layer)
+        if isinstance(layer, Part):
+            if layer not in self._parts:
+                raise ValueError(f"layer is {layer.name!r} of another operator; pass one of this operator's layers()")
+            return layer
+        return self[_checks.integer(layer, "layer", -len(self), len(self) - 1)]
+
+    def __str__(self) -> str:
+        width = max(len("layer"), *(len(part.name) for part in self))
+        lines = [f"  #  {'layer':{width}}  parameters  entries"]
+        for part in self:
+            entries = f"{part.own.start}:{part.own.stop}"
+            lines.append(f"{part.index:>3}  {part.name:{width}}  {part.size:>10}  {entries:<15}  {part.layer!r}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class Block(SymmetricOperator):
+    """G_l = S_l^T S_l (p_l, p_l), S_l = R^T J_l / sqrt(n) in one layer's parameters; `GaussNewton.block` makes it.
+
+    A product multiplies by the layer's rows alone, 4 n p_l + 4 n q m_l flops a vector in a chain of dense layers, with
+    q outputs, m_l units and derivatives of the outputs that all blocks share; in other networks it walks from the
+    layer to the outputs and back, unless the rows of the Jacobian are stored. It has a dual of its own, S_l S_l^T
+    (n q, n q), the layer's share of the Gram matrix: G's dual is the sum of them.
+    """
+
+    space = "parameters"
+
+    def __init__(self, owner: GaussNewton, part: Part) -> None:
+        if part.size == 0:
+            raise ValueError(f"layer {part.name!r} has no parameters left; pruning has taken them all")
+        gram = Gram(owner, owner.loss_at.rank, part)
+
+        def product(rows: Array, out: Array) -> None:
+            image = gram.restrict(rows)
+            check_finite(image, "V")
+            gram.lift_rows(image, out)
+
+        super().__init__(operator_of(product, part.size, owner.dtype, owner.device), owner.dtype, owner.device)
+        self.owner, self.part, self.memory_limit, self._gram = owner, part, owner.memory_limit, gram
+
+    def gram(self) -> Gram:
+        """The layer's share of the Gram dual, S_l S_l^T (n q, n q), with the non-zero spectrum of the block."""
+        return self._gram
+
+    def dual(self) -> SymmetricOperator:
+        """The smaller of the two."""
+        return self if self.shape[0] <= self._gram.shape[0] else self._gram
+
+    def diagonal(self) -> Array:
+        """The block's diagonal, (p_l,), exactly, in float64: see `GaussNewton.diagonal`."""
+        return self.owner.diagonal()[self.part.own]
+
+    def __repr__(self) -> str:
+        p = self.shape[0]
+        return f"Block({p} x {p}, {self.part.name}, {self.dtype}, {self.device})"
+
+
+def layers_of(G: GaussNewton) -> Layers:
+    """The layers of the operator's network that have parameters."""
+    kept, first = G.net.kept, 0
+    parts: list[Part] = []
+    for name, layer in named(G.net.layers):
+        size = sum(array.size for array in layer.parameters())
+        if size:
+            ends = np.array([first, first + size])
+            start, stop = map(int, ends if kept is None else np.searchsorted(kept, ends))
+            parts.append(Part(len(parts), name, layer, (first, first + size), slice(start, stop)))
+            first += size
+    return Layers(parts)
+
+
+def named(layers: Sequence[Layer], prefix: str = "layers.") -> Iterator[tuple[str, Layer]]:
+    """All layers with their names, those of a residual block in its place."""
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Residual):
+            for part, inner in layer.parts().items():
+                yield from named(inner, f"{prefix}{i}.{part}.")
+        else:
+            yield f"{prefix}{i}", layer

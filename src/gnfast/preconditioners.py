@@ -1,0 +1,409 @@
+"""Block-diagonal approximations of a Gauss-Newton matrix, and the matrix that they precondition.
+
+Each is known by the spectral decompositions of its blocks, so that any power of it, damped or not, is exact: the
+diagonal, the blocks of the layers, and the Kronecker factors of K-FAC.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gnfast import _arrays, _checks
+from gnfast._arrays import Array, Device
+from gnfast._runtime import blas_threads
+from gnfast.blocks import Block, Part, layers_of
+from gnfast.convolutions import Conv1d, Conv2d
+from gnfast.kept import operator_of
+from gnfast.layers import Dense, Layer, Residual
+from gnfast.operators import GaussNewton
+from gnfast.plan import check_memory
+from gnfast.protocol import Operator, Preconditioner
+from gnfast.symmetric import SymmetricOperator
+
+NAMES = ("diagonal", "block", "kfac")
+ROWS_BYTES = 1 << 30  # of preconditioned rows of the Jacobian that are made at once, where no limit says less
+UNITS = 64  # rows that are lifted at once
+
+Function = Callable[[Array], Array]  # of eigenvalues, elementwise, in float64 and NumPy's
+
+
+class Piece(Protocol):
+    """A block by its spectral decomposition."""
+
+    def apply(self, f: Function, rows: Array) -> Array:
+        """The rows (s, p_l) times the block with f taken of its eigenvalues."""
+
+    def mixed(self, f: Function) -> float:
+        """The largest f that multiplies entries once they have been added up, rounding errors included; 0 for none."""
+
+
+class Scaling:
+    """A diagonal block, from its entries (p,) in float64."""
+
+    def __init__(self, entries: Array) -> None:
+        self._entries = _arrays.to_host(entries)
+
+    def apply(self, f: Function, rows: Array) -> Array:
+        out: Array = rows * _arrays.device_of(rows).upload(f(self._entries).astype(rows.dtype))
+        return out
+
+    def mixed(self, f: Function) -> float:
+        return 0.0
+
+
+class Thin:
+    """V diag(values) V^T with orthonormal columns V (p_l, r), given as rows (r, p_l), and zero beyond."""
+
+    def __init__(self, rows: Array, values: Array) -> None:
+        self._rows, self._values = rows, values
+
+    def apply(self, f: Function, rows: Array) -> Array:
+        beyond = float(f(np.zeros(1))[0])
+        factors = _arrays.device_of(rows).upload((f(self._values) - beyond).astype(rows.dtype))
+        out: Array = rows * rows.dtype.type(beyond) + ((rows @ self._rows.T) * factors) @ self._rows
+        return out
+
+    def mixed(self, f: Function) -> float:
+        beyond = 0.0 if len(self._rows) == self._rows.shape[1] else float(f(np.zeros(1))[0])
+        return max(beyond, float(f(self._values).max(initial=0.0)))
+
+
+class Kronecker:
+    """A (x) B as X -> B X A of matrices X (m, d): U_B and U_A, orthogonal, and the eigenvalues' products (m, d)."""
+
+    def __init__(self, A: Array, B: Array, dtype: np.dtype[Any], home: Device) -> None:
+        a, U = _eigh(A, dtype)
+        b, W = _eigh(B, dtype)
+        self._values = b[:, None] * a
+        self._inner, self._outer = (home.upload(np.ascontiguousarray(V).astype(dtype)) for V in (U, W))
+
+    def apply(self, f: Function, rows: Array) -> Array:
+        X = rows.reshape(-1, *self._values.shape)
+        factors = _arrays.device_of(rows).upload(f(self._values).astype(rows.dtype))
+        turned = (self._outer.T @ X @ self._inner) * factors
+        out: Array = self._outer @ turned @ self._inner.T
+        return out.reshape(len(rows), -1)
+
+    def mixed(self, f: Function) -> float:
+        return float(f(self._values).max())
+
+
+class Root(SymmetricOperator):
+    """M^(-1/2) of a block-diagonal M, and the norms that multiply the rounding errors of its blocks' products."""
+
+    def __init__(
+        self, core: Any, dtype: np.dtype[Any], device: Device, mixed: Sequence[tuple[Array | slice, float]]
+    ) -> None:
+        super().__init__(core, dtype, device)
+        self._mixed = mixed
+
+    def rounding(self, G: GaussNewton) -> float:
+        """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
+
+        8 as for eigenvalues (`matrices.rounding`); see docs/decisions/0022-blocks-and-preconditioners.md.
+        """
+        if not any(norm for _, norm in self._mixed):
+            return 0.0
+        diagonal = G.diagonal()
+        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in self._mixed)
+        return 8 * _arrays.eps(self.dtype) * math.sqrt(total)
+
+
+class BlockDiagonal(SymmetricOperator):
+    """M (p, p), block by block: an operator that multiplies by it, and its inverses."""
+
+    space = "parameters"
+
+    def __init__(self, G: GaussNewton, pieces: Sequence[tuple[Array | slice, Piece]]) -> None:
+        self._pieces = [(own if isinstance(own, slice) else G.device.upload(own), piece) for own, piece in pieces]
+        super().__init__(self._function(lambda values: values, G.shape[0], G.dtype, G.device), G.dtype, G.device)
+
+    def inverse(self, damping: float = 0.0) -> SymmetricOperator:
+        """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
+        core = self._function(_power(damping, -1.0), self.shape[0], self.dtype, self.device)
+        return SymmetricOperator(core, self.dtype, self.device)
+
+    def inverse_root(self, damping: float = 0.0) -> Root:
+        """(M + damping I)^(-1/2), or without damping that of the pseudo-inverse."""
+        f = _power(damping, -0.5)
+        core = self._function(f, self.shape[0], self.dtype, self.device)
+        return Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
+
+    def _function(self, f: Function, size: int, dtype: np.dtype[Any], home: Device) -> Any:
+        pieces = self._pieces
+
+        def product(rows: Array, out: Array) -> None:
+            for own, piece in pieces:
+                out[:, own] = piece.apply(f, rows[:, own])
+
+        return operator_of(product, size, dtype, home)
+
+    def __repr__(self) -> str:
+        p = self.shape[0]
+        return f"{type(self).__name__}({p} x {p}, {len(self._pieces)} blocks, {self.dtype}, {self.device})"
+
+
+class Diagonal(BlockDiagonal):
+    """M = diag G."""
+
+    def __init__(self, G: GaussNewton) -> None:
+        super().__init__(G, [(slice(None), Scaling(G.diagonal()))])
+
+
+class Blocks(BlockDiagonal):
+    """M = the diagonal blocks G_l of all layers, each by a singular value decomposition of its rows S_l (n q, p_l).
+
+    n q sum(p_l) numbers, as many as the Jacobian has, and about 6 n q p_l min(n q, p_l) flops a layer.
+    """
+
+    def __init__(self, G: GaussNewton) -> None:
+        rows = G.gram(reduced=True).shape[0]
+        needed = 3.0 * rows * G.shape[0] * G.dtype.itemsize
+        check_memory(needed, G.memory_limit, "the decomposition of all blocks", "use 'kfac' or 'diagonal'")
+        super().__init__(G, [(part.own, self._piece(G.block(part))) for part in layers_of(G) if part.size])
+
+    @staticmethod
+    def _piece(block: Block) -> Thin:
+        gram = block.gram()
+        S = _arrays.to_host(_rows(gram.parameters, gram.lift_rows, 0, gram.shape[0], gram))
+        with blas_threads(min(S.shape)):
+            _, singular, V = np.linalg.svd(S, full_matrices=False)
+        values = singular.astype(np.float64) ** 2
+        # Singular values that rounding cannot tell from zero: those of the rows are resolved to eps, values to eps^2.
+        alive = singular > max(16.0, math.sqrt(len(S))) * _arrays.eps(S.dtype) * singular.max(initial=0.0)
+        return Thin(block.device.upload(V[alive]), values[alive])
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """The two factors of one layer, or of one group of a convolution's channels, in float64 and NumPy's.
+
+    Attributes:
+        part: The layer.
+        A: (d, d), or (d + 1, d + 1) where the layer has a bias, whose coordinate is the last.
+        B: (m, m).
+    """
+
+    part: Part
+    A: Array
+    B: Array
+
+
+class Kfac(BlockDiagonal):
+    """M = blockdiag(A_l (x) B_l), the Kronecker-factored approximation of a Gauss-Newton matrix (K-FAC).
+
+    Dense layer: A = (1/n) sum_i a_i a_i^T of its inputs a_i, with a 1 below where it has a bias, and B = c sum_i b_i
+    H_i b_i^T, b_i (m, k) the derivative of the outputs in what the layer gives; c = 1/n, or 1 for the reduction "sum".
+    B is exact, a sum over the columns of H_i's square root: nothing is sampled. A_l (x) B_l acts on the layer's
+    parameters as X -> B X A, X (m, d + 1) the weight with the bias behind it; with one sample it is G's block.
+
+    Convolution (KFC, expanding positions): A = (1/n) sum_i sum_t a_it a_it^T of the patches at the positions t, and B =
+    (c / T) sum_i sum_t b_it H_i b_it^T, T positions. Each group of channels has factors of its own.
+
+    Normalisation: B = G's block and A = 1, nothing approximated.
+
+    Attributes:
+        factors: `KroneckerFactors` in the order of the parameters.
+
+    References:
+        Martens & Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015; Grosse
+        & Martens, "A Kronecker-factored approximate Fisher matrix for convolution layers", ICML 2016.
+    """
+
+    def __init__(self, G: GaussNewton) -> None:
+        if G.net.kept is not None:
+            raise ValueError("K-FAC needs all weights as parameters but the network is pruned; use 'diagonal'")
+        if G.products.plan(1)["coupled"]:
+            raise ValueError(
+                "K-FAC needs samples that do not depend on each other but the network normalises over the batch; give "
+                "gn.BatchNorm its statistics, or use 'diagonal'"
+            )
+        found = list(_kronecker_factors(G))
+        self.factors = tuple(factors for factors, _ in found)
+        super().__init__(G, [(places, Kronecker(one.A, one.B, G.dtype, G.device)) for one, places in found])
+
+
+class Preconditioned(SymmetricOperator):
+    """T^T T (p, p), which is M^(-1/2) G M^(-1/2), or T T^T (n q, n q), T = R^T J M^(-1/2) / sqrt(n): the smaller one.
+
+    T is formed, never a product with M^-1 in the middle: rounding then moves the singular values of T by some
+    eps |S| |M^(-1/2)|, S = R^T J / sqrt(n), and what is zero comes out as the square of that.
+    """
+
+    def __init__(self, G: GaussNewton, root: Operator, name: str) -> None:
+        self._gram, self._root, self.name = G.gram(reduced=True), root, name
+        rows, p = self._gram.shape[0], G.shape[0]
+        self.space = "samples" if rows <= p else "parameters"
+        self.memory_limit = G.memory_limit
+        self.root_rounding = root.rounding(G) if isinstance(root, Root) else 0.0
+        gram, samples = self._gram, rows <= p
+
+        def product(given: Array, out: Array) -> None:
+            lifted = np.empty_like(given, shape=(len(given), p))
+            if samples:
+                gram.lift_rows(given, lifted)
+                out[:] = gram.restrict(_times(root, _times(root, lifted)))
+            else:
+                gram.lift_rows(gram.restrict(_times(root, given)), lifted)
+                out[:] = _times(root, lifted)
+
+        super().__init__(operator_of(product, min(rows, p), G.dtype, G.device), G.dtype, G.device)
+
+    def form(self, out: Array, progress: Any = None) -> int:
+        rows, p = self._gram.shape[0], self._gram.parameters
+        bytes_left = ROWS_BYTES if self.memory_limit is None else self.memory_limit - self._square_bytes
+        step = min(rows, max(1, int(bytes_left / (2 * p * self.dtype.itemsize))))
+        made = 0
+        if self.space == "parameters":
+            out[:] = 0
+        for i in range(0, rows, step):
+            mine = self._preconditioned_rows(i, min(step, rows - i))
+            made += len(mine)
+            if self.space == "parameters":
+                out += mine.T @ mine
+            else:
+                band = slice(i, i + len(mine))
+                for j in range(0, i, step):
+                    out[band, j : j + step] = mine @ self._preconditioned_rows(j, step).T
+                    made += step
+                out[band, band] = mine @ mine.T
+            if progress:
+                progress("forming the matrix", i + len(mine), rows)
+        return made
+
+    def _preconditioned_rows(self, first: int, count: int) -> Array:
+        """Rows of T."""
+
+        def lift(units: Array, out: Array) -> None:
+            self._gram.lift_rows(units, out)
+            out[:] = _times(self._root, out)
+
+        return _rows(self._gram.parameters, lift, first, count, self._gram)
+
+    def __repr__(self) -> str:
+        return f"Preconditioned({self.shape[0]} x {self.shape[0]}, by {self.name}, in {self.space}, {self.dtype})"
+
+
+def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Operator, str]:
+    """(M + damping I)^(-1/2), and a name for it."""
+    damping = _checks.at_least_zero(damping, "damping")
+    p = G.shape[0]
+    note = f" + {damping:g} I" if damping else ""
+    if isinstance(given, str):
+        name = _checks.choice(given, "preconditioner", NAMES)
+        made = {"diagonal": Diagonal, "block": Blocks, "kfac": Kfac}[name](G)
+        return made.inverse_root(damping), name + note
+    if isinstance(given, Preconditioner):
+        root = given.inverse_root(damping)
+        if not isinstance(root, Operator) or tuple(root.shape) != (p, p):
+            raise ValueError(
+                f"preconditioner.inverse_root gave {root!r} but must give a symmetric operator ({p}, {p}), with shape, "
+                "dtype and matmat"
+            )
+        return root, type(given).__name__ + note
+    if isinstance(given, Operator):
+        raise TypeError(
+            f"preconditioner is a {type(given).__name__} without inverse_root; pass an object that has it, see "
+            "gnfast.protocol.Preconditioner, the diagonal as an array, or one of 'diagonal', 'block' and 'kfac'"
+        )
+    entries = _checks.array(given, "preconditioner", (p,), G.dtype, "the operator", G.device).astype(np.float64)
+    if float(entries.min()) + damping <= 0:
+        raise ValueError(
+            f"preconditioner has the entry {float(entries.min()):g} but must be positive, damping included; "
+            "raise damping"
+        )
+    return BlockDiagonal(G, [(slice(None), Scaling(entries))]).inverse_root(damping), "an array" + note
+
+
+# ------------------------------------------------------------------------------------------------------------- steps
+def _power(damping: float, exponent: float) -> Function:
+    """(value + damping)^exponent, and 0 for 0."""
+    damping = _checks.at_least_zero(damping, "damping")
+
+    def f(values: Array) -> Array:
+        shifted = values + damping
+        with np.errstate(divide="ignore"):
+            return np.where(shifted > 0, shifted**exponent, 0.0)
+
+    return f
+
+
+def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors in float64; what rounding leaves of zeros is set to zero.
+
+    M is a sum of outer products of vectors in `dtype`, and itself in float64: a zero is eps(float64), or eps(dtype)^2.
+    """
+    with blas_threads(len(M)):
+        values, vectors = np.linalg.eigh(M)
+    factor = max(16.0, math.sqrt(len(M)))
+    cut = max(factor * np.finfo(np.float64).eps, (factor * _arrays.eps(dtype)) ** 2) * values[-1]
+    return np.where(values > cut, values, 0.0), vectors
+
+
+def _times(root: Operator, rows: Array) -> Array:
+    """The product with each row (s, p)."""
+    out: Array = root.matmat(rows.T).T
+    return out
+
+
+def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count: int, gram: Any) -> Array:
+    """What `lift` makes of unit vectors from number `first` on, (count, width)."""
+    out: Array = gram.device.empty((count, width), gram.dtype)
+    for i in range(0, count, UNITS):
+        some = min(UNITS, count - i)
+        lift(gram.device.unit_rows(first + i, some, gram.shape[0], gram.dtype), out[i : i + some])
+    return out
+
+
+def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array | slice]]:
+    """The core's sums of outer products as means, group by group, and where the parameters of X (m, d) are."""
+    n, home, sums = len(G.X), G.device, {}
+    parts = layers_of(G)
+    for part in parts:
+        if isinstance(layer := part.layer, Dense | Conv1d | Conv2d):
+            m, d, groups = len(layer.weight), layer.weight[0].size + (layer.bias is not None), _groups(layer)
+            double = np.dtype(np.float64)
+            sums[part.index] = home.zeros((groups * d, d), double), home.zeros((m, m // groups), double)
+    G.whole_core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
+    for part, positions in zip(parts, _positions(G.net.layers, G.X.shape[1:]), strict=True):
+        layer = part.layer
+        if not isinstance(layer, Dense | Conv1d | Conv2d):
+            block = _arrays.to_host(G.block(part).to_dense()).astype(np.float64)
+            yield KroneckerFactors(part, np.ones((1, 1)), block), part.own
+            continue
+        groups = _groups(layer)
+        inner, outer = map(_arrays.to_host, sums[part.index])
+        for g, (A, B) in enumerate(zip(np.split(inner, groups), np.split(outer, groups), strict=True)):
+            if layer.bias is not None:
+                A[:-1, -1] = A[-1, :-1]
+                A[-1, -1] = n * positions
+            yield KroneckerFactors(part, A / n, B / positions), _places(layer, int(part.own.start), g * len(B), len(B))
+
+
+def _groups(layer: Dense | Conv1d | Conv2d) -> int:
+    return 1 if isinstance(layer, Dense) else layer.groups
+
+
+def _places(layer: Dense | Conv1d | Conv2d, start: int, row: int, m: int) -> Array | slice:
+    """Of m rows of the weight from `row` on, the bias behind each, in the order of X."""
+    d = layer.weight[0].size
+    if layer.bias is None:
+        return slice(start + row * d, start + (row + m) * d)
+    rows = row + np.arange(m)[:, None]
+    return np.hstack([start + rows * d + np.arange(d), start + len(layer.weight) * d + rows]).ravel()
+
+
+def _positions(layers: Sequence[Layer], shape: tuple[int, ...]) -> Iterator[int]:
+    """At how many positions each layer with parameters gives its channels, in the order of the parameters."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            for inner in layer.parts().values():
+                yield from _positions(inner, shape)
+        elif layer.parameters():
+            yield math.prod(layer.output_shape(shape)[1:])
+        shape = layer.output_shape(shape)

@@ -1,0 +1,39 @@
+"""What the documents show must work, and what they say must be what it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import documents
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/tutorial.md", "docs/width.md", "docs/protocol.md", "docs/pytorch.md"]
+)
+def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / name).read_text()
+    assert documents.python_blocks(text), f"{name} shows no Python"
+    monkeypatch.chdir(tmp_path)  # what the examples write stays out of the repository
+    documents.run(text, name, {"__name__": "reader"})
+
+
+def test_the_tutorial_says_what_its_code_prints() -> None:
+    assert documents.unproven_numbers((ROOT / "docs/tutorial.md").read_text()) == set()
+
+
+def test_wrong_code_is_caught() -> None:
+    good = "```python\nx = 2\n```\n\n```python\n>>> x + 1\n3\n>>> y = x\n```\n```python\nassert y == 2\n```\n"
+    documents.run(good, "good", {})
+    with pytest.raises(AssertionError, match="Expected"):
+        documents.run("```python\n>>> 1 + 1\n3\n```\n", "wrong value", {})
+    with pytest.raises(NameError):
+        documents.run("text\n```python\nnothing\n```\n", "error", {})
+
+
+def test_unproven_numbers_are_caught() -> None:
+    shown = "```python\n>>> kappa\n2.7e+07\n>>> n\n1234\n```\n"
+    assert documents.unproven_numbers(f"It is 2.7e+07, of 1234; L = 4, 10^9.\n{shown}") == set()
+    assert documents.unproven_numbers(f"It is 2.8e+07 or 3.5, of 123.\n{shown}") == {"2.8e+07", "3.5", "123"}

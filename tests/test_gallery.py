@@ -1,0 +1,104 @@
+"""The page of figures: each that is there, what it showed, and what is not there; and the time that a folder keeps."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+import pytest
+
+from gnfast import cli
+from gnfast.paper import FIGURES
+from gnfast.study import Record, Store, Study
+from gnfast.study.store import runs
+
+for extra in ("sklearn", "matplotlib", "typer"):
+    pytest.importorskip(extra)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """A folder with two figures."""
+    out = tmp_path_factory.mktemp("figures")
+    for name in ("convex", "cnn"):
+        assert cli.main(["paper", name, "--quick", "--out", str(out)]) == 0
+    return out
+
+
+def test_page(figures, tmp_path, capsys):
+    page = tmp_path / "some" / "figures.md"
+    page.parent.mkdir()
+    assert cli.main(["paper", "gallery", "--quick", "--out", str(figures), "--page", str(page)]) == 0
+    told = capsys.readouterr().out
+    text = page.read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["convex", "cnn", "Not here yet"]
+    for name in ("convex", "cnn"):
+        claims = (figures / f"{name}-quick" / "claims.txt").read_text().splitlines()
+        for claim in claims:
+            status, _, words = claim.partition(": ")
+            shown = status if status == "reproduced" else "**not reproduced**"
+            assert f"\n* {shown}: {words}\n" in text
+        holding = sum(claim.startswith("reproduced") for claim in claims)
+        count = len(FIGURES[name].study(cli.paper_command.Options("quick")).points())
+        assert re.search(rf"\| \[{name}\]\(#{name}\) \| {holding} of {len(claims)} \| {count} \| \d+ s \|", text)
+        assert f"`gnfast paper {name} --quick`: {count} points" in text
+        [place] = re.findall(rf"!\[.*\]\((images/figures/{name}\.png)\)", text)
+        picture = (page.parent / place).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < len((figures / f"{name}-quick" / "figure.png").read_bytes())
+    assert re.search(r"on \d+ threads? \(gnfast [\d.]+, \d{4}-\d\d-\d\d", text)
+    for name in set(FIGURES) - {"convex", "cnn"}:
+        assert f"* `{name}`: `gnfast paper {name} --quick`" in text and name in told
+
+
+def test_figures_of_another_grid_or_without_claims_are_not_shown(figures, tmp_path, capsys):
+    (tmp_path / "convex-quick").mkdir()
+    for part in (figures / "cnn-quick").iterdir():  # the folder of one figure under the name of another
+        (tmp_path / "convex-quick" / part.name).write_bytes(part.read_bytes())
+    (tmp_path / "cnn-quick").mkdir()
+    (tmp_path / "cnn-quick" / "results.sqlite").write_bytes((figures / "cnn-quick" / "results.sqlite").read_bytes())
+    assert cli.main(["paper", "gallery", "--quick", "--out", str(tmp_path)]) == 2
+    words = "has no finished figure of the quick setting; make some with: gnfast paper all --quick --out"
+    assert words in capsys.readouterr().err
+    assert cli.main(["paper", "convex", "--page", "page.md"]) == 2
+    assert "--page is where the gallery goes; leave it out of: gnfast paper convex" in capsys.readouterr().err
+
+
+def test_cifar_is_part_of_the_command(figures):
+    from gnfast.paper.gallery import Made
+
+    options = cli.paper_command.Options("full", "somewhere")
+    commands = {name: Made(FIGURES[name], options, figures).command for name in ("cnn", "convex")}
+    assert commands == {"cnn": "gnfast paper cnn --full --cifar PATH", "convex": "gnfast paper convex --full"}
+
+
+# ---------------------------------------------------------------- the time
+def test_runs_add_up_and_are_kept_with_every_point(tmp_path):
+    study = Study(widths=(3, 5), depths=(2,), seeds=(0,), samples=(6,), quantities=("trace",))
+    path, points = tmp_path / "results.sqlite", study.points()
+    values = {"trace": 1.0, "trace_error": 0.0, "seconds": 0.1}
+    with Store(path, study) as store:
+        assert runs(path) == []
+        store.write(Record(points[0], values))
+        [first] = runs(path)  # while it goes on, as a kill would leave it
+        assert first.points == 1 and first.seconds > 0 and first.threads >= 1
+    with Store(path, study) as store:
+        store.read(points)  # a run that computes nothing is none
+    with Store(path, study) as store:
+        for point in points[1:]:
+            store.write(Record(point, values))
+    assert [run.points for run in runs(path)] == [1, len(points) - 1] and runs(path)[0] == first
+
+
+def test_files_without_the_table_are_read_and_filled(tmp_path):
+    study = Study(widths=(3,), depths=(2,), seeds=(0,), samples=(6,), quantities=("trace",))
+    path = tmp_path / "results.sqlite"
+    values = {"trace": 1.0, "trace_error": 0.0, "seconds": 0.1}
+    with Store(path, study) as store:
+        store.write(Record(study.points()[0], values))
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE runs")
+    assert runs(path) == []
+    with Store(path, study) as store:
+        store.write(Record(study.points()[1], values))
+    assert [run.points for run in runs(path)] == [1]
