@@ -180,6 +180,7 @@ def test_an_operator_refuses_to_go_on_after_a_training_step(make: Make, optimize
     net, X = module(), samples()
     G = make(net, X)
     gram, J = G.gram(), G.jacobian()
+    further = [G.block(0), G.preconditioned("diagonal", 0.1)] if make is by_core else []
     steps = optimizer(net.parameters(), lr=0.1)
     net(X).square().mean().backward()
     steps.step()
@@ -194,6 +195,7 @@ def test_an_operator_refuses_to_go_on_after_a_training_step(make: Make, optimize
         lambda: gn.cond(G),
         lambda: gn.trace(G),
         lambda: gn.eigsh(gram, k=1),
+        *(lambda op=op: gn.cond(op) for op in further),
     ]
     for use in uses:
         with pytest.raises(RuntimeError, match=r"0\.weight has been changed since .*; make a new one after a training"):

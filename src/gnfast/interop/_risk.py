@@ -90,7 +90,7 @@ class Risk:
         """G V, V (p, s) in the module's order, each column contiguous."""
         total: Tensor = None
         for factor, operator in self.terms():
-            part = operator.matmat(V)
+            part: Tensor = operator.matmat(V)
             total = part.mul_(factor) if total is None else total.add_(part, alpha=factor)
         return total
 
