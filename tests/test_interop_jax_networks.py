@@ -14,9 +14,9 @@ import gnfast as gn
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+import documents  # noqa: E402
 import oracles  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
-from test_readme import run  # noqa: E402
 
 from gnfast.interop.jax import Conv, Dense, GaussNewton, from_pytree  # noqa: E402
 
@@ -201,6 +201,8 @@ def test_layouts_of_other_libraries() -> None:
     bare = from_pytree([W1, W2, W3], jnp.tanh)
     assert close(bare(X), mlp([(W, 0) for W, _ in params], X))
     assert from_pytree(W1).widths == [5, 7]
+    square = pairs(5, 5)[0]
+    assert from_pytree([square, square]).num_parameters == 60  # two layers, though one memory
     kernel, bias = random(3, 2, 2, 4), random(1, 1, 1, 4)
     conv = from_pytree(
         [(kernel, bias), (), (), (random(4, 3), random(3))],
@@ -281,6 +283,7 @@ def test_names_that_tell_no_order() -> None:
         ),
         (lambda: from_pytree({"Dense_0": {"bias": random(3)}}), ValueError, "no kernel at Dense_0"),
         (lambda: from_pytree([np.ones((2, 3), int)]), TypeError, r"params\[0\] has dtype int64 but must be float32"),
+        (lambda: from_pytree([random(2, 3), random(3, 3), random(3), random(3)]), ValueError, "no kernel at params"),
         (lambda: from_pytree([random(2, 3), random(4)]), ValueError, r"bias of shape \(4,\) at '0' .* needs 3 numbers"),
         (lambda: from_pytree(named("a1", "a2"), "swoosh"), ValueError, "activation is 'swoosh' but must be one of"),
         (lambda: from_pytree(named("a1"), jnp.sin), ValueError, "activation is .*sin.* but must be a name of gnfast's"),
@@ -339,4 +342,4 @@ def test_matfree_on_pytrees() -> None:
 def test_what_the_documentation_shows_runs() -> None:
     page = Path(__file__).resolve().parents[1] / "docs" / "jax.md"
     pytest.importorskip("matfree")
-    run(page.read_text(), str(page), {"__name__": "docs"})
+    documents.run(page.read_text(), str(page), {"__name__": "docs"})

@@ -119,13 +119,13 @@ def kept(folder):
 def test_two_workers_give_the_numbers_of_one(tmp_path):
     pytest.importorskip("distributed")
     limits = pytest.importorskip("threadpoolctl").threadpool_limits
-    figure, options, before = FIGURES["training"], Options("quick"), gn.get_num_threads()
-    gn.set_num_threads(4)
+    figure, options, before = FIGURES["spectrum"], Options("quick"), gn.get_num_threads()
+    gn.set_num_threads(2)
     try:
         with workers.local(2) as pool:
             assert make(Console(quiet=True), figure, options, tmp_path / "two", pool) == 0
-        gn.set_num_threads(2)  # as each worker has them: sums are grouped by threads
-        with limits(2, user_api="blas"):
+        gn.set_num_threads(1)  # as each worker has them: sums are grouped by threads
+        with limits(1, user_api="blas"):
             assert make(Console(quiet=True), figure, options, tmp_path / "one") == 0
     finally:
         gn.set_num_threads(before)

@@ -79,18 +79,23 @@ concept BackendFor = requires(
     { backend.cholesky(out) } -> std::same_as<index>;  // lower, in place; 0 or the failing pivot from 1
     backend.cholesky_solve(in, out);                   // each row x of out <- (L L^T)^-1 x
     backend.small_eigh(host, i, host);                 // host, double: eigenvectors in rows, eigenvalues
+    // Small matrices in the backend's memory, see core/elimination.hpp: what makes the rows of a Gram matrix orthonormal (to, from, marks),
+    // and the inverse of a semi-definite one (out, marks).
+    backend.orthonormal_factor(in, 0.0, 0.0, true, out, View<double>(), View<double>());
+    backend.semidefinite_inverse(in, 0.0, 0.0, out, View<double>());
     requires std::constructible_from<typename B::template packed<T>, View<const T>>;
     backend.kronecker_sum(in, matrices, in, out);  // out_j = sum_l P_l V_j B_l^T
     // Reductions and pointwise steps.
-    backend.row_dots(in, in, host);           // <a_i, b_i> for each row, summed in double
-    backend.apply(f, in, out, out);           // value, derivative <- f(in)
-    backend.multiply_rows(outs, in);          // outs[j] *= in
-    backend.multiply_row_groups(out, in, i);  // i consecutive rows of out *= one row of in
-    backend.add_row(outs, ins);               // each row of outs[j] += ins[j]
-    backend.sum_rows(ins, x, outs);           // outs[j] = x outs[j] + sum of the rows of ins[j], x = 0 or 1
-    backend.add_product(in, in, out);         // out += in * in, elementwise
-    backend.add_diagonal(out, x);             // out[a, a] += x: a rectangular identity
-    backend.scale_add(x, in, x, out);         // out = x in + x out
+    backend.row_dots(in, in, host);            // <a_i, b_i> for each row, summed in double
+    backend.row_dots(in, in, View<double>());  // the same, left in the backend's memory (1, rows)
+    backend.apply(f, in, out, out);            // value, derivative <- f(in)
+    backend.multiply_rows(outs, in);           // outs[j] *= in
+    backend.multiply_row_groups(out, in, i);   // i consecutive rows of out *= one row of in
+    backend.add_row(outs, ins);                // each row of outs[j] += ins[j]
+    backend.sum_rows(ins, x, outs);            // outs[j] = x outs[j] + sum of the rows of ins[j], x = 0 or 1
+    backend.add_product(in, in, out);          // out += in * in, elementwise
+    backend.add_diagonal(out, x);              // out[a, a] += x: a rectangular identity
+    backend.scale_add(x, in, x, out);          // out = x in + x out
     // Images (m, channels height width) and their patches (m patch, positions); pooling; sums over positions.
     backend.gather_patches(in, windows, out);
     backend.scatter_patches(in, windows, x, out);                           // out = x out + the adjoint, x = 0 or 1
@@ -127,6 +132,9 @@ concept BackendFor = requires(
     { B::gram_tile_samples(i, i) } -> std::same_as<index>;
     // out[i, :] = first[i] in[i, :] + second[i] out[i, :], host scalars for each row; what is multiplied by 0 is not read.
     backend.combine_rows(std::span<const double>(host), in, std::span<const double>(host), out);
+    // By scalars in the backend's memory (1, rows): out[i, :] += x factors[i] in[i, :], and rows of the length x from their squares.
+    backend.add_rows(0.0, View<const double>(), in, out);
+    backend.resize_rows(View<const double>(), 0.0, out);
     // Random matrices: entries depend on (seed, stream, row, column) alone.
     backend.fill_normal(out, std::uint64_t{}, std::uint64_t{}, 1.0);
     backend.fill_uniform(out, std::uint64_t{}, std::uint64_t{}, 0.0, 1.0);

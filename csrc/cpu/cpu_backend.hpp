@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <span>
 #include <vector>
 
 #include "core/backend.hpp"
+#include "core/elimination.hpp"
 #include "cpu/buffer.hpp"
 #include "cpu/calls.hpp"
 #include "cpu/factored.hpp"
@@ -179,12 +181,42 @@ class CpuBackend {
     void small_eigh(std::vector<double>& a, index size, std::vector<double>& w) { cpu::small_eigh(a, size, w); }
 
     template <class T>
-    void row_dots(View<const T> a, View<const T> b, std::vector<double>& out) {
-        out.assign(static_cast<std::size_t>(a.rows), 0.0);
+    void orthonormal_factor(View<const T> gram, double floor, double cut, bool drop, View<T> to, View<double> from, View<double> marks) {
+        const Buffer<double> room(elimination::room(gram.rows));
+        elimination::orthonormal(elimination::OneThread{}, room.data(), gram, floor, cut, drop, to, from, marks);
+    }
+
+    template <class T>
+    void semidefinite_inverse(View<const T> a, double largest, double rounding, View<T> out, View<double> marks) {
+        const Buffer<double> room(elimination::room(a.rows));
+        elimination::inverse(elimination::OneThread{}, room.data(), a, largest, rounding, out, marks);
+    }
+
+    template <class T>
+    void row_dots(View<const T> a, View<const T> b, View<double> out) {
         parallel_for(a.rows, [&](index i) {
             double total = 0;
             for (index q = 0; q < a.cols; ++q) total += double(a.row(i)[q]) * double(b.row(i)[q]);
-            out[static_cast<std::size_t>(i)] = total;
+            out.data[i] = total;
+        });
+    }
+    template <class T>
+    void row_dots(View<const T> a, View<const T> b, std::vector<double>& out) {
+        out.resize(static_cast<std::size_t>(a.rows));
+        row_dots(a, b, View<double>(out.data(), 1, a.rows));
+    }
+
+    template <class T>
+    void add_rows(double scale, View<const double> factors, View<const T> in, View<T> out) {
+        parallel_rows(out.rows, out.cols,
+                      [&](index i) { kernels::combine(T(scale * factors.data[i]), in.row(i), T(1), out.row(i), out.cols); });
+    }
+
+    template <class T>
+    void resize_rows(View<const double> squares, double length, View<T> x) {
+        parallel_rows(x.rows, x.cols, [&](index i) {
+            const T factor = T(squares.data[i] > 0 ? length / std::sqrt(squares.data[i]) : 0);
+            for (index q = 0; q < x.cols; ++q) x.row(i)[q] *= factor;
         });
     }
 

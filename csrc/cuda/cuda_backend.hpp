@@ -1,5 +1,5 @@
 // The verbs on a GPU: cuBLAS and the kernels of kernels.hpp, enqueued on the current stream. They return before they have run, but for
-// those that hand numbers to the host, which wait once each: on_host, row_dots, cholesky, asymmetry.
+// those that hand numbers to the host, which wait once each: on_host, row_dots into a vector, cholesky, asymmetry.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include "cuda/gram_tiles.hpp"
 #include "cuda/grids.hpp"
 #include "cuda/kernels.hpp"
+#include "cuda/kernels_symmetric.hpp"
 #include "cuda/neurons.hpp"
 #include "cuda/packed.hpp"
 #include "cuda/precision.hpp"
@@ -64,11 +65,16 @@ class CudaBackend {
         upload(room.data(), in.cols, out.data, out.stride, in.rows, in.cols, sizeof(T));
     }
 
+    template <class T>
+    void row_dots(View<const T> a, View<const T> b, View<double> out) {
+        const Buffer<double> room(kernels::row_dots_room(a.rows, a.cols));
+        kernels::row_dots(current_stream(), a, b, out.data, room.data());
+    }
     // Waits.
     template <class T>
     void row_dots(View<const T> a, View<const T> b, std::vector<double>& out) {
-        const Buffer<double> dots(kernels::row_dots_room(a.rows, a.cols));
-        kernels::row_dots(current_stream(), a, b, dots.data());
+        const Buffer<double> dots(a.rows);
+        row_dots(a, b, View<double>(dots.data(), 1, a.rows));
         on_host(View<const double>(dots.data(), 1, a.rows), out);
     }
 
@@ -82,6 +88,25 @@ class CudaBackend {
         kernels::combine_rows(current_stream(), factors.data(), in, factors.data() + rows, out);
     }
 
+    template <class T>
+    void add_rows(double scale, View<const double> factors, View<const T> in, View<T> out) {
+        kernels::add_rows(current_stream(), scale, factors, in, out);
+    }
+    template <class T>
+    void resize_rows(View<const double> squares, double length, View<T> x) {
+        kernels::resize_rows(current_stream(), squares, length, x);
+    }
+
+    template <class T>
+    void orthonormal_factor(View<const T> gram, double floor, double cut, bool drop, View<T> to, View<double> from, View<double> marks) {
+        const Buffer<double> room(kernels::elimination_room(gram.rows));
+        kernels::orthonormal_factor(current_stream(), room.data(), gram, floor, cut, drop, to, from, marks);
+    }
+    template <class T>
+    void semidefinite_inverse(View<const T> a, double largest, double rounding, View<T> out, View<double> marks) {
+        const Buffer<double> room(kernels::elimination_room(a.rows));
+        kernels::semidefinite_inverse(current_stream(), room.data(), a, largest, rounding, out, marks);
+    }
     void small_eigh(std::vector<double>& a, index size, std::vector<double>& w) { cpu::small_eigh(a, size, w); }
 
     // Free memory of the device; what a pool holds unused is not counted.

@@ -34,6 +34,10 @@ void scale_add(Stream stream, T alpha, View<const T> in, T beta, View<T> out);
 // alphas, betas: a number a row, on the device.
 template <class T>
 void combine_rows(Stream stream, const double* alphas, View<const T> in, const double* betas, View<T> out);
+template <class T>
+void add_rows(Stream stream, double scale, View<const double> factors, View<const T> in, View<T> out);
+template <class T>
+void resize_rows(Stream stream, View<const double> squares, double length, View<T> x);
 
 // ------------------------------------------------------------------------------------------- kernels_random.cu
 // Columns from `first` on, a multiple of 4, of the random matrix.
@@ -79,10 +83,10 @@ void affine_channels(Stream stream, Batch<const T> x, Batch<const T> gain, Batch
                      Batch<T> out);
 
 // ------------------------------------------------------------------------------------------- kernels_sums.cu
-// out[i] = <a_i, b_i> in double for i < rows; behind them `out`, of row_dots_room numbers in all, holds what the sums are made of.
+// out[i] = <a_i, b_i> in double; room, of row_dots_room numbers, holds what the sums of long rows are made of.
 index row_dots_room(index rows, index cols);
 template <class T>
-void row_dots(Stream stream, View<const T> a, View<const T> b, double* out);
+void row_dots(Stream stream, View<const T> a, View<const T> b, double* out, double* room);
 template <class T>
 void sum_channels_of(Stream stream, Batch<const T> g, View<const T> x, const NormShape& shape, T beta, Batch<T> out);
 template <class T>

@@ -73,6 +73,19 @@ void combine_rows(Stream stream, const double* alphas, View<const T> in, const d
     });
 }
 
+template <class T>
+void add_rows(Stream stream, double scale, View<const double> factors, View<const T> in, View<T> out) {
+    for_elements(stream, 1, out.rows, out.cols,
+                 [=] __device__(index, index i, index q) { out.row(i)[q] += T(scale * factors.data[i]) * in.row(i)[q]; });
+}
+
+template <class T>
+void resize_rows(Stream stream, View<const double> squares, double length, View<T> x) {
+    for_elements(stream, 1, x.rows, x.cols, [=] __device__(index, index i, index q) {
+        x.row(i)[q] *= T(squares.data[i] > 0 ? length / std::sqrt(squares.data[i]) : 0);
+    });
+}
+
 #define GNFAST_APPLY(T, F) template void apply(Stream, pointwise::F, View<const T>, View<T>, View<T>);
 #define GNFAST_INSTANTIATE(T)                                                                 \
     template void fill(Stream, View<T>, T);                                                   \
@@ -85,6 +98,8 @@ void combine_rows(Stream stream, const double* alphas, View<const T> in, const d
     template void add_diagonal(Stream, View<T>, T);                                           \
     template void scale_add(Stream, T, View<const T>, T, View<T>);                            \
     template void combine_rows(Stream, const double*, View<const T>, const double*, View<T>); \
+    template void add_rows(Stream, double, View<const double>, View<const T>, View<T>);       \
+    template void resize_rows(Stream, View<const double>, double, View<T>);                   \
     GNFAST_APPLY(T, Identity)                                                                 \
     GNFAST_APPLY(T, LeakyRelu)                                                                \
     GNFAST_APPLY(T, Tanh)                                                                     \

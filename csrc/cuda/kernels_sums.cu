@@ -33,15 +33,15 @@ __global__ void partial_dots(View<const T> a, View<const T> b, index parts, doub
 
 }  // namespace
 
-index row_dots_room(index rows, index cols) { return rows * (parts_of(cols) == 1 ? 1 : 1 + parts_of(cols)); }
+index row_dots_room(index rows, index cols) { return parts_of(cols) == 1 ? 0 : rows * parts_of(cols); }
 
 // 2 w N bytes for N pairs of numbers of w bytes; 2 N flops in double.
 template <class T>
-void row_dots(Stream stream, View<const T> a, View<const T> b, double* out) {
+void row_dots(Stream stream, View<const T> a, View<const T> b, double* out, double* room) {
     const index rows = a.rows, parts = parts_of(a.cols);
     if (rows == 0) return;
     const unsigned threads = std::max(32u, power_of_two(a.cols, block_threads));
-    double* const partial = parts == 1 ? out : out + rows;
+    double* const partial = parts == 1 ? out : room;
     launch<Threads::together>(partial_dots<T>, dim3(blocks_for(rows * parts)), dim3(threads), threads / 32 * sizeof(double), stream, a, b,
                               parts, partial);
     if (parts == 1) return;
@@ -89,7 +89,7 @@ void sum_rows(Stream stream, Batch<const T> x, T beta, Batch<T> out) {
 }
 
 #define GNFAST_INSTANTIATE(T)                                                                            \
-    template void row_dots(Stream, View<const T>, View<const T>, double*);                               \
+    template void row_dots(Stream, View<const T>, View<const T>, double*, double*);                      \
     template void sum_rows(Stream, Batch<const T>, T, Batch<T>);                                         \
     template void sum_channels_of(Stream, Batch<const T>, View<const T>, const NormShape&, T, Batch<T>); \
     template void sum_channels(Stream, Batch<const T>, Batch<T>);

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/elimination.hpp"
 #include "cuda/kernels_symmetric.hpp"
 #include "cuda/loops.cuh"
 
@@ -67,7 +68,48 @@ __global__ void asymmetry_kernel(const T* a, index stride, index n, double* out)
     if (thread < 3) out[index(blockIdx.x) * 3 + thread] = seen[thread * threads];
 }
 
+// All threads of one block, along rows first.
+struct BlockOfThreads {
+    static constexpr unsigned across = 32, down = block_threads / across;
+    index row = threadIdx.y, row_step = down, col = threadIdx.x, col_step = across;
+    __device__ void wait() const { __syncthreads(); }
+};
+
+// 54 rows fit into what every block may have.
+constexpr std::size_t most_shared = 48 * 1024;
+constexpr bool fits(index rows) { return std::size_t(elimination::room(rows)) * sizeof(double) <= most_shared; }
+
+template <class F>
+__global__ void elimination_kernel(double* room, F f) {
+    f(BlockOfThreads{}, room ? room : shared_memory<double>());
+}
+
+template <class F>
+void eliminate(Stream stream, double* room, index rows, F f) {
+    if (rows == 0) return;
+    const bool shared = fits(rows);
+    launch<Threads::together>(elimination_kernel<F>, dim3(1), dim3(BlockOfThreads::across, BlockOfThreads::down),
+                              shared ? std::size_t(elimination::room(rows)) * sizeof(double) : 0, stream, shared ? nullptr : room, f);
+}
+
 }  // namespace
+
+index elimination_room(index rows) { return fits(rows) ? 0 : elimination::room(rows); }
+
+template <class T>
+void orthonormal_factor(Stream stream, double* room, View<const T> gram, double floor, double cut, bool drop, View<T> to, View<double> from,
+                        View<double> marks) {
+    eliminate(stream, room, gram.rows, [=] __device__(const BlockOfThreads& block, double* memory) {
+        elimination::orthonormal(block, memory, gram, floor, cut, drop, to, from, marks);
+    });
+}
+
+template <class T>
+void semidefinite_inverse(Stream stream, double* room, View<const T> a, double largest, double rounding, View<T> out, View<double> marks) {
+    eliminate(stream, room, a.rows, [=] __device__(const BlockOfThreads& block, double* memory) {
+        elimination::inverse(block, memory, a, largest, rounding, out, marks);
+    });
+}
 
 template <class T>
 void cholesky_block(Stream stream, View<T> a, index before, index* failed) {
@@ -81,9 +123,13 @@ void asymmetry(Stream stream, View<const T> a, double* out) {
                               stream, a.data, a.stride, a.rows, out);
 }
 
-template void cholesky_block(Stream, View<float>, index, index*);
-template void cholesky_block(Stream, View<double>, index, index*);
-template void asymmetry(Stream, View<const float>, double*);
-template void asymmetry(Stream, View<const double>, double*);
+#define GNFAST_INSTANTIATE(T)                                                                                                    \
+    template void cholesky_block(Stream, View<T>, index, index*);                                                                \
+    template void asymmetry(Stream, View<const T>, double*);                                                                     \
+    template void orthonormal_factor(Stream, double*, View<const T>, double, double, bool, View<T>, View<double>, View<double>); \
+    template void semidefinite_inverse(Stream, double*, View<const T>, double, double, View<T>, View<double>);
+
+GNFAST_INSTANTIATE(float)
+GNFAST_INSTANTIATE(double)
 
 }  // namespace gnfast::cuda::kernels

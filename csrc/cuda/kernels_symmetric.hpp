@@ -20,4 +20,13 @@ constexpr index asymmetry_rows = 256;
 template <class T>
 void asymmetry(Stream stream, View<const T> a, double* out);  // (asymmetry_rows, 3)
 
+// core/elimination.hpp by one block of threads, in its shared memory where the matrix is small enough, else in `room`, of elimination_room
+// numbers on the device.
+index elimination_room(index rows);
+template <class T>
+void orthonormal_factor(Stream stream, double* room, View<const T> gram, double floor, double cut, bool drop, View<T> to, View<double> from,
+                        View<double> marks);
+template <class T>
+void semidefinite_inverse(Stream stream, double* room, View<const T> a, double largest, double rounding, View<T> out, View<double> marks);
+
 }  // namespace gnfast::cuda::kernels

@@ -59,9 +59,10 @@ struct Kernels {
     }
     template <class T>
     void row_dots(View<const T> a, View<const T> b, std::vector<double>& out) {
-        out.assign(static_cast<std::size_t>(cuda::kernels::row_dots_room(a.rows, a.cols)), std::numeric_limits<double>::quiet_NaN());
-        cuda::kernels::row_dots(cuda::Stream{}, a, b, out.data());
-        out.resize(static_cast<std::size_t>(a.rows));
+        const auto none = std::numeric_limits<double>::quiet_NaN();
+        out.assign(static_cast<std::size_t>(a.rows), none);
+        std::vector<double> room(static_cast<std::size_t>(cuda::kernels::row_dots_room(a.rows, a.cols)), none);
+        cuda::kernels::row_dots(cuda::Stream{}, a, b, out.data(), room.data());
     }
 };
 

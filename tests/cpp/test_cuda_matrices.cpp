@@ -160,6 +160,53 @@ TEST("cuda_matrices: Cholesky's diagonal block, its failing pivot, and nothing a
     });
 }
 
+// The kernels' results, one below the other: made rows, the way back, marks; in the shared memory of a block up to 54 rows.
+template <class T>
+struct Eliminated {
+    Matrix<T> small;
+    Matrix<double> from, marks;
+    std::vector<double> room;
+
+    explicit Eliminated(index size)
+        : small(size, size), from(size, size, 0), marks(1, 2, 0), room(std::size_t(cuda::kernels::elimination_room(size))) {}
+};
+
+TEST("cuda_matrices: elimination of small matrices as on the processor") {
+    for_types([]<class T>() {
+        for (const index size : {1, 2, 9, 33, 54, 55, 70}) {
+            Matrix<T> gram = definite<T>(size);
+            for (index i = 0; i < size; ++i)
+                for (index j = 0; j < i; ++j) gram(j, i) = gram(i, j);
+            const index gone = size / 2, twice = size - 1;
+            for (index i = 0; i < size && size > 2; ++i) {  // a zero, a duplicate
+                gram(gone, i) = gram(i, gone) = 0;
+                gram(twice, i) = gram(0, i), gram(i, twice) = gram(i, 0);
+            }
+            if (size > 2) gram(twice, twice) = gram(0, 0), gram(twice, 0) = gram(0, twice) = gram(0, 0);
+            const double cut = 4 * double(size) * double(std::numeric_limits<T>::epsilon()), tolerance = 20 * rounding<T>(size);
+            cpu::CpuBackend processor;
+            Eliminated<T> expected(size), found(size);
+            for (const bool drop : {false, true}) {
+                processor.orthonormal_factor(gram.read(), 0, cut, drop, expected.small.view(), expected.from.view(), expected.marks.view());
+                found.small = in_both_orders(Matrix<T>(size, size), [&](Kernels&, Matrix<T>& to) {
+                    cuda::kernels::orthonormal_factor(STREAM, found.room.data(), gram.read(), 0.0, cut, drop, to.view(), found.from.view(),
+                                                      found.marks.view());
+                });
+                check_equal(found.small, expected.small, tolerance);
+                check_equal(found.from, expected.from, tolerance);
+                check_equal(found.marks, expected.marks, tolerance);
+                CHECK(found.marks(0, 0) == (size <= 2 ? size : size - (drop ? 2 : 1)));
+            }
+            processor.semidefinite_inverse(gram.read(), 0, cut, expected.small.view(), expected.marks.view());
+            found.small = in_both_orders(Matrix<T>(size, size), [&](Kernels&, Matrix<T>& out) {
+                cuda::kernels::semidefinite_inverse(STREAM, found.room.data(), gram.read(), 0.0, cut, out.view(), found.marks.view());
+            });
+            check_equal(found.small, expected.small, tolerance);
+            check_equal(found.marks, expected.marks, tolerance);
+        }
+    });
+}
+
 TEST("cuda_matrices: how far a matrix is from symmetric") {
     for_types([]<class T>() {
         for (const index size : {7, 300}) {

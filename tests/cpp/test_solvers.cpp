@@ -1,6 +1,7 @@
 // The eigensolvers by themselves, on a diagonal matrix: no Python, and BLAS by plain loops.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "algo/solvers/cg_inverse.hpp"
 #include "algo/solvers/davidson.hpp"
@@ -75,6 +76,67 @@ TEST("solvers: values, vectors and products, at each end and at both") {
                 CHECK_NEAR(std::abs(out.row(i)[at[end][i]]), 1.0, 1e-3);
             }
         }
+}
+
+// Rows of a block by what is wrong with them; all of it beside a basis.
+template <class T>
+void check_orthonormal(const std::vector<std::function<void(View<T>, View<const T>, index)>>& rows) {
+    CpuBackend backend;
+    solvers::Blocks<CpuBackend, T> blocks(backend, 7);
+    const index s = index(rows.size()), known = 5;
+    const double eps = double(std::numeric_limits<T>::epsilon());
+    std::vector<T> memory(std::size_t((known + s) * size)), before;
+    const View<T> basis(memory.data(), known, size), x(memory.data() + known * size, s, size);
+    blocks.fill_random(basis), blocks.fill_random(x);
+    blocks.orthonormalize_now(View<const T>(basis.row_range(0, 0)), basis, 0);
+    for (index i = 0; i < s; ++i) rows[std::size_t(i)](x, View<const T>(basis), i);
+    blocks.project_out(View<const T>(basis), x);
+    before.assign(x.data, x.data + s * size);
+    const solvers::Small back = blocks.orthonormalize_now(View<const T>(basis), x, 4 * eps);
+    const auto dot = [&](const T* a, const T* b) {
+        double total = 0;
+        for (index q = 0; q < size; ++q) total += double(a[q]) * double(b[q]);
+        return total;
+    };
+    for (index i = 0; i < s; ++i) {
+        for (index j = 0; j < known + s; ++j) CHECK_NEAR(dot(x.row(i), memory.data() + j * size), j == known + i ? 1.0 : 0.0, 40 * eps);
+        for (index q = 0; q < size; ++q) {
+            double value = 0;
+            for (index j = 0; j < s; ++j) value += back(i, j) * double(x.row(j)[q]);
+            CHECK_NEAR(value, before[std::size_t(i * size + q)], 40 * eps);
+        }
+    }
+}
+
+TEST("solvers: rows become orthonormal, and come back, whatever they were") {
+    test::use_naive_blas();
+    const auto check = []<class T>(T) {
+        using View = View<T>;
+        using Known = gnfast::View<const T>;
+        const auto plain = [](View, Known, index) {};
+        const auto zero = [](View x, Known, index i) { std::fill_n(x.row(i), size, T(0)); };
+        const auto scaled = [](double by) {
+            return [by](View x, Known, index i) {
+                for (index q = 0; q < size; ++q) x.row(i)[q] = T(by * x.row(i)[q]);
+            };
+        };
+        // The row before it, up to `off`.
+        const auto twin = [](double off) {
+            return [off](View x, Known, index i) {
+                for (index q = 0; q < size; ++q) x.row(i)[q] = T(double(x.row(i - 1)[q]) + off * double(x.row(i)[q]));
+            };
+        };
+        const auto inside = [](View x, Known known, index i) { std::copy_n(known.row(2), size, x.row(i)); };
+        check_orthonormal<T>({plain});
+        check_orthonormal<T>({zero});
+        check_orthonormal<T>({plain, plain, plain, plain});
+        check_orthonormal<T>({plain, twin(0), twin(0)});
+        check_orthonormal<T>({zero, plain, inside, plain});
+        check_orthonormal<T>({scaled(1e-5), plain, scaled(1e-7), twin(1e-3)});
+        check_orthonormal<T>({plain, twin(1e-6), twin(1e-10), zero, inside, twin(1e-14)});
+        check_orthonormal<T>({inside, inside, zero, zero});
+    };
+    check(double()), check(float());
 }
 
 TEST("solvers: an interrupt keeps what is known, or leaves, as was asked for") {

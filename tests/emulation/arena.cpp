@@ -27,6 +27,8 @@ struct Arena {
     unsigned char* base = nullptr;
     std::size_t high = 0;  // bytes that were ever handed out
     int working = 0;
+    bool behind = false;  // something was asked of the device since the host last waited
+    long waits = 0, calls = 0;
     std::map<std::size_t, Block> blocks;           // by offset
     std::multimap<std::size_t, std::size_t> free;  // size -> offset
     std::size_t used = 0;
@@ -52,10 +54,13 @@ Arena& arena() {
 
 }  // namespace
 
-DeviceWorks::DeviceWorks() {
+DeviceWorks::DeviceWorks(bool asked) {
     Arena& a = arena();
     a.lock.lock();
     if (a.working++ == 0) a.protect(PROT_READ | PROT_WRITE);
+    if (!asked) return;
+    a.behind = true;
+    ++a.calls;
 }
 
 DeviceWorks::~DeviceWorks() {
@@ -63,6 +68,16 @@ DeviceWorks::~DeviceWorks() {
     if (--a.working == 0) a.protect(PROT_NONE);
     a.lock.unlock();
 }
+
+void wait() {
+    Arena& a = arena();
+    const std::lock_guard guard(a.lock);
+    if (a.behind) ++a.waits;
+    a.behind = false;
+}
+
+long waits() { return arena().waits; }
+long calls() { return arena().calls; }
 
 void* allocate(std::size_t bytes, int device) {
     Arena& a = arena();
@@ -80,7 +95,7 @@ void* allocate(std::size_t bytes, int device) {
     }
     a.blocks[offset] = {bytes, device};
     a.used += room;
-    const DeviceWorks open;
+    const DeviceWorks open(false);
     std::memset(a.base + offset, fresh, bytes);
     std::memset(a.base + offset + bytes, border, room - bytes);
     return a.base + offset;
@@ -93,7 +108,7 @@ bool release(void* pointer) {
     if (found == a.blocks.end()) return false;
     const std::size_t offset = found->first, bytes = found->second.bytes, room = Arena::room(bytes);
     {
-        const DeviceWorks open;
+        const DeviceWorks open(false);
         for (std::size_t at = bytes; at < room; ++at)
             if (a.base[offset + at] != border) {
                 std::fprintf(stderr, "emulated device: something wrote %zu bytes behind the end of an allocation of %zu bytes\n",

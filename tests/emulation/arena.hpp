@@ -8,11 +8,17 @@ namespace gnfast::emulation {
 // While one of these lives the arena can be read and written: kernels, copies and the emulated cuBLAS hold one. One thread at a time.
 class DeviceWorks {
    public:
-    DeviceWorks();
+    explicit DeviceWorks(bool asked = true);  // asked: a call that the host makes and does not wait for by itself
     ~DeviceWorks();
     DeviceWorks(const DeviceWorks&) = delete;
     DeviceWorks& operator=(const DeviceWorks&) = delete;
 };
+
+// The host waits for all that the device was asked to do; counted unless nothing was asked since it last waited.
+void wait();
+// How often the host has waited so far, and how many kernels, copies and calls of cuBLAS it has asked for.
+long waits();
+long calls();
 
 // Memory full of NaN, or nullptr where the arena has no room. It ends in a border, and whoever wrote there ends the process at release.
 void* allocate(std::size_t bytes, int device);

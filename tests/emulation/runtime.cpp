@@ -79,6 +79,7 @@ cudaError_t cudaMallocAsync(void** pointer, std::size_t size, cudaStream_t) { re
 cudaError_t cudaFree(void* pointer) { return pointer == nullptr || release(pointer) ? cudaSuccess : cudaErrorInvalidValue; }
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return cudaFree(pointer); }
 
+// To memory of the host that is not pinned, as none of ours is, it returns when it is done.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t count, cudaMemcpyKind kind, cudaStream_t) {
     return cudaMemcpy(to, from, count, kind);
 }
@@ -89,6 +90,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t count, cudaMemcpy
         return cudaErrorInvalidValue;
     const DeviceWorks open;
     std::memcpy(to, from, count);
+    if (!to_device) wait();
     return cudaSuccess;
 }
 
@@ -102,7 +104,11 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
     const DeviceWorks open;
     for (std::size_t i = 0; i < height; ++i)
         std::memcpy(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch, width);
+    if (!to_device) wait();
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    wait();
+    return cudaSuccess;
+}

@@ -51,8 +51,8 @@ class BlockCg {
         } else {
             residual(b, View<const T>(x), r, result);
         }
-        std::vector<double> now = relative(View<const T>(r), norms);
-        index width = directions(View<const T>(r), s, nullptr, 0);
+        std::vector<double> now;
+        index width = begin(View<const T>(r), norms, now);
         int restarts = 0;
         while (true) {
             const auto within = [&] { return *std::max_element(now.begin(), now.end()) <= options_.tol; };
@@ -62,27 +62,36 @@ class BlockCg {
                 // The recurrence drifts from the equations: what is reported is what they give, and a drift is worked off.
                 if (!options_.rough) {
                     residual(b, View<const T>(x), r, result);
-                    now = relative(View<const T>(r), norms);
+                    now = relative(finite_dots<B, T>(backend_, r, r), norms);
                 }
                 result.converged = within();
                 result.reason = result.converged ? "tolerance met"
                                 : last           ? "max_iterations reached"
                                                  : "rounding errors leave no direction to go on";
                 if (result.converged || last || options_.rough || ++restarts > 3) break;
-                width = directions(View<const T>(r), s, nullptr, 0);
+                width = begin(View<const T>(r), norms, now);
                 if (width == 0) break;
                 continue;
             }
+            // All of the step is under way before the host looks at it.
+            Board<B>& board = blocks_.board();
+            board.clear();
             const View<T> p = part(2, width), q = part(3, width);
             shifted(View<const T>(p), q, result);
-            Small pq = blocks_.inner(View<const T>(p), View<const T>(q));
-            const Small inverse = inverse_of(pq);
-            const Small a = Blocks<B, T>::multiply(blocks_.inner(View<const T>(r), View<const T>(p)), inverse);
-            blocks_.combine(1, a, View<const T>(p), 1, x);
-            blocks_.combine(-1, a, View<const T>(q), 1, r);
+            const View<const T> pq = blocks_.inner(View<const T>(p), View<const T>(q));
+            const View<T> inverse = board.template add<T>(width, width), a = board.template add<T>(s, width);
+            const View<double> marks = board.template add<double>(1, 2);
+            backend_.semidefinite_inverse(pq, largest_, 10 * apply_.resolution, inverse, marks);
+            blocks_.combine(1, blocks_.inner(View<const T>(r), View<const T>(p)), View<const T>(inverse), 0, a);
+            blocks_.combine(1, View<const T>(a), View<const T>(p), 1, x);
+            blocks_.combine(-1, View<const T>(a), View<const T>(q), 1, r);
+            const View<const double> squares = blocks_.dots(View<const T>(r), View<const T>(r));
+            const Turn turn = directions(View<const T>(r), inverse);
+            board.read();
             ++result.iterations;
-            now = relative(View<const T>(r), norms);
-            width = directions(View<const T>(r), s, &inverse, width);
+            check(board[pq], board[marks]);
+            now = relative(finite(board[squares].values), norms);
+            width = blocks_.rows_of(turn);
         }
         result.residuals = now;
         return result;
@@ -104,68 +113,57 @@ class BlockCg {
         backend_.combine_rows(one, b, minus, r);
     }
 
-    std::vector<double> relative(View<const T> r, const std::vector<double>& norms) {
-        std::vector<double> squares = finite_dots<B, T>(backend_, r, r);
+    // From squares of the rows of R.
+    static std::vector<double> relative(std::vector<double> squares, const std::vector<double>& norms) {
         for (std::size_t i = 0; i < squares.size(); ++i) squares[i] = norms[i] > 0 ? std::sqrt(squares[i]) / norms[i] : 0;
         return squares;
     }
 
-    // Z = M R, minus its part along the old directions' images, then orthonormal rows in part(2): as many as there are independent ones.
-    index directions(View<const T> r, index s, const Small* inverse, index width) {
+    // First directions, their number, and the residuals. Waits.
+    index begin(View<const T> r, const std::vector<double>& norms, std::vector<double>& now) {
+        Board<B>& board = blocks_.board();
+        board.clear();
+        const View<const double> squares = blocks_.dots(r, r);
+        const Turn turn = directions(r, View<T>());
+        board.read();
+        now = relative(finite(board[squares].values), norms);
+        return blocks_.rows_of(turn);
+    }
+
+    // Z = M R, minus its part along the old directions' images, then orthonormal rows in part(2): as many as there are independent ones,
+    // which the marks say.
+    Turn directions(View<const T> r, View<T> inverse) {
+        const index s = r.rows, width = inverse.rows;
         const View<T> z = part(1, s);
         if (precondition_)
             precondition_(r, z);
         else
             backend_.copy(r, z);
-        if (inverse) {
-            const Small c = Blocks<B, T>::multiply(blocks_.inner(View<const T>(z), View<const T>(part(3, width))), *inverse);
-            blocks_.combine(-1, c, View<const T>(part(2, width)), 1, z);
+        if (width > 0) {
+            const View<T> c = blocks_.board().template add<T>(s, width);
+            blocks_.combine(1, blocks_.inner(View<const T>(z), View<const T>(part(3, width))), View<const T>(inverse), 0, c);
+            blocks_.combine(-1, View<const T>(c), View<const T>(part(2, width)), 1, z);
         }
-        const std::vector<double> squares = finite_dots<B, T>(backend_, z, z);
-        std::vector<double> scale(squares.size());
-        for (std::size_t i = 0; i < squares.size(); ++i) scale[i] = squares[i] > 0 ? 1 / std::sqrt(squares[i]) : 0;
-        // Rows of length one; the eigenvectors of their Gram matrix with eigenvalues above rounding span what is independent.
-        Small g = blocks_.inner(View<const T>(z), View<const T>(z));
-        for (index i = 0; i < s; ++i)
-            for (index j = 0; j < s; ++j) g(i, j) *= scale[static_cast<std::size_t>(i)] * scale[static_cast<std::size_t>(j)];
-        std::vector<double> values;
-        backend_.small_eigh(g.values, s, values);
-        const double cut = 100 * double(s) * double(std::numeric_limits<T>::epsilon());
-        index kept = 0;
-        Small turn(s, s);
-        for (index e = s; e-- > 0;) {
-            const double value = values[static_cast<std::size_t>(e)];
-            if (value <= cut) break;
-            for (index q = 0; q < s; ++q) turn(kept, q) = g(e, q) * scale[static_cast<std::size_t>(q)] / std::sqrt(value);
-            ++kept;
-        }
-        Small rows(kept, s);
-        std::copy_n(turn.values.begin(), kept * s, rows.values.begin());
-        blocks_.combine(1, rows, View<const T>(z), 0, part(2, kept));
-        return kept;
+        return blocks_.turn(View<const T>(z), part(2, s), 0, 100 * double(s) * double(std::numeric_limits<T>::epsilon()), true);
     }
 
-    // (P Q^T)^-1, which is positive definite exactly where A + damping I is on these directions. What is zero up to rounding, as in a
-    // singular system that has solutions, is left out.
-    Small inverse_of(Small& pq) {
+    // Whether P Q^T is positive definite, as it is exactly where A + damping I is on these directions; what is zero up to rounding, as in a
+    // singular system that has solutions, was left out of its inverse. What elimination leaves finds out all that its eigenvalues would
+    // say, and rounding errors that these would not.
+    void check(const Small& pq, const Small& marks) {
+        finite(pq.values);
         const index k = pq.rows;
-        for (const double value : pq.values)
-            if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
-        for (index i = 0; i < k; ++i)
-            for (index j = 0; j < i; ++j) pq(i, j) = pq(j, i) = (pq(i, j) + pq(j, i)) / 2;
-        std::vector<double> values;
-        backend_.small_eigh(pq.values, k, values);
-        largest_ = std::max(largest_, values.back());
+        largest_ = std::max(largest_, marks(0, 1));
         const double rounding = 10 * apply_.resolution * largest_;
-        if (values.front() < -rounding || largest_ <= 0)
-            throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
-        Small inverse(k, k);
-        for (index e = 0; e < k; ++e) {
-            const double value = values[static_cast<std::size_t>(e)];
-            for (index i = 0; i < k && value > rounding; ++i)
-                for (index j = 0; j < k; ++j) inverse(i, j) += pq(e, i) * pq(e, j) / value;
+        bool indefinite = largest_ <= 0;
+        if (!indefinite && marks(0, 0) < -rounding / double(k)) {
+            std::vector<double> symmetric(pq.values), values;
+            for (index i = 0; i < k; ++i)
+                for (index j = 0; j < k; ++j) symmetric[static_cast<std::size_t>(i * k + j)] = (pq(i, j) + pq(j, i)) / 2;
+            backend_.small_eigh(symmetric, k, values);
+            indefinite = values.front() < -rounding;
         }
-        return inverse;
+        if (indefinite) throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
     }
 
     B& backend_;
@@ -174,7 +172,7 @@ class BlockCg {
     index size_;
     SolveOptions options_;
     Blocks<B, T> blocks_;
-    double largest_ = 0;                         // of v^T (A + damping I) v seen, |v| about 1
+    double largest_ = 0;                         // of |P (A + damping I) P^T|_F seen
     typename B::template buffer<T> buffers_[4];  // R, Z, P, Q
 };
 

@@ -141,15 +141,18 @@ class Davidson {
     // The new directions, in the first rows of `work`, join the basis.
     void expand() {
         const View<T> fresh = work_.row_range(0, width_);
+        blocks_.board().clear();
         blocks_.project_out(known(), fresh);
-        blocks_.orthonormalize(known(), fresh, 0);
+        const auto passes = blocks_.orthonormalize(known(), fresh);
+        blocks_.board().read();
+        blocks_.settle(known(), fresh, passes, 0);  // before a product is made with them
         blocks_.project_out(known(), fresh);
         backend_.copy(View<const T>(fresh), basis_.row_range(done_, width_));
         const View<T> target = image_.row_range(done_, width_);
         apply_(View<const T>(fresh), target);
         result_.products += width_;
         ++result_.passes;
-        const Small c = blocks_.inner(View<const T>(target), View<const T>(basis_.row_range(0, done_ + width_)));
+        const Small c = blocks_.inner_now(View<const T>(target), View<const T>(basis_.row_range(0, done_ + width_)));
         for (index i = 0; i < width_; ++i)
             for (index j = 0; j < done_ + width_; ++j) {
                 if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);

@@ -82,7 +82,7 @@ class Lanczos {
     void start() {
         const View<T> first = basis_.row_range(0, block_);
         blocks_.fill_start(options_, first);
-        blocks_.orthonormalize(known(0), first, 0);
+        blocks_.orthonormalize_now(known(0), first, 0);
         width_ = block_;
         norm_ = options_.norm;
         whole_ = options_.start == nullptr;
@@ -95,7 +95,14 @@ class Lanczos {
         ++result_.passes;
         if (whole_) ++result_.steps;
         const View<const T> all = known(done_ + width_);
-        const Small c = blocks_.project_out(all, w);
+        const index room = size_ - done_ - width_;
+        // All of the step is under way before the host looks at it.
+        blocks_.board().clear();
+        const View<const T> taken = blocks_.project_out(all, w);
+        typename Blocks<B, T>::Passes passes;
+        if (room >= width_) passes = blocks_.orthonormalize(all, w);
+        blocks_.board().read();
+        const Small c = blocks_.taken(taken, width_);
         for (index i = 0; i < width_; ++i)
             for (index j = 0; j < done_ + width_; ++j) {
                 if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
@@ -105,10 +112,9 @@ class Lanczos {
         done_ += width_;
         ritz_ = rayleigh_ritz(backend_, h_, done_, options_);
         for (const double value : ritz_.values) norm_ = std::max(norm_, std::abs(value));
-        const index room = size_ - done_;
         Small r;
         if (room >= width_) {
-            r = blocks_.orthonormalize(all, w, floor());
+            r = blocks_.settle(all, w, passes, floor());
         } else if (room > 0) {
             // Fewer directions are left than the block has vectors: any orthonormal basis of them will do.
             auto old_buffer = backend_.template allocate<T>(width_ * size_);
@@ -116,8 +122,8 @@ class Lanczos {
             backend_.copy(View<const T>(w), old);
             for (index i = 0; i < room; ++i) blocks_.fill_random(rest.row_range(i, 1));
             blocks_.project_out(all, rest);
-            blocks_.orthonormalize(all, rest, 0);
-            r = blocks_.inner(View<const T>(old), View<const T>(rest));
+            blocks_.orthonormalize_now(all, rest, 0);
+            r = blocks_.inner_now(View<const T>(old), View<const T>(rest));
         }
         width_ = std::min(width_, room);
         broken_ = broken_ || has_zero_column(r);

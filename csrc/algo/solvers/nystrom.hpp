@@ -26,7 +26,7 @@ Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& opt
     auto buffer = backend.template allocate<T>(2 * s * size);
     const View<T> w(buffer.data(), s, size), y(buffer.data() + s * size, s, size);
     blocks.fill_start(options, w);
-    blocks.orthonormalize(View<const T>(w.row_range(0, 0)), w, 0);
+    blocks.orthonormalize_now(View<const T>(w.row_range(0, 0)), w, 0);
     apply(View<const T>(w), y);
     Result result;
     result.products = s, result.passes = 1;
@@ -58,11 +58,11 @@ Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& opt
     };
     std::vector<double> kept, values;
     // Y's rounding errors in the small matrix: a product has eps |A| a vector, |A| <= |Y|_F / |W|-ish; s of them.
-    const Small first = scaled(blocks.inner(View<const T>(w), View<const T>(y)), 4 * double(s) * eps * std::sqrt(total), kept);
+    const Small first = scaled(blocks.inner_now(View<const T>(w), View<const T>(y)), 4 * double(s) * eps * std::sqrt(total), kept);
     const View<T> f = w.row_range(0, first.rows);  // the random block has served
     blocks.combine(1, first, View<const T>(y), 0, f);
     if (first.rows > 0) {
-        const Small gram = blocks.inner(View<const T>(f), View<const T>(f));
+        const Small gram = blocks.inner_now(View<const T>(f), View<const T>(f));
         double largest = 0;
         for (index i = 0; i < gram.rows; ++i) largest += gram(i, i);
         const Small second = scaled(gram, 4 * double(s) * eps * largest, values);

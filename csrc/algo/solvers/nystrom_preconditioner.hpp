@@ -22,7 +22,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
     const View<T> w(buffer.data(), rank, size);
     const View<const T> none(buffer.data(), 0, size);
     fill_probes(backend, Probe::sphere, seed, 0, w);
-    blocks.orthonormalize(none, w, 0);
+    blocks.orthonormalize_now(none, w, 0);
     apply(View<const T>(w), vectors);
     double norm = 0;
     for (const double square : finite_dots<B, T>(backend, vectors, vectors)) norm += square;
@@ -36,7 +36,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
     const std::vector<double> shifts(static_cast<std::size_t>(rank), shift), one(static_cast<std::size_t>(rank), 1.0);
     backend.combine_rows(shifts, View<const T>(w), one, vectors);  // Y = A W + nu W
     // M = W Y^T = E diag(m) E^T; M^-1/2 Y has the approximation's Gram matrix.
-    Small m = blocks.inner(View<const T>(w), View<const T>(vectors));
+    Small m = blocks.inner_now(View<const T>(w), View<const T>(vectors));
     for (index i = 0; i < rank; ++i)
         for (index j = 0; j < i; ++j) m(i, j) = m(j, i) = (m(i, j) + m(j, i)) / 2;
     std::vector<double> eigenvalues;
@@ -47,7 +47,7 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
         for (index q = 0; q < rank; ++q) m(i, q) /= std::sqrt(std::max(eigenvalues[static_cast<std::size_t>(i)], shift / 10));
     blocks.transform(m, vectors);
     // F = C U with orthonormal U, then the eigenvectors of C^T C = U F^T F U^T turn U into those of F^T F.
-    const Small c = blocks.orthonormalize(none, vectors, apply.resolution * std::sqrt(shift));
+    const Small c = blocks.orthonormalize_now(none, vectors, apply.resolution * std::sqrt(shift));
     Small gram(rank, rank);
     for (index q = 0; q < rank; ++q)
         for (index i = 0; i < rank; ++i)

@@ -1,56 +1,62 @@
-// Orthonormal rows by blocks: against a basis, then among themselves (eigenvectors of their Gram matrix, until they are).
+// Orthonormal rows by blocks: against a basis, then among themselves (elimination on their Gram matrix, until they are).
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 #include <vector>
 
-#include "core/backend.hpp"
+#include "algo/solvers/board.hpp"
+#include "algo/solvers/options.hpp"
 
 namespace gnfast::solvers {
 
-// Numbers on the host in double, row-major: what every solver projects to.
-struct Small {
-    index rows = 0, cols = 0;
-    std::vector<double> values;
-
-    Small() = default;
-    Small(index rows_, index cols_) : rows(rows_), cols(cols_), values(static_cast<std::size_t>(rows_ * cols_)) {}
-    double& operator()(index i, index j) { return values[static_cast<std::size_t>(i * cols + j)]; }
-    double operator()(index i, index j) const { return values[static_cast<std::size_t>(i * cols + j)]; }
+// How rows x have become y: x = from y; see elimination::orthonormal. On the board, as are the marks.
+struct Turn {
+    View<double> from, marks;
 };
 
 // Everything that a solver does with blocks of long vectors, one vector a row: in full precision, whatever products with the operator have.
+// Nothing waits but read(), settle() and what says so: coefficients go from one product to the next in the backend's memory, on the board.
 template <class B, class T>
 class Blocks {
    public:
     using Buffer = typename B::template buffer<T>;
-    Blocks(B& backend, std::uint64_t seed) : backend_(backend), seed_(seed) {}
+    Blocks(B& backend, std::uint64_t seed) : backend_(backend), board_(backend), seed_(seed) {}
 
     B& backend() { return backend_; }
+    Board<B>& board() { return board_; }
 
-    // a b^T
-    Small inner(View<const T> a, View<const T> b) {
-        Small out(a.rows, b.rows);
-        if (a.rows == 0 || b.rows == 0) return out;
-        [[maybe_unused]] const auto exact = backend_.full_precision();
-        const Buffer buffer = backend_.template allocate<T>(a.rows * b.rows);
-        backend_.gemm(Op::none, Op::transpose, T(1), a, b, T(0), View<T>(buffer.data(), a.rows, b.rows));
-        std::vector<T> room;
-        const View<const T> host = backend_.on_host(View<const T>(buffer.data(), a.rows, b.rows), room);
-        std::copy_n(host.data, a.rows * b.rows, out.values.begin());
+    // a b^T, on the board.
+    View<const T> inner(View<const T> a, View<const T> b) {
+        const View<T> out = board_.template add<T>(a.rows, b.rows);
+        product(Op::transpose, 1, a, b, 0, out);
+        return out;
+    }
+
+    // The same on the host. Waits.
+    Small inner_now(View<const T> a, View<const T> b) {
+        board_.clear();
+        const View<const T> place = inner(a, b);
+        board_.read();
+        return board_[place];
+    }
+
+    // <a_i, b_i> for each row, on the board.
+    View<const double> dots(View<const T> a, View<const T> b) {
+        const View<double> out = board_.template add<double>(1, a.rows);
+        backend_.row_dots(a, b, out);
         return out;
     }
 
     // out = alpha c x + beta out, c (out.rows, x.rows)
+    void combine(double alpha, View<const T> c, View<const T> x, double beta, View<T> out) { product(Op::none, alpha, c, x, beta, out); }
     void combine(double alpha, const Small& c, View<const T> x, double beta, View<T> out) {
-        if (out.rows == 0) return;
-        [[maybe_unused]] const auto exact = backend_.full_precision();
         const Buffer buffer = backend_.template allocate<T>(c.rows * c.cols);
         const View<T> factors(buffer.data(), c.rows, c.cols);
         backend_.from_host(View<const double>(c.values.data(), c.rows, c.cols), factors);
-        backend_.gemm(Op::none, Op::none, T(alpha), View<const T>(factors), x, T(beta), out);
+        combine(alpha, View<const T>(factors), x, beta, out);
     }
 
     // x <- c x for a small square c.
@@ -61,54 +67,96 @@ class Blocks {
         combine(1, c, View<const T>(old), 0, x);
     }
 
-    // x -= (x basis^T) basis, twice ("twice is enough"); returns x basis^T of all passes together.
-    Small project_out(View<const T> basis, View<T> x, int passes = 2) {
-        Small total(x.rows, basis.rows);
+    // x -= (x basis^T) basis, twice ("twice is enough"); returns x basis^T of the passes below one another.
+    View<const T> project_out(View<const T> basis, View<T> x, int passes = 2) {
+        const View<T> all = board_.template add<T>(passes * x.rows, basis.rows);
         for (int pass = 0; pass < passes && basis.rows > 0; ++pass) {
-            const Small c = inner(View<const T>(x), basis);
-            combine(-1, c, basis, 1, x);
-            for (std::size_t q = 0; q < c.values.size(); ++q) total.values[q] += c.values[q];
+            const View<T> c = all.row_range(pass * x.rows, x.rows);
+            product(Op::transpose, 1, View<const T>(x), basis, 0, c);
+            combine(-1, View<const T>(c), basis, 1, x);
         }
+        return all;
+    }
+    // What project_out took out of `rows` rows in all, once the board was read.
+    Small taken(View<const T> passes, index rows) const {
+        const Small all = board_[passes];
+        Small total(rows, passes.cols);
+        for (std::size_t q = 0; q < all.values.size(); ++q) total.values[q % total.values.size()] += all.values[q];
         return total;
     }
 
-    // Rows of x become orthonormal and orthogonal to the basis, to which they already are up to rounding. Returns c with
-    // x_before = c x_after (up to what lay below `floor` in norm), the largest directions first. Rows below `floor` are
-    // replaced by random ones with zero columns in c: an invariant subspace was found.
-    //
-    // SVQB (Stathopoulos & Wu 2002): x <- D^-1/2 V^T x for the Gram matrix V D V^T of x, until it is well conditioned.
-    Small orthonormalize(View<const T> basis, View<T> x, double floor) {
+    // y becomes what elimination::orthonormal makes of x, of which there may be less than of x: marks on the board say.
+    Turn turn(View<const T> x, View<T> y, double floor, double cut, bool drop) {
         const index s = x.rows;
-        const double eps = std::numeric_limits<T>::epsilon();
-        const double cut = 4 * double(s) * eps;  // the error of the Gram's eigenvalues, the largest of which is 1 to s
-        Small back = identity(s);
-        for (int pass = 0; pass < 6; ++pass) {
-            // What is left of the basis in a short row has grown with it when the row was made one of norm one.
-            if (pass > 0) project_out(basis, x, 1);
-            replace_short_rows(basis, x, floor, back);
-            Small g = inner(View<const T>(x), View<const T>(x));
-            // Rows scaled to length one first: a converged direction beside a large one is not lost.
-            std::vector<double> length(static_cast<std::size_t>(s)), w;
-            for (index i = 0; i < s; ++i) length[static_cast<std::size_t>(i)] = std::sqrt(std::max(g(i, i), 1e-300));
-            for (index i = 0; i < s; ++i)
-                for (index j = 0; j < s; ++j) g(i, j) /= length[static_cast<std::size_t>(i)] * length[static_cast<std::size_t>(j)];
-            backend_.small_eigh(g.values, s, w);
-            Small to(s, s), from(s, s);
+        const Buffer buffer = backend_.template allocate<T>(2 * s * s);
+        const View<T> gram(buffer.data(), s, s), to(buffer.data() + s * s, s, s);
+        const Turn made{board_.template add<double>(drop ? 0 : s, s), board_.template add<double>(1, 2)};
+        product(Op::transpose, 1, x, x, 0, gram);
+        backend_.orthonormal_factor(View<const T>(gram), floor, cut, drop, to, made.from, made.marks);
+        combine(1, View<const T>(to), x, 0, y);
+        return made;
+    }
+
+    // The rows of y that are not zero, once the board was read.
+    index rows_of(const Turn& made) const {
+        const Small marks = board_[made.marks];
+        if (std::isnan(marks(0, 1))) throw std::domain_error(nonfinite_product);
+        return index(marks(0, 0));
+    }
+
+    // Rows of x become orthonormal and orthogonal to the basis, to which they already are up to rounding: by two passes of Cholesky's
+    // factorisation with pivots ("CholeskyQR2", Yamamoto, Nakatsukasa, Yanagisawa & Fukaya 2015), which nearly always are enough. Whether
+    // they were, settle() knows after the board was read.
+    struct Passes {
+        Turn first, second;
+    };
+    Passes orthonormalize(View<const T> basis, View<T> x) {
+        const Buffer buffer = backend_.template allocate<T>(x.rows * x.cols);
+        const View<T> y(buffer.data(), x.rows, x.cols);
+        const Turn first = turn(View<const T>(x), y, 0, cut(x.rows), false);
+        // What is left of the basis in a short row has grown with it when the row was made one of norm one.
+        project_out(basis, y, 1);
+        return {first, turn(View<const T>(y), x, noise(x.rows), cut(x.rows), false)};
+    }
+
+    // Further passes where two were too few, each with a wait. Returns c with x_before = c x_after (up to what lay below `floor` in norm),
+    // the largest directions first. Directions that carry no more than `floor` are replaced by random ones with zero columns in c: an
+    // invariant subspace was found.
+    Small settle(View<const T> basis, View<T> x, const Passes& passes, double floor) {
+        const index s = x.rows;
+        Small back = multiply(board_[passes.first.from], board_[passes.second.from]);
+        rows_of(passes.first);
+        Turn turned = passes.second;
+        for (int pass = 2;; ++pass) {
+            const index there = rows_of(turned);
+            bool fresh = false;
             for (index i = 0; i < s; ++i) {
-                const index e = s - 1 - i;  // eigenvalues ascend
-                // Below the cut a direction is not known yet: it stays short, and the next pass sees it by itself.
-                const double root = std::sqrt(std::max(w[static_cast<std::size_t>(e)], cut));
-                for (index q = 0; q < s; ++q) {
-                    to(i, q) = g(e, q) / (root * length[static_cast<std::size_t>(q)]);
-                    from(q, i) = g(e, q) * root * length[static_cast<std::size_t>(q)];
-                }
+                double square = 0;
+                for (index q = 0; q < s; ++q) square += back(q, i) * back(q, i);
+                if (i < there && std::sqrt(square) > floor) continue;
+                fresh = true;
+                fill_random(x.row_range(i, 1));
+                project_out(basis, x.row_range(i, 1));
+                for (index q = 0; q < s; ++q) back(q, i) = 0;
             }
-            back = multiply(back, from);
-            transform(to, x);
-            if (pass > 0 && w.front() > 0.25) break;
-            floor = 10 * eps / std::sqrt(cut);  // rounding errors of a row of norm one, divided by the least root
+            if ((!fresh && board_[turned.marks](0, 1) > 0.25) || pass == 6) return back;
+            floor = -1;
+            const Buffer buffer = backend_.template allocate<T>(s * x.cols);
+            const View<T> y(buffer.data(), s, x.cols);
+            project_out(basis, x, 1);
+            turned = turn(View<const T>(x), y, noise(s), cut(s), false);
+            backend_.copy(View<const T>(y), x);
+            board_.read();
+            back = multiply(back, board_[turned.from]);
         }
-        return back;
+    }
+
+    // Both at once. Waits.
+    Small orthonormalize_now(View<const T> basis, View<T> x, double floor) {
+        board_.clear();
+        const Passes passes = orthonormalize(basis, x);
+        board_.read();
+        return settle(basis, x, passes, floor);
     }
 
     void fill_random(View<T> x) { backend_.fill_normal(x, seed_, stream_++, 1.0 / std::sqrt(double(std::max<index>(1, x.cols)))); }
@@ -152,18 +200,18 @@ class Blocks {
     }
 
    private:
-    void replace_short_rows(View<const T> basis, View<T> x, double floor, Small& back) {
-        std::vector<double> squares;
-        backend_.row_dots(View<const T>(x), View<const T>(x), squares);
-        for (index i = 0; i < x.rows; ++i) {
-            if (std::sqrt(squares[static_cast<std::size_t>(i)]) > floor) continue;
-            fill_random(x.row_range(i, 1));
-            project_out(basis, x.row_range(i, 1));
-            for (index q = 0; q < back.rows; ++q) back(q, i) = 0;
-        }
+    // The error of a Gram matrix of rows of length one; what is rounding in a row that was divided by its root.
+    static double cut(index s) { return 4 * double(s) * double(std::numeric_limits<T>::epsilon()); }
+    static double noise(index s) { return 10 * double(std::numeric_limits<T>::epsilon()) / std::sqrt(cut(s)); }
+
+    void product(Op op, double alpha, View<const T> a, View<const T> b, double beta, View<T> out) {
+        if (out.rows == 0 || out.cols == 0) return;
+        [[maybe_unused]] const auto exact = backend_.full_precision();
+        backend_.gemm(Op::none, op, T(alpha), a, b, T(beta), out);
     }
 
     B& backend_;
+    Board<B> board_;
     std::uint64_t seed_;
     std::uint64_t stream_ = 0x6c616e63;  // apart from the streams that weights are drawn from
 };

@@ -30,20 +30,25 @@ void fill_probes(B& backend, Probe kind, std::uint64_t seed, index first, View<T
             backend.fill_normal(row, seed, stream, 1.0);
     }
     if (kind == Probe::signs) return;
-    std::vector<double> factors;
-    backend.row_dots(View<const T>(out), View<const T>(out), factors);
-    for (double& square : factors) square = std::sqrt(double(out.cols) / square);
-    backend.combine_rows(std::vector<double>(factors.size()), View<const T>(out), factors, out);
+    auto buffer = backend.template allocate<double>(out.rows);
+    const View<double> squares(buffer.data(), 1, out.rows);
+    backend.row_dots(View<const T>(out), View<const T>(out), squares);
+    backend.resize_rows(View<const double>(squares), std::sqrt(double(out.cols)), out);
 }
 
-// w^T y for each pair of rows, or an error where a product was not finite.
+// Numbers that products were made of, or an error where these were not finite.
+inline std::vector<double> finite(std::vector<double> values) {
+    for (const double value : values)
+        if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
+    return values;
+}
+
+// w^T y for each pair of rows, on the host. Waits.
 template <class B, class T>
 std::vector<double> finite_dots(B& backend, View<const T> w, View<const T> y) {
     std::vector<double> dots;
     backend.row_dots(w, y, dots);
-    for (const double value : dots)
-        if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
-    return dots;
+    return finite(std::move(dots));
 }
 
 // Errors are told so that two of them hold the truth as often as two standard errors of many numbers do, in 95 of 100 cases. The spread

@@ -66,29 +66,30 @@ class LanczosQuadrature {
         length_.assign(static_cast<std::size_t>(s), steps_);
         std::vector<double> scale(static_cast<std::size_t>(s), 1 / std::sqrt(double(size_))), norm(static_cast<std::size_t>(s));
         const std::vector<double> zero(static_cast<std::size_t>(s)), one(static_cast<std::size_t>(s), 1.0);
+        const auto numbers = backend_.template allocate<double>(2 * s);
+        const View<double> both(numbers.data(), 2, s), along = both.row_range(0, 1), squares = both.row_range(1, 1);
+        std::vector<double> room;
         index previous = 0, now = 1, next = 2;
         backend_.fill(vectors(previous, s), T(0));
         fill_probes(backend_, Probe::signs, options_.seed, options_.first + first, vectors(now, s));
         backend_.combine_rows(zero, View<const T>(vectors(now, s)), scale, vectors(now, s));
-        std::vector<double> factor(static_cast<std::size_t>(s)), behind(static_cast<std::size_t>(s)), squares;
+        std::vector<double> factor(static_cast<std::size_t>(s)), behind(static_cast<std::size_t>(s));
         for (index j = 0; j < steps_; ++j) {
             const View<T> v = vectors(now, s), w = vectors(next, s);
             apply_(View<const T>(v), w);
-            const std::vector<double> along = finite_dots<B, T>(backend_, v, w);
-            for (index i = 0; i < s; ++i) {
-                const auto at = static_cast<std::size_t>(i);
-                alpha_(i, j) = along[at];
-                factor[at] = -along[at];
-                behind[at] = j > 0 ? -beta_(i, j - 1) : 0;
-            }
-            backend_.combine_rows(factor, View<const T>(v), one, w);
+            backend_.row_dots(View<const T>(v), View<const T>(w), along);
+            backend_.add_rows(-1.0, View<const double>(along), View<const T>(v), w);
+            for (index i = 0; i < s; ++i) behind[static_cast<std::size_t>(i)] = j > 0 ? -beta_(i, j - 1) : 0;
             backend_.combine_rows(behind, View<const T>(vectors(previous, s)), one, w);
             if (options_.reorthogonalize) orthogonalize(v, w, j);
-            squares = finite_dots<B, T>(backend_, w, w);
+            backend_.row_dots(View<const T>(w), View<const T>(w), squares);
+            const View<const double> host = backend_.on_host(View<const double>(both), room);
             bool going = false;
             for (index i = 0; i < s; ++i) {
                 const auto at = static_cast<std::size_t>(i);
-                double beta = std::sqrt(squares[at]);
+                alpha_(i, j) = host.row(0)[i];
+                double beta = std::sqrt(host.row(1)[i]);
+                if (!std::isfinite(alpha_(i, j)) || !std::isfinite(beta)) throw std::domain_error(nonfinite_product);
                 norm[at] = std::max(norm[at], std::abs(alpha_(i, j)) + beta - behind[at]);
                 // An invariant subspace: the rest is rounding (of a product, some eps |A| sqrt(size)). The probe goes on as zeros.
                 if (beta <= std::max(64.0, std::sqrt(double(size_))) * apply_.resolution * norm[at]) {
@@ -158,9 +159,20 @@ Small chebyshev_moments(B& backend, const Apply<T>& apply, index size, double ce
         const index s = std::min(block, options.probes - first);
         const auto vectors = [&](index which) { return View<T>(buffer.data() + which * s * size, s, size); };
         const auto all = [s](double x) { return std::vector<double>(static_cast<std::size_t>(s), x); };
-        const auto set = [&](index k, const std::vector<double>& dots, double factor, index minus) {
-            for (index i = 0; i < s && k < count; ++i)
-                moments(first + i, k) = factor * dots[static_cast<std::size_t>(i)] - (minus < 0 ? 0 : moments(first + i, minus));
+        const auto numbers = backend.template allocate<double>(2 * s);
+        std::vector<double> room;
+        // Moments k and k + 1: factor a b - M_0, factor a c - M_1.
+        const auto set = [&](index k, double factor, View<const T> a, View<const T> b, View<const T> c) {
+            const View<double> both(numbers.data(), k + 1 < count ? 2 : 1, s);
+            backend.row_dots(a, b, both.row_range(0, 1));
+            if (both.rows == 2) backend.row_dots(a, c, both.row_range(1, 1));
+            const View<const double> host = backend.on_host(View<const double>(both), room);
+            for (index m = 0; m < both.rows; ++m)
+                for (index i = 0; i < s; ++i) {
+                    const double value = host.row(m)[i];
+                    if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
+                    moments(first + i, k + m) = factor * value - (k > 0 ? moments(first + i, m) : 0);
+                }
         };
         index previous = 0, now = 1, next = 2;
         fill_probes(backend, Probe::signs, options.seed, first, vectors(previous));
@@ -168,16 +180,17 @@ Small chebyshev_moments(B& backend, const Apply<T>& apply, index size, double ce
         const View<T> start = vectors(previous), one = vectors(now);
         apply(View<const T>(start), one);
         backend.combine_rows(all(-centre / half), View<const T>(start), all(1 / half), one);
-        set(0, finite_dots<B, T>(backend, start, start), 1, -1);
-        set(1, finite_dots<B, T>(backend, start, one), 1, -1);
+        set(0, 1, View<const T>(start), View<const T>(start), View<const T>(one));
         for (index k = 1; 2 * k < count; ++k) {
             const View<T> t = vectors(now), w = vectors(next);
-            set(2 * k, finite_dots<B, T>(backend, t, t), 2, 0);
-            if (2 * k + 1 >= count) break;
+            if (2 * k + 1 >= count) {
+                set(2 * k, 2, View<const T>(t), View<const T>(t), View<const T>(t));
+                break;
+            }
             apply(View<const T>(t), w);
             backend.combine_rows(all(-2 * centre / half), View<const T>(t), all(2 / half), w);
             backend.combine_rows(all(-1), View<const T>(vectors(previous)), all(1), w);
-            set(2 * k + 1, finite_dots<B, T>(backend, t, w), 2, 1);
+            set(2 * k, 2, View<const T>(t), View<const T>(t), View<const T>(w));
             report(options.monitor, "moments", double(first) * double(count) + double(2 * k * s), double(options.probes) * double(count));
             std::swap(previous, now), std::swap(now, next);
         }

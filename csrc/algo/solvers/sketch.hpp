@@ -41,24 +41,32 @@ class Sketch {
         const View<T> test(tests_.data() + old * size_, s, size_), q(basis_.data() + old * size_, s, size_);
         if (!keep_image_ && image_.size() < s * size_) image_ = backend_.template allocate<T>(s * size_);
         const View<T> z(image_.data() + (keep_image_ ? old * size_ : 0), s, size_);
+        Board<B>& board = blocks_.board();
+        board.clear();
         fill_probes(backend_, kind_, seed_, old, test);
         apply_(View<const T>(test), q);
-        for (const double form : finite_dots<B, T>(backend_, test, q)) forms.push_back(form);
-        for (const double square : finite_dots<B, T>(backend_, q, q)) scale = std::max(scale, std::sqrt(square));
+        const View<const double> seen = blocks_.dots(test, q), squares = blocks_.dots(q, q);
         const View<const T> known(basis_.data(), old, size_);
-        const Small before = blocks_.project_out(known, q);
-        const Small within = blocks_.orthonormalize(known, q, 4 * apply_.resolution * scale);
+        const View<const T> taken = blocks_.project_out(known, q);
+        const auto passes = blocks_.orthonormalize(known, q);
+        board.read();
+        for (const double form : finite(board[seen].values)) forms.push_back(form);
+        for (const double square : finite(board[squares].values)) scale = std::max(scale, std::sqrt(square));
+        const Small before = blocks_.taken(taken, s), within = blocks_.settle(known, q, passes, 4 * apply_.resolution * scale);
+        board.clear();
         apply_(View<const T>(q), z);
-        finite_dots<B, T>(backend_, q, z);
         count_ += s;
-        const Small images = blocks_.inner(View<const T>(z), View<const T>(basis()));
-        resize(c), resize(h), resize(w);
+        const View<const T> on_basis = blocks_.inner(z, basis()), of_tests = blocks_.inner(tests(), basis());
+        board.read();
+        const Small images = board[on_basis];
+        finite(images.values);
+        w = board[of_tests];
+        resize(c), resize(h);
         for (index i = 0; i < s; ++i) {
             for (index j = 0; j < old; ++j) c(old + i, j) = before(i, j);
             for (index j = 0; j < s; ++j) c(old + i, old + j) = within(i, j);
             for (index j = 0; j < old + s; ++j) h(old + i, j) = h(j, old + i) = images(i, j);
         }
-        w = blocks_.inner(View<const T>(tests()), View<const T>(basis()));
     }
 
     void resize(Small& a) const {

@@ -54,7 +54,7 @@ Estimate hutch_plus_plus(B& backend, const Apply<T>& apply, index size, const Es
     const View<const T> none(buffer.data(), 0, size);
     double largest = 0;
     for (const double square : finite_dots<B, T>(backend, q, q)) largest = std::max(largest, square);
-    blocks.orthonormalize(none, q, 4 * apply.resolution * std::sqrt(largest));
+    blocks.orthonormalize_now(none, q, 4 * apply.resolution * std::sqrt(largest));
     apply(View<const T>(q), z);
     double found = 0, scale = 0;
     for (const double value : finite_dots<B, T>(backend, q, z)) found += value, scale += std::abs(value);
@@ -62,7 +62,10 @@ Estimate hutch_plus_plus(B& backend, const Apply<T>& apply, index size, const Es
     const index limit = std::max<index>(1, std::max(options.samples, options.max_products) - 2 * k);
     index target = std::max<index>(1, options.samples - 2 * k);
     // Other probes than those that made Q.
-    const auto project = [&](View<T> w) { blocks.project_out(View<const T>(q), w); };
+    const auto project = [&](View<T> w) {
+        blocks.board().clear();
+        blocks.project_out(View<const T>(q), w);
+    };
     while (true) {
         add_quadratic_forms(backend, apply, size, options, k + rest.count(), k + target, project, rest);
         if (options.tol <= 0 || meets(found + rest.value(), rest.error(), options.tol) || target >= limit) break;

@@ -82,7 +82,7 @@ def read(
     reader = _Reader(arrays, entries, layout, sample)
     plan = _chain(entries, activation_of(activation), sample) if layers is None else list(layers)
     network = gn.Network(list(reader.layers(plan)))
-    return network, Order(tree, shapes, reader.moves, network.dtype)
+    return network, Order(tree, shapes, reader.moves)
 
 
 def _array(leaf: Any, name: str) -> Array:
@@ -222,7 +222,8 @@ class _Reader:
 
     def _moved(self, leaf: int, view: Shape, axes: Shape, shape: Shape) -> Array:
         self.moves.append(Move(leaf, view, axes))
-        return np.ascontiguousarray(self.arrays[leaf].reshape(view).transpose(axes)).reshape(shape)
+        # Always a copy: arrays of a pytree are values, and two that share memory are still two parameters.
+        return np.array(self.arrays[leaf].reshape(view).transpose(axes), order="C").reshape(shape)
 
     def _bias(self, entry: Entry, out: int) -> Array | None:
         if entry.bias < 0:

@@ -29,8 +29,8 @@ class Move(NamedTuple):
 class Order:
     """The order of a pytree's entries among the flat parameters of the network that was read from it."""
 
-    def __init__(self, tree: Any, shapes: list[Shape], moves: list[Move], dtype: np.dtype[Any]) -> None:
-        self.tree, self.shapes, self.moves, self.dtype = tree, shapes, moves, dtype
+    def __init__(self, tree: Any, shapes: list[Shape], moves: list[Move]) -> None:
+        self.tree, self.shapes, self.moves = tree, shapes, moves
         self.sizes = [math.prod(shape) for shape in shapes]
 
     def leaves_of(self, tree: Any) -> list[Any]:
@@ -129,11 +129,12 @@ def _place(path: Path, shape: Shape, found: Mapping[Path, Entry]) -> tuple[Path,
         number = role[2] or role[4]
         parent = (*path[:-1], jax.tree_util.DictKey(int(number))) if number else path[:-1]
         return parent, role[3] is not None
-    # In a list, a bias follows its kernel: (W, b) pairs, or all arrays behind each other.
-    before = [entry for parent, entry in found.items() if parent[:-1] == path[:-1] and entry.bias < 0]
-    wide = bool(before) and len(before[-1].shape) > 2 and math.prod(shape) == max(shape) in before[-1].shape
-    if len(shape) == 1 or (wide and len(shape) > 2):
-        return (before[-1].path if before else path[:-1]), True
+    # In a list a bias follows its kernel, in a pair (W, b) or behind each other; stax gives it the kernel's axes.
+    kernels = [entry for other, entry in found.items() if other[:-1] == path[:-1] and entry.kernel >= 0]
+    before = kernels[-1].shape if kernels and kernels[-1].bias < 0 else ()
+    wide = len(before) == len(shape) > 2 and math.prod(shape) == max(shape) in before
+    if wide or len(shape) == 1:
+        return (kernels[-1].path if before else path[:-1]), True
     return path, False
 
 

@@ -163,8 +163,8 @@ def from_pytree(
             "SAME" and strides, need it.
 
     Returns:
-        A network that takes samples (n, d), or (n, c, h, w) and (n, c, l) whatever the layout. Weights are copied
-        where they are transposed.
+        A network that takes samples (n, d), or (n, c, h, w) and (n, c, l) whatever the layout, with copies of the
+        arrays.
 
     Raises:
         ImportError: JAX is not installed.

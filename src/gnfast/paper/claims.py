@@ -81,7 +81,8 @@ class Mean(NamedTuple):
         return self.value - other.value > 2 * math.hypot(self.error, other.error)
 
     def __str__(self) -> str:
-        return f"{math.exp(self.value):.3g} (+- {100 * self.error:.2g} %)"
+        percent = 100 * self.error
+        return f"{math.exp(self.value):.3g} (+- {percent:{'.0f' if percent >= 100 else '.2g'}} %)"
 
 
 def ordered(values: Sequence[tuple[str, Sequence[float]]], statement: str, unit: str = "kappa") -> Claim:

@@ -110,7 +110,7 @@ def footnote(options: Options, records: list[Record]) -> str:
 
 def _images(point: object) -> str:
     """The images of a point in words."""
-    data, samples, size = (getattr(point, name, None) for name in ("data", "samples", "size"))
+    data, samples, size, some = (getattr(point, name, None) for name in ("data", "samples", "size", "images"))
     names = {
         None: "no data: second moment the identity",
         "digits": "scikit-learn's digits (8 x 8)",
@@ -119,8 +119,9 @@ def _images(point: object) -> str:
     }
     return (
         names.get(data, f"CIFAR-10 ({data})")
-        + (f" as grey {size} x {size}" if size else "")
+        + (f" as grey {size} x {size}" if size and data != "digits" else "")
         + (f", n = {samples:,}" if samples else "")
+        + (f" (kappa: {some})" if some else "")
         + ", whitened" * bool(getattr(point, "whiten", False))
     )
 

@@ -73,7 +73,7 @@ def _scaling(options: Options) -> Study:
     """On digits at every setting: whitened data enter by their dimension alone, and widths in proportion to that of
     MNIST, 653, would need 10 GB of weights.
     """
-    factors = options.of((20, 40, 80), (20, 40, 80, 160), (10, 20, 40, 80, 160))
+    factors = options.of((20, 40, 80), (20, 40, 80, 160), (20, 40, 80, 160))
     return Study(
         name="scaling",
         networks=LINEAR,
@@ -289,12 +289,14 @@ def _partial_products(options: Options) -> Study:
 
 def _partial_products_claims(table: Table) -> list[Claim]:
     long = "the more layers a partial product has, the worse its condition"
+    least = "and the smaller its smallest singular value"
     growing, shrinking = table.curves("layer", "kappa_before", "width"), table.curves("layer", "kappa_after", "width")
-    falling = table.curves("layer", "smallest_before", "width")
+    falling, rising = (table.curves("layer", f"smallest_{side}", "width") for side in ("before", "after"))
     return [
         trend(growing, 1, f"{long}: W_l ... W_1", unit="d log kappa / d l", label=_of("m")),
         trend(shrinking, -1, f"{long}: W_L ... W_{{l+1}}", unit="d log kappa / d l", label=_of("m")),
-        trend(falling, -1, "its smallest singular value falls", unit="d log s_min(W_l ... W_1) / d l", label=_of("m")),
+        trend(falling, -1, f"{least}: W_l ... W_1", unit="d log s_min / d l", label=_of("m")),
+        trend(rising, 1, f"{least}: W_L ... W_{{l+1}}", unit="d log s_min / d l", label=_of("m")),
     ]
 
 
@@ -307,6 +309,7 @@ PARTIAL_PRODUCTS = Figure(
         Panel("layer", "kappa_before", "width", "layer $l$", r"$\kappa(W_l \cdots W_1)$", label=_of("m")),
         Panel("layer", "kappa_after", "width", "layer $l$", r"$\kappa(W_L \cdots W_{l+1})$", label=_of("m")),
         Panel("layer", "smallest_before", "width", "layer $l$", r"$\sigma_{\min}(W_l \cdots W_1)$", label=_of("m")),
+        Panel("layer", "smallest_after", "width", "layer $l$", r"$\sigma_{\min}(W_L \cdots W_{l+1})$", label=_of("m")),
     ],
     _partial_products_claims,
 )

@@ -63,14 +63,14 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
         colour, marker = looks[curve.by]
         least, largest = [min(y) for y in curve.y], [max(y) for y in curve.y]
         axes.fill_between(curve.x, least, largest, color=colour, alpha=0.25, linewidth=0)
-        many = len(curve.x) > 30
-        axes.plot(curve.x, curve.middle, color=colour, marker="" if many else marker)
+        apart = max(1, len(curve.x) // 15)  # markers tell curves apart in black and white, too many hide them
+        axes.plot(curve.x, curve.middle, color=colour, marker=marker, markevery=apart)
     for line in panel.lines:
         found = _curves(panel, table, line.column)
         shared = len(found) > 1 and all((curve.x, curve.y) == (found[0].x, found[0].y) for curve in found)
-        apart = shared or len(curves) == 1  # nothing that its colour could tell, which would hide it on the curve
+        single = shared or len(curves) == 1  # nothing that its colour could tell, which would hide it on the curve
         for curve in found[:1] if shared else found:
-            colour = "black" if apart else looks.get(curve.by, (GREY, ""))[0]
+            colour = "black" if single else looks.get(curve.by, (GREY, ""))[0]
             axes.plot(curve.x, curve.middle, line.style, color=colour, linewidth=1.0)
     _ticks(axes, sorted({x for curve in curves for x in curve.x}))
     axes.set_xlabel(panel.xlabel)

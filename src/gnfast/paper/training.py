@@ -142,8 +142,8 @@ class TrainingPoint(Keyed):
     """A linear network through stochastic gradient descent; its values are series over steps.
 
     The rate is that of PyTorch's SGD on its MSELoss, the mean of squares over samples and outputs, which is 2 / k times
-    our loss: the paper's 0.2 is 0.04 in ours. On the paper's grey images of 8 x 8 pixels that is near the largest with
-    which whole batches converge; with 100 samples in a batch it converges, with 32 it does not.
+    our loss: the paper's 0.2 is 0.04 in ours. On 1,000 whitened photographs of 8 x 8 pixels it converges with batches
+    of 100, with kappa from 6 to 11 in 30 epochs, and diverges with batches of 32.
     """
 
     width: int
@@ -255,8 +255,7 @@ class PruningPoint(Keyed):
     """A ResNet-20 without a fraction of each layer's weights, through training in float32.
 
     kappa is that at initialisation, of the mean squared error over a few images and with the statistics of these as
-    batch, in float64: no eigenvalue of its Gram dual is zero, whatever is pruned. A row of the
-    Jacobian is a product with the whole batch, which is what limits the number of images.
+    batch, in float64. A row of the Jacobian is a product with the whole batch, which limits the number of images.
     """
 
     fraction: float
@@ -290,7 +289,7 @@ def _pruning_values(point: PruningPoint) -> Values:
 
 
 def _pruning(options: Options) -> Experiment:
-    samples, steps, every, images, channels = options.of((8, 2, 1, 3, 4), (128, 60, 10, 10, 8), (256, 200, 20, 20, 16))
+    samples, steps, every, images, channels = options.of((16, 6, 2, 3, 4), (128, 60, 10, 10, 8), (256, 200, 20, 20, 16))
     fractions = options.of((0.0, 0.4, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8))
     grid = [
         PruningPoint(fraction, seed, options.images, samples, steps, every, images, channels)
