@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,10 +281,33 @@ def as_array(value: object, name: str, device: Device = CPU, owner: str = "what 
     """`value` as an array of `device` without a copy where its library can, or an error that names the argument.
 
     Raises:
-        TypeError: No array of numbers, or one in the other kind of memory.
+        TypeError: No array of numbers, one in the other kind of memory, or a tensor that records a gradient.
         ValueError: On another GPU.
     """
-    return device.as_array(value, name, owner)
+    return device.as_array(without_gradient(value, name), name, owner)
+
+
+def is_tensor(value: object) -> bool:
+    """Whether this is a tensor of PyTorch."""
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def like(found: Array, given: object) -> Any:
+    """`found`, as a tensor of the same memory where `given` is a tensor."""
+    return sys.modules["torch"].from_dlpack(found) if is_tensor(given) else found
+
+
+def without_gradient(value: Any, name: str) -> Any:
+    """A tensor that requires a gradient is taken where PyTorch records none: nothing here would carry it on."""
+    if not is_tensor(value) or not value.requires_grad:
+        return value
+    if sys.modules["torch"].is_grad_enabled():
+        raise TypeError(
+            f"{name} requires a gradient, which gnfast does not carry on; pass {name}.detach(), or call it inside "
+            "`with torch.no_grad():`"
+        )
+    return value.detach()
 
 
 def to_host(value: Any) -> Any:

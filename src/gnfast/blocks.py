@@ -103,6 +103,9 @@ class Block(SymmetricOperator):
         super().__init__(operator_of(product, part.size, owner.dtype, owner.device), owner.dtype, owner.device)
         self.owner, self.part, self.memory_limit, self._gram = owner, part, owner.memory_limit, gram
 
+    def check_unchanged(self) -> None:
+        self.owner.check_unchanged()
+
     def gram(self) -> Gram:
         """The layer's share of the Gram dual, S_l S_l^T (n q, n q), with the non-zero spectrum of the block."""
         return self._gram

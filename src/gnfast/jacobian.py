@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,17 +28,26 @@ class Jacobian(BlockOperator):
     """
 
     def __init__(
-        self, products: JacobianProducts, shape: tuple[int, int], dtype: np.dtype[Any], device: Device
+        self,
+        products: JacobianProducts,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        device: Device,
+        check: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(shape, dtype, device)
-        self._products = products
+        self._products, self._check = products, check
+
+    def check_unchanged(self) -> None:
+        if self._check is not None:
+            self._check()
 
     def _apply(self, rows: Array, out: Array) -> None:
         self._products.jvp(rows, out)
         check_finite(out, "V")  # there NaN and infinity arrive, and out is much smaller than V
 
     def _adjoint(self) -> BlockOperator:
-        return _TransposedJacobian(self._products, self)
+        return TransposedJacobian(self._products, self)
 
     _transpose = _adjoint
 
@@ -45,10 +55,15 @@ class Jacobian(BlockOperator):
         return f"Jacobian({self.shape[0]} x {self.shape[1]}, {self.dtype})"
 
 
-class _TransposedJacobian(BlockOperator):
+class TransposedJacobian(BlockOperator):
+    """J^T (p, n k)."""
+
     def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
         super().__init__(jacobian.shape[::-1], jacobian.dtype, jacobian.device)
         self._products, self._jacobian = products, jacobian
+
+    def check_unchanged(self) -> None:
+        self._jacobian.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:
         check_finite(rows, "V")

@@ -70,6 +70,9 @@ class Network:
         """All layers in order."""
         return self._layers
 
+    def check_unchanged(self) -> None:
+        """Raise if the arrays, where they belong to somebody else, have been changed: operators keep forward passes."""
+
     @property
     def kept(self) -> Array | None:
         """Where the parameters are among all entries of the arrays; None where all of them are: see `gnfast.prune`."""
@@ -177,14 +180,14 @@ class Network:
     def __call__(self, X: Any) -> Array:
         """The outputs (n, k) at the samples X, (n, d), (n, c, l) or (n, c, h, w), of the network's dtype.
 
-        They are made where X is: of an array on a GPU on that GPU, as CuPy's.
+        They are made where X is, on a GPU as CuPy's; of a tensor they are a tensor.
         """
         home = _arrays.device_of(X)
-        X = self.check_samples(X, home)
-        placed = self.place(X.shape[1:], home)
-        out = home.empty((len(X), placed.outputs), self.dtype)
-        placed.core.forward(X.reshape(len(X), -1), out)
-        return out
+        samples = self.check_samples(X, home)
+        placed = self.place(samples.shape[1:], home)
+        out = home.empty((len(samples), placed.outputs), self.dtype)
+        placed.core.forward(samples.reshape(len(samples), -1), out)
+        return _arrays.like(out, X)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def linearize(self, X: Any) -> Linearization:
         """The inputs of all dense layers and the derivatives of the activations at the samples X (n, d).

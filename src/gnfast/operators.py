@@ -57,6 +57,7 @@ class GaussNewton(SymmetricOperator):
         TypeError: Wrong kinds or dtypes.
         ValueError: Wrong shapes, names, NaN or infinite values.
         MemoryError: `memory_limit` is too small for the forward pass, or for the factors of given blocks.
+        RuntimeError: It is used after a training step has changed the PyTorch module that the network was read from.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
@@ -106,6 +107,9 @@ class GaussNewton(SymmetricOperator):
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | ConvDual | None = None
 
+    def check_unchanged(self) -> None:
+        self.net.check_unchanged()
+
     @property
     def loss(self) -> str:
         """The name of the loss, "blocks" where its Hessians are given."""
@@ -123,7 +127,8 @@ class GaussNewton(SymmetricOperator):
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self.products, (len(self.X) * self.outputs, self.shape[1]), self.dtype, self.device)
+        shape = (len(self.X) * self.outputs, self.shape[1])
+        return Jacobian(self.products, shape, self.dtype, self.device, self.net.check_unchanged)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -308,6 +313,9 @@ class Dual(Decoupling):
         self.parameters = owner.shape[0]  # entries of what a vector is lifted to
         self.memory_limit = owner.memory_limit
 
+    def check_unchanged(self) -> None:
+        self.owner.check_unchanged()
+
     def _apply(self, rows: Array, out: Array) -> None:
         check_finite(rows, "V")
         self.core.apply(rows, out)
@@ -318,11 +326,12 @@ class Dual(Decoupling):
         An eigenvector y of the dual with eigenvalue lambda becomes one of G with the same eigenvalue and the norm
         sqrt(lambda) |y| (divide by it).
         """
+        self.check_unchanged()
         rows = self._rows_of(Y, "Y", self.shape[0])
         check_finite(rows, "Y")
         out = self.device.empty((len(rows), self.parameters), self.dtype)
         self.lift_rows(rows, out)
-        return out.T
+        return _arrays.like(out.T, Y)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def restrict(self, rows: Array) -> Array:
         """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`.

@@ -254,6 +254,9 @@ class Preconditioned(SymmetricOperator):
 
         super().__init__(operator_of(product, min(rows, p), G.dtype, G.device), G.dtype, G.device)
 
+    def check_unchanged(self) -> None:
+        self._gram.check_unchanged()
+
     def form(self, out: Array, progress: Any = None) -> int:
         rows, p = self._gram.shape[0], self._gram.parameters
         bytes_left = ROWS_BYTES if self.memory_limit is None else self.memory_limit - self._square_bytes

@@ -58,6 +58,7 @@ class SymmetricOperator(BlockOperator):
         Raises:
             MemoryError: The matrix exceeds `memory_limit`.
         """
+        self.check_unchanged()
         dense = self.new_square()
         self.form(dense)
         _arrays.mirror_lower(dense)

@@ -107,7 +107,7 @@ def solve(
             float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
 
     Returns:
-        x, shaped as `b`, and a `SolveInfo`.
+        x, shaped as `b`, a tensor if `b` is one, and a `SolveInfo`.
 
     Raises:
         TypeError: Bad kinds or dtypes.
@@ -146,7 +146,7 @@ def solve(
             ConvergenceWarning,
             stacklevel=_checks.level_of_caller(),
         )
-    return (x[0] if is_vector else x.T), info
+    return _arrays.like(x[0] if is_vector else x.T, b), info
 
 
 # ----------------------------------------------------------------------------------------------------------- steps

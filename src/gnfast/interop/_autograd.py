@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import warnings
@@ -147,7 +148,8 @@ class Blocks(NamedTuple):
 class Products:
     """All products with J (n k, p) and G, batch of samples by batch of samples; what the operators share.
 
-    Arrays hold one vector a row, in C order, as the compiled core hands them over.
+    Arrays hold one vector a row, in C order, as the compiled core hands them over; rows and products may both be
+    tensors on the model's device instead, which stay there.
     """
 
     def __init__(self, model: Model, loss: Any, weights: Any, scale: float, limit: float | None) -> None:
@@ -271,30 +273,40 @@ class Products:
 
     def _sum_over_samples(self, rows: Array, out: Array, product: Any, width: int = 0) -> None:
         """out (s, p) <- the sum of the batches' parts; rows hold `width` numbers a sample, or 0: a vector for all."""
-        given = self._tensor(rows)
-        with self._lock, torch.no_grad():
+        with self._lock, _untracked(), self._tensors(rows, out) as (given, target):
             for samples, at, hessian in self._batches():
                 part = given.reshape(len(rows), self.n, width)[:, samples] if width else given
                 for j in range(0, len(rows), self.blocks.vectors):
                     vectors = slice(j, j + self.blocks.vectors)
-                    found = product(at, hessian, part[vectors]).numpy(force=True)
+                    found = product(at, hessian, part[vectors])
                     if samples.start == 0:
-                        out[vectors] = found
+                        target[vectors] = found
                     else:
-                        out[vectors] += found
+                        target[vectors] += found
 
     def _by_samples(self, rows: Array, out: Array, width: int, product: Any) -> None:
         """out (s, n width), each batch's part where it belongs."""
-        given, target = self._tensor(rows), out.reshape(len(rows), self.n, width)
-        with self._lock, torch.no_grad():
+        with self._lock, _untracked(), self._tensors(rows, out) as (given, target):
+            by_sample = target.view(len(rows), self.n, width)
             for samples, at, hessian in self._batches():
                 for j in range(0, len(rows), self.blocks.vectors):
                     vectors = slice(j, j + self.blocks.vectors)
-                    target[vectors, samples] = product(at, hessian, given[vectors]).numpy(force=True)
+                    by_sample[vectors, samples] = product(at, hessian, given[vectors])
 
-    def _tensor(self, rows: Array) -> Tensor:
+    @contextlib.contextmanager
+    def _tensors(self, rows: Any, out: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both as tensors on the model's device: their own memory, but for arrays of models on a GPU."""
+        if isinstance(rows, torch.Tensor):
+            yield rows, out
+            return
+        device = self.model.X.device
         # PyTorch has no read-only tensors and warns of an array that is.
-        return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(self.model.X.device)
+        given = torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
+        host = torch.from_numpy(out)
+        target = host if device == host.device else torch.empty_like(host, device=device)
+        yield given, target
+        if target is not host:
+            host.copy_(target)
 
     # ------------------------------------------------------------------------------------------------------ memory
     def _probe(self) -> tuple[Tensor, float]:
@@ -347,6 +359,13 @@ class Products:
             f"product with G: autograd engine of PyTorch, {how}; {_checks.counted(b.samples, 'sample')} x "
             f"{_checks.counted(b.vectors, 'vector')} at a time, {kept}, about {megabytes(b.memory)}"
         )
+
+
+@contextlib.contextmanager
+def _untracked() -> Iterator[None]:
+    """Nothing is recorded for the caller's gradients, and in their inference mode, too, we can differentiate."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _same(tensor: Tensor) -> Tensor:

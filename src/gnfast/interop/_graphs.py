@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnfast.interop._layers import CALLS, MODULES, UnsupportedError
+from gnfast.interop._models import check_versions, version
 from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
 
@@ -39,7 +41,8 @@ def from_torch(module: Any) -> Network:
 
     Returns:
         A network whose arrays share their memory with the parameters where these are contiguous (always but for
-        `channels_last`): after a training step read the module again. All parameters of the module are parameters.
+        `channels_last`): after a training step read the module again; operators that were made before it refuse to go
+        on. All parameters of the module are parameters.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -58,7 +61,25 @@ def from_torch(module: Any) -> Network:
             f"module {type(module).__name__} cannot be traced by torch.fx "
             f"({reason[0] if reason else error!r}); {INSTEAD}"
         ) from error
-    return Network(_Walk(module, graph).layers())
+    return _ModuleNetwork(_Walk(module, graph).layers(), module)
+
+
+class _ModuleNetwork(Network):
+    """A network whose arrays are a module's, which training changes in place."""
+
+    def __init__(self, layers: list[Layer], module: Any) -> None:
+        super().__init__(layers)
+        averages = [  # a step of theirs is seen in their count only
+            (f"{name}.{key}".lstrip("."), tensor)
+            for name, child in module.named_modules()
+            if isinstance(child, _BatchNorm) and not child.training
+            for key, tensor in child.named_buffers(recurse=False)
+        ]
+        tensors = [*module.named_parameters(), *averages]
+        self._watched = [(name, tensor.detach(), version(tensor)) for name, tensor in tensors]
+
+    def check_unchanged(self) -> None:
+        check_versions(self._watched)
 
 
 class _Walk:

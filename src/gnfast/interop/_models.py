@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +13,20 @@ from torch.nn.modules.dropout import _DropoutNd
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+def version(tensor: Tensor) -> int:
+    """What grows when a tensor is changed in place; -1 of one made in inference mode, which has no count."""
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def check_versions(tensors: Iterable[tuple[str, Tensor, int]]) -> None:
+    """Forward passes that are kept are those of the first values: a change since then is an error."""
+    for name, tensor, before in tensors:
+        if version(tensor) != before:
+            raise RuntimeError(
+                f"{name} has been changed since this operator was made; make a new one after a training step"
+            )
 
 
 class Model:
@@ -34,11 +48,8 @@ class Model:
         self.parameters = [tensor.detach() for tensor in parameters]
         self.X = _inputs(X, self.parameters[0])
         self.numbers = [tensor.numel() for tensor in self.parameters]
-        self._versions = [tensor._version for tensor in self._watched]
-
-    @property
-    def _watched(self) -> list[Tensor]:
-        return [*self.parameters, self.X]
+        watched = zip([*names, "X"], [*self.parameters, self.X], strict=True)
+        self._watched = [(name, tensor, version(tensor)) for name, tensor in watched]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -46,12 +57,8 @@ class Model:
         return DTYPES[self.parameters[0].dtype]
 
     def check_unchanged(self) -> None:
-        """Kept forward passes are those of the values at first: a training step since then is an error."""
-        for tensor, version, name in zip(self._watched, self._versions, [*self.names, "X"], strict=True):
-            if tensor._version != version:
-                raise RuntimeError(
-                    f"{name} has been changed since this operator was made; make a new one after a training step"
-                )
+        """Raise after a training step, or a change of X."""
+        check_versions(self._watched)
 
     def outputs(self, X: Tensor) -> Tensor:
         """The outputs at X, checked."""
@@ -201,6 +208,11 @@ def _check_parameters(names: list[str], tensors: list[Tensor]) -> None:
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} is of type {type(tensor).__name__} but must be a tensor")
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} was made in torch.inference_mode(), which nothing can be differentiated in; make the model "
+                "outside of it"
+            )
         if tensor.dtype not in DTYPES:
             raise TypeError(
                 f"{name} has dtype {_name(tensor.dtype)} but must be float32 or float64; convert the model with "
@@ -233,7 +245,7 @@ def _inputs(X: Any, like: Tensor) -> Tensor:
         raise ValueError(f"X is on {X.device} but the parameters are on {like.device}; move one of them with .to()")
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
         raise ValueError("X has NaN or infinite values; replace them")
-    return X.detach()
+    return X.clone() if X.is_inference() else X.detach()
 
 
 def _name(dtype: Any) -> str:

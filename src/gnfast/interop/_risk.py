@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 import gnfast as gn
 from gnfast._arrays import Array
+from gnfast.interop._models import version
 from gnfast.networks import Network
 from gnfast.plan import megabytes
 
@@ -30,7 +30,7 @@ def state_of(module: Any) -> object:
     tensors = [*module.parameters(), *module.buffers()]
     # Assigning to .data, as vector_to_parameters does, changes no version, but the memory, which is not given out again
     # for as long as a network that has been read shares it.
-    return [(id(t), t._version, t.data_ptr()) for t in tensors], [m.training for m in module.modules()]
+    return [(id(t), version(t), t.data_ptr()) for t in tensors], [m.training for m in module.modules()]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Risk:
             share = len(X) / n if loss.reduction == "mean" else 1.0
             self.batches.append(_Batch(inputs, weights, factor * share))
         self._kept: list[gn.GaussNewton] = []
+        self._rows = params[0].new_empty(0)  # (s, p), room for vectors: new pages cost more than a copy
         first = self._operator(self.batches[0])
         samples = sum(len(batch.X) for batch in self.batches)
         self.bytes = first.plan().memory * samples / len(self.batches[0].X)
@@ -73,13 +74,27 @@ class Risk:
     def product(self, M: list[Tensor]) -> list[Tensor]:
         """G times a block of s vectors, each given as one tensor (*shape, s) a parameter in the caller's order."""
         columns = M[0].shape[-1]
-        rows = torch.cat([M[i].reshape(-1, columns) for i in self.order]).detach().T.contiguous().numpy()
-        total = np.zeros_like(rows)
-        for factor, operator in self.terms():
-            total += factor * (operator @ rows.T).T
-        parts = torch.split(torch.from_numpy(total), [M[i].numel() // columns for i in self.order], dim=1)
+        sizes = [M[i].numel() // columns for i in self.order]
+        if self._rows.shape != (columns, sum(sizes)):
+            self._rows = M[0].new_empty((columns, sum(sizes)))
+        for i, room in zip(self.order, torch.split(self._rows, sizes, dim=1), strict=True):
+            room.copy_(M[i].detach().reshape(-1, columns).T)
+        parts = torch.split(self.multiplied(self._rows.T).T, sizes, dim=1)
         found = dict(zip(self.order, parts, strict=True))
         return [found[i].T.reshape(M[i].shape) for i in range(len(M))]
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the caller's parameters are in the module's order."""
+        return self.order == list(range(len(self.order)))
+
+    def multiplied(self, V: Tensor) -> Tensor:
+        """G V, V (p, s) in the module's order, each column contiguous."""
+        total: Tensor = None
+        for factor, operator in self.terms():
+            part: Tensor = operator.matmat(V)
+            total = part.mul_(factor) if total is None else total.add_(part, alpha=factor)
+        return total
 
     def describe(self) -> str:
         samples = sum(len(batch.X) for batch in self.batches)

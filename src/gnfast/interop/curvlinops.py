@@ -44,6 +44,14 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
         self._state: object = None
         super().__init__(*args, **kwargs)
 
+    def __matmul__(self, X: Any) -> Any:
+        risk = self._current() if isinstance(X, torch.Tensor) else None
+        if risk is None or not risk.is_in_order:
+            return super().__matmul__(X)
+        self._check_input_and_preprocess(X)
+        with torch.no_grad():  # a flat block need not be taken to pieces
+            return risk.multiplied(X.reshape(len(X), -1).T.contiguous().T).reshape(X.shape)
+
     def _matmat(self, M: list[Tensor]) -> list[Tensor]:
         risk = self._current()
         found: list[Tensor] = super()._matmat(M) if risk is None else risk.product(M)

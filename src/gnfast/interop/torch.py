@@ -19,17 +19,20 @@ torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")
 from gnfast.interop._autograd import ROWS, Products  # noqa: E402  (they need torch, which an error above asks for)
 from gnfast.interop._graphs import from_torch  # noqa: E402
 from gnfast.interop._models import model_of  # noqa: E402
+from gnfast.interop._monitor import Curvature, CurvatureMonitor  # noqa: E402
+from gnfast.interop._tensors import AutogradJacobian, OnTensors  # noqa: E402
 
-__all__ = ["AutogradPlan", "GaussNewton", "Gram", "from_torch"]
+__all__ = ["AutogradPlan", "Curvature", "CurvatureMonitor", "GaussNewton", "Gram", "from_torch"]
 
 
-class GaussNewton(SymmetricOperator):
+class GaussNewton(OnTensors, SymmetricOperator):
     """The Gauss-Newton matrix G = (1/n) sum_i J_i^T H_i J_i (p, p) of any PyTorch model, by PyTorch's autograd.
 
-    A `LinearOperator` on NumPy vectors that every function of gnfast takes: `cond`, `rank`, `density` work on its
-    `dual()`. For models that `gnfast.from_torch` can read, `gnfast.GaussNewton` is faster. A product linearizes the
-    model once (`torch.func.linearize` and `vjp`) and multiplies blocks of vectors by vmap; what these cannot transform
-    goes through `torch.autograd.grad`, vector by vector.
+    A `LinearOperator` that every function of gnfast takes: `cond`, `rank`, `density` work on its `dual()`. Vectors are
+    NumPy's or tensors on the model's device, where products of tensors stay. For models that `gnfast.from_torch` can
+    read, `gnfast.GaussNewton` is faster. A product linearizes the model once (`torch.func.linearize` and `vjp`) and
+    multiplies blocks of vectors by vmap; what these cannot transform goes through `torch.autograd.grad`, vector by
+    vector.
 
     Args:
         module: A `torch.nn.Module`, called with X, or a function of (params, X); the outputs are (n, ...), everything
@@ -38,7 +41,8 @@ class GaussNewton(SymmetricOperator):
         params: Of a module: None for all parameters that require a gradient, in the order of `module.parameters()`, or
             a list of parameters or of their names, or a dict of names and tensors. Of a function: a tensor, or
             lists, tuples and dicts of tensors, flat in that order. float32 or float64, one dtype and device; shared
-            parameters are one. Memory is shared: a training step makes this operator out of date, which is an error.
+            parameters are one. Memory is shared: a training step makes this operator out of date, and using it
+            then is an error.
         X: Samples, a tensor (n, ...) or an array, of the parameters' dtype, or integers for models that take them.
         loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
         weights: (n,) or (n, k), as there, arrays or tensors of the parameters' dtype; None for ones.
@@ -51,6 +55,7 @@ class GaussNewton(SymmetricOperator):
         TypeError: Wrong kinds or dtypes.
         ValueError: Wrong shapes or names, NaN or infinite values, a random model.
         MemoryError: One sample, or all of them where they are coupled, exceed `memory_limit`.
+        RuntimeError: It is used after a training step.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
@@ -71,20 +76,27 @@ class GaussNewton(SymmetricOperator):
     ) -> None:
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")
-        self.model = model_of(module, params, X)
-        scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
-        self._products = Products(self.model, loss, weights, scale, self.memory_limit)
+        with torch.inference_mode(False):  # in which what is made could not be differentiated
+            self.model = model_of(module, params, X)
+            scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
+            self._products = Products(self.model, loss, weights, scale, self.memory_limit)
         self.loss = self._products.loss.name
         dtype = self.model.dtype
         super().__init__(operator_of(self._products.apply, self._products.p, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self._grams: dict[int, Gram] = {}
 
-    def _apply(self, rows: Array, out: Array) -> None:
+    def _product(self, rows: Any, out: Any) -> None:
         self._products.apply(rows, out)
+
+    _apply = _product
+
+    def check_unchanged(self) -> None:
+        self.model.check_unchanged()
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
-        return Jacobian(self._products, (self._products.n * self._products.k, self.shape[1]), self.dtype, self.device)
+        shape = (self._products.n * self._products.k, self.shape[1])
+        return AutogradJacobian(self._products, shape, self.dtype, self.device, self.check_unchanged)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n r, n r), with G's non-zero spectrum.
@@ -129,7 +141,7 @@ class GaussNewton(SymmetricOperator):
         return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, autograd engine of PyTorch, {self.dtype})"
 
 
-class Gram(SymmetricOperator):
+class Gram(OnTensors, SymmetricOperator):
     """The Gram (NTK) dual of a PyTorch model: applied by a product with J^T and one with J, until it is stored."""
 
     space = "samples"
@@ -138,12 +150,13 @@ class Gram(SymmetricOperator):
         self._products, self._reduced = products, reduced
         size, dtype = products.n * products.rank(reduced), products.model.dtype
 
-        def product(rows: Array, out: Array) -> None:
-            lifted = np.empty((len(rows), products.p), dtype)
+        def product(rows: Any, out: Any) -> None:  # arrays or tensors
+            shape = (len(rows), products.p)
+            lifted = np.empty(shape, dtype) if isinstance(rows, np.ndarray) else rows.new_empty(shape)
             products.lift(rows, lifted, reduced)
             products.restrict(lifted, out, reduced)
 
-        self._product = product
+        self._by_products = product
         super().__init__(operator_of(product, size, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self.memory_limit = products.limit
         self._dense: Array | None = None
@@ -153,10 +166,19 @@ class Gram(SymmetricOperator):
         """Whether products use the matrix that `to_dense()` has formed."""
         return self._dense is not None
 
+    def _product(self, rows: Any, out: Any) -> None:
+        if self.stored and rows.device.type == "cpu":
+            self.core.apply(rows.numpy(), out.numpy())
+        else:
+            self._by_products(rows, out)
+
     def _apply(self, rows: Array, out: Array) -> None:
         if not np.isfinite(rows).all():
             raise ValueError("V has NaN or infinite values; pass finite vectors")
         self.core.apply(rows, out)
+
+    def check_unchanged(self) -> None:
+        self._products.model.check_unchanged()
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
@@ -192,11 +214,18 @@ class Gram(SymmetricOperator):
                 progress("forming the Gram matrix", first + count, products.n)
         return 0
 
-    def lift(self, Y: Any) -> Array:
+    def lift(self, Y: Any) -> Any:
         """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s)."""
+
+        def product(rows: Any, out: Any) -> None:
+            self._products.lift(rows, out, self._reduced)
+
+        if isinstance(Y, torch.Tensor):
+            return self.by_rows(Y, "Y", self.shape[0], self._products.p, product)
+        self.check_unchanged()
         rows = self._rows_of(Y, "Y", self.shape[0])
         out = np.empty((len(rows), self._products.p), self.dtype)
-        self._products.lift(rows, out, self._reduced)
+        product(rows, out)
         return out.T
 
     def __repr__(self) -> str:

@@ -129,6 +129,7 @@ def operator(
 def as_symmetric(op: Any) -> SymmetricOperator:
     """An operator of gnfast as it is, any other `gnfast.protocol.Operator`, array or sparse matrix once it fits."""
     if isinstance(op, SymmetricOperator):
+        op.check_unchanged()
         return op
     if scipy.sparse.issparse(op):
         op = aslinearoperator(op)
