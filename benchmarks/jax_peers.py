@@ -7,7 +7,7 @@ and for transpositions is charged to it. JAX's own linearizes the network once, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +18,26 @@ import gnfast as gn
 from gnfast.interop.jax import Conv, Dense, GaussNewton
 
 Kernels = tuple[tuple[int, ...], ...]  # shapes in the layout of Flax: convolutions, then dense layers
+
+
+def cases(quick: bool) -> Iterator[tuple[str, str, float, Callable[[], tuple[Callable, Callable, Callable]]]]:
+    """Kind, what, the ratio that is aimed at, and the calls: rows of dropin.py."""
+    networks: list[tuple[str, tuple[int, ...], Kernels, int]] = [("dense", (20,), ((20, 16), (16, 3)), 6)]
+    if not quick:
+        networks = [
+            ("dense", (784,), ((784, 256), (256, 10)), 128),
+            ("dense", (784,), ((784, 512), (512, 512), (512, 10)), 256),
+            ("dense", (784,), ((784, 1024), (1024, 1024), (1024, 10)), 256),
+        ]
+    c, size, n = (2, 8, 4) if quick else (16, 32, 64)
+    kernels = (3, 3, 3, c), (3, 3, c, 2 * c), (2 * c * size**2 // 16, 10)
+    networks.append(("convolutional", (size, size, 3), kernels, n))
+    for kind, sample, kernels, n in networks:
+        for s in (1, 16):
+            target = 0.9 if s == 1 else 3.0 if kind == "dense" else 1.5
+            shape = "-".join(str(kernel[-1]) for kernel in kernels)
+            what = f"{' x '.join(map(str, sample))} to {shape}, n = {n}, s = {s}"
+            yield kind, what, target, lambda problem=(sample, kernels, n, s): calls(*problem)
 
 
 def calls(sample: tuple[int, ...], kernels: Kernels, n: int, s: int) -> tuple[Callable, Callable, Callable]:
