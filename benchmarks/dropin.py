@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import harness
+import jax_peers
 import peers
 
 LEAST = 0.9  # times their speed, anywhere
@@ -116,7 +117,13 @@ def small_convolutional() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 5))
 
 
-CASES: list[Callable[[bool], Iterator[Case]]] = [curvlinops_cases]
+# -------------------------------------------------------------------------------------------------------------- JAX
+def jax_cases(quick: bool) -> Iterator[Case]:
+    """Products of pytrees under jit and vmap against jvp and vjp compiled by XLA."""
+    return (Case("JAX", *case) for case in jax_peers.cases(quick))
+
+
+CASES: list[Callable[[bool], Iterator[Case]]] = [curvlinops_cases, jax_cases]
 
 
 # ------------------------------------------------------------------------------------------------------------ table
