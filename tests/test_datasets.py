@@ -132,6 +132,10 @@ def test_cifar10_is_read_from_its_binary_version(tmp_path):
     assert np.array_equal(datasets.load(str(tmp_path), 3), X[[0, 2, 4]])
     some, classes = datasets.load_labelled(str(tmp_path), 3)
     assert np.array_equal(some, X[[0, 2, 4]]) and classes.tolist() == [0, 2, 4]
+    records[5, 0] = 10
+    records[4:].tofile(tmp_path / "data_batch_2.bin")
+    with pytest.raises(ValueError, match="has a record of class 10 in its data_batch files"):
+        datasets.cifar10(str(tmp_path))
     (tmp_path / "data_batch_2.bin").write_bytes(b"short")
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match="pass the folder of CIFAR-10's binary version"):

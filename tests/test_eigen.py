@@ -39,7 +39,8 @@ def check(M, k, which, method, seed, device=CPU, **options):
     np.testing.assert_allclose(info.residuals, true, rtol=0.5, atol=100 * eps * norm)
     assert info.intervals.shape == (k, 2)
     distance = np.abs(exact[None, :] - np.mean(info.intervals, axis=1)[:, None]).min(axis=1)
-    assert np.all(distance <= np.ptp(info.intervals, axis=1) / 2 * (1 + 1e-12))
+    lapack = 10 * np.finfo(float).eps * norm  # what LAPACK's own values are off by
+    assert np.all(distance <= np.ptp(info.intervals, axis=1) / 2 * (1 + 1e-12) + lapack)
     assert np.ptp(info.intervals, axis=1).min() >= 2 * eps * norm  # never more than the dtype resolves
     assert info.products >= info.passes >= 1
     return info

@@ -40,7 +40,7 @@ def test_page(figures, tmp_path, capsys):
             assert f"\n* {shown}: {words}\n" in text
         holding = sum(claim.startswith("reproduced") for claim in claims)
         count = len(FIGURES[name].study(cli.paper_command.Options("quick")).points())
-        assert re.search(rf"\| \[{name}\]\(#{name}\) \| {holding} of {len(claims)} \| {count} \| \d+ s \|", text)
+        assert re.search(rf"\| \[{name}\]\(#{name}\) \| {holding} of {len(claims)} \| {count} \| \d+ (s|min) \|", text)
         assert f"`gnfast paper {name} --quick`: {count} points" in text
         [place] = re.findall(rf"!\[.*\]\((images/figures/{name}\.png)\)", text)
         picture = (page.parent / place).read_bytes()
@@ -68,8 +68,11 @@ def test_cifar_is_part_of_the_command(figures):
     from gnfast.paper.gallery import Made
 
     options = cli.paper_command.Options("full", "somewhere")
-    commands = {name: Made(FIGURES[name], options, figures).command for name in ("cnn", "convex")}
-    assert commands == {"cnn": "gnfast paper cnn --full --cifar PATH", "convex": "gnfast paper convex --full"}
+    commands = {name: Made(FIGURES[name], options, figures).command for name in ("batch-norm", "convex")}
+    assert commands == {
+        "batch-norm": "gnfast paper batch-norm --full --cifar PATH",
+        "convex": "gnfast paper convex --full",
+    }
 
 
 # ---------------------------------------------------------------- the time

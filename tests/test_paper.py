@@ -250,7 +250,9 @@ def test_settings_differ(name):
 def test_cifar_takes_the_place_of_photographs(tmp_path):
     rng = np.random.default_rng(0)
     for i in (1, 2):
-        rng.integers(0, 256, (20, 3073), np.uint8).tofile(tmp_path / f"data_batch_{i}.bin")
-    first = FIGURES["cnn"].study(Options("quick", str(tmp_path)))
+        records = rng.integers(0, 256, (40, 3073), np.uint8)
+        records[:, 0] %= 10
+        records.tofile(tmp_path / f"data_batch_{i}.bin")
+    first = FIGURES["batch-norm"].study(Options("quick", str(tmp_path)))
     assert {point.data for point in first.points()} == {str(tmp_path)}
     assert math.isfinite(first.compute(first.points()[0])["kappa"])

@@ -74,7 +74,8 @@ def test_gauss_newton_in_its_duals(activation, monkeypatch):
         assert x.dtype == np.float64
         assert solved.converged
         dense = oracles.gauss_newton(G.net, G.X)
-        np.testing.assert_allclose(dense @ x + 0.1 * x, b, atol=1e-3)
+        rounding = EPS * exact[-1] * np.linalg.norm(x)  # of one product in float32
+        assert np.linalg.norm(dense @ x + 0.1 * x - b) < 16 * rounding
 
 
 def test_ranks_cut_at_the_level_of_the_products(monkeypatch):

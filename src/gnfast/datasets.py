@@ -92,6 +92,11 @@ def cifar10(folder: str) -> tuple[Float, Labels]:
             "folder of CIFAR-10's binary version"
         )
     records = np.concatenate(batches).reshape(-1, 3073)
+    if records[:, 0].max() > 9:
+        raise ValueError(
+            f"folder {folder!r} has a record of class {records[:, 0].max()} in its data_batch files; CIFAR-10's are 0 "
+            "to 9; pass the folder of its binary version"
+        )
     return records[:, 1:] / 255.0, records[:, 0].astype(np.int64)
 
 
