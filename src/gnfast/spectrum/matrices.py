@@ -194,13 +194,25 @@ def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
     return values
 
 
-def eigenpairs(K: Array, first: int, last: int) -> tuple[Array, Array]:
-    """Those from first to last, counted from 0 at the lowest: values ascending, vectors in columns, where K is."""
+def eigenpairs(K: Array, first: int, last: int, form: Callable[[], object]) -> tuple[Array, Array]:
+    """Those from first to last, counted from 0 at the lowest: values ascending, vectors in columns, where K is.
+
+    K is overwritten. LAPACK's bisection loses eigenvalues where many agree to rounding; then `form` writes K again, and
+    all of its eigenvalues are computed, as LAPACK's manual advises.
+    """
     check_finite(K)
-    values, vectors = scipy.linalg.eigh(
-        _arrays.to_host(K).T, lower=False, subset_by_index=(first, last), overwrite_a=True, check_finite=False
-    )
+    values, vectors = _eigh(K, subset_by_index=(first, last))
+    if len(values) <= last - first:
+        form()
+        values, vectors = (pairs[..., first : last + 1] for pairs in _eigh(K, driver="evd"))
     return values, _arrays.device_of(K).upload(vectors.T).T
+
+
+def _eigh(K: Array, **options: Any) -> tuple[Array, Array]:
+    values, vectors = scipy.linalg.eigh(
+        _arrays.to_host(K).T, lower=False, overwrite_a=True, check_finite=False, **options
+    )
+    return values, vectors
 
 
 def compress(K: Array, cut: float) -> Array:

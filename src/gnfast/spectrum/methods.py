@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,14 +108,15 @@ def dense(task: Task) -> Pairs:
     """LAPACK on the whole matrix."""
     A, k, which = task.op, task.k, task.which
     K = A.new_square()
-    products = A.form(K, task.report)
+    form = partial(A.form, K, task.report)
+    products = form()
     if which == "BE":
-        values, vectors = matrices.eigenpairs(K, 0, len(K) - 1)
+        values, vectors = matrices.eigenpairs(K, 0, len(K) - 1, form)
         chosen = np.r_[: k // 2, len(K) - (k - k // 2) : len(K)]
         values, vectors = values[chosen], vectors[:, chosen]
     else:
         first = A.shape[0] - k if which == "LA" else 0
-        values, vectors = matrices.eigenpairs(K, first, first + k - 1)
+        values, vectors = matrices.eigenpairs(K, first, first + k - 1, form)
     vectors = _arrays.as_f_contiguous(vectors)
     raw: dict[str, Any] = {"products": products + k, "passes": products // 256 + 1, "converged": True}
     raw |= {"reason": "the whole spectrum was computed", "norm": float(np.abs(values).max())}

@@ -27,7 +27,7 @@ class Measure:
     """Gauss quadratures of (1/N) tr f(A), one a probe: sum_j weights[i, j] f(nodes[i, j]) for probe i.
 
     `nodes` (probes, steps), `weights` likewise, each row summing to 1; the coarse ones are from half of the steps.
-    An eigenvalue lies within `residuals` (probes, steps) of each node.
+    An eigenvalue lies within `residuals` (probes, steps) of each node. Nodes closer than `rounding` are not told apart.
     """
 
     nodes: Array
@@ -37,15 +37,19 @@ class Measure:
     residuals: Array
     products: int
     reorthogonalized: bool
+    rounding: float
 
     @property
     def errors(self) -> Array:
         """(probes, steps) how far an eigenvalue is from each node at most: the residual r, or r^2 / the gap to the
         next node, halved since eigenvalues may be nearer (Kato & Temple)."""
-        gaps = np.diff(self.nodes, axis=1, prepend=-np.inf, append=np.inf)
-        # A probe that ended early repeats its last node with weight zero: that is no neighbour.
-        gaps = np.where(gaps > 0, gaps, np.inf)
-        gap = np.minimum(gaps[:, 1:], gaps[:, :-1]) / 2
+        gap = np.empty(self.nodes.shape)
+        for nodes, row in zip(self.nodes, gap, strict=True):
+            # Rounding brings an eigenvalue up twice, and a probe that ended early repeats its last node: no neighbours.
+            ends = np.concatenate([[-np.inf], nodes, [np.inf]])
+            below = ends[np.searchsorted(nodes, nodes - self.rounding)]
+            above = ends[np.searchsorted(nodes, nodes + self.rounding, side="right") + 1]
+            row[:] = np.minimum(nodes - below, above - nodes) / 2
         return np.asarray(np.minimum(self.residuals, self.residuals**2 / gap))
 
     def mean(self, f: Callable[[Array], Array]) -> tuple[float, float]:
@@ -63,7 +67,7 @@ class Measure:
         """The same with the probes of `more`."""
         names = ("nodes", "weights", "coarse_nodes", "coarse_weights", "residuals")
         both: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in names}
-        return replace(self, **both, products=self.products + more.products)
+        return replace(self, **both, rounding=max(self.rounding, more.rounding), products=self.products + more.products)
 
 
 def measure(
@@ -77,6 +81,7 @@ def measure(
     first: int = 0,
 ) -> Measure:
     """Lanczos for all probes together, reorthogonalised where their vectors fit in memory; `first` were drawn."""
+    dtype = A.dtype
     A = matrices.in_precision(stored_where_cheaper(A, probes * min(steps, A.shape[0]), report), precision)
     size, item = A.shape[0], A.dtype.itemsize
     steps = min(steps, size)
@@ -84,7 +89,7 @@ def measure(
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
     found: tuple[Array, Array, Array, Array, Array, int]
     found = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
-    return Measure(*found, keep)
+    return Measure(*found, keep, rounding=100 * matrices.zero_cut(float(np.abs(found[0]).max()), size, dtype))
 
 
 def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progress) -> SymmetricOperator:

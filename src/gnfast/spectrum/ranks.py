@@ -219,9 +219,7 @@ def _by_quadrature(
     shares = np.sum(found.weights * (found.nodes > cut), axis=1)
     coarse = np.sum(found.coarse_weights * (found.coarse_nodes > cut), axis=1)
     # A node stands for eigenvalues around it, and where it has not converged they may lie on either side of the cut.
-    # Near rounding it has: a zero that came up twice is near its copy, which no gap can tell from an eigenvalue.
-    converged = found.errors <= 100 * matrices.zero_cut(float(found.nodes.max()), size, A.dtype)
-    undecided = np.sum(found.weights * ((np.abs(found.nodes - cut) <= found.errors) & ~converged), axis=1)
+    undecided = np.sum(found.weights * (np.abs(found.nodes - cut) <= found.errors), axis=1)
     error = size * float(np.linalg.norm([standard_error(shares), (shares - coarse).mean(), undecided.mean()]))
     return Rank(round(size * float(shares.mean())), size, cut, "stochastic Lanczos quadrature", error)
 
