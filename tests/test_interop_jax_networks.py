@@ -19,6 +19,7 @@ import oracles  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from gnfast.interop.jax import Conv, Dense, GaussNewton, from_pytree  # noqa: E402
+from gnfast.losses import LOSSES  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("jax64")
 TOL = 1e-11  # relative to the largest entry: sums of some hundred products in float64
@@ -84,19 +85,46 @@ def pairs(*widths: int) -> list[tuple[Any, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------- products
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_pairs_of_jax_own_example(loss: str) -> None:
+@pytest.mark.parametrize("engine", ["gnfast", "jax"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pairs_of_jax_own_example(loss: str, engine: str) -> None:
     params, X = pairs(5, 7, 6, 3), random(8, 5)
-    ggn = GaussNewton(params, X, "tanh", loss, apply=mlp)
+    ggn = GaussNewton(params, X, "tanh", loss, apply=mlp, engine=engine)
     check(ggn, params, explicit(mlp, params, X, loss))
     assert "in JAX" in repr(ggn)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "poisson", "blocks"])
+def test_jax_own_derivatives_take_every_loss(loss: str) -> None:
+    params, X = pairs(5, 7, 3), random(8, 5)
+    blocks = random(8, 3, 2) @ random(8, 2, 3, seed=1)
+    blocks = blocks @ blocks.transpose(0, 2, 1)
+    weights = np.abs(random(8, 3) if loss == "poisson" else random(8))
+    options = dict(loss=blocks if loss == "blocks" else loss, weights=weights, reduction="sum", apply=mlp)
+    ours, own = (GaussNewton(params, X, "tanh", engine=engine, **options) for engine in ("gnfast", "jax"))
+    v = jnp.asarray(random(len(ours.matvec(jnp.zeros(ours.shape[0])))))
+    assert close(own.matvec(v), ours.matvec(v))
+
+
+def test_the_engine_is_chosen_by_cost() -> None:
+    """The hand-over of a vector costs the same for any number of samples; what our products save grows with it."""
+    params = pairs(5, 70, 60, 3)
+    few, many = random(9, 5), random(900, 5)
+    assert GaussNewton(params, few, "tanh", apply=mlp).engine == "jax"
+    assert "JAX's own derivatives" in repr(GaussNewton(params, few, "tanh", apply=mlp))
+    assert GaussNewton(params, many, "tanh", apply=mlp).engine == "gnfast"
+    assert GaussNewton(params, few, "tanh").engine == "gnfast"  # no function to differentiate
+    with pytest.raises(ValueError, match="engine is 'jax' but apply is None"):
+        GaussNewton(params, few, "tanh", engine="jax")
+    with pytest.raises(ValueError, match="engine is 'xla' but must be one of"):
+        GaussNewton(params, few, "tanh", apply=mlp, engine="xla")
 
 
 def test_vectors_of_the_operator_are_pytrees_in_another_order() -> None:
     nn = pytest.importorskip("flax.linen")
     module, X = nn.Sequential([nn.Dense(7), nn.relu, nn.Dense(3)]), random(8, 5)
     params = parameters(module, X)
-    ggn = GaussNewton(params, X, nn.relu, apply=module.apply)
+    ggn = GaussNewton(params, X, nn.relu, apply=module.apply, engine="gnfast")
     G = explicit(module.apply, params, X)
     check(ggn, params, G)
     values, vectors = gn.eigsh(ggn.operator, k=2)
@@ -125,7 +153,7 @@ def test_a_convolutional_network_of_flax() -> None:
     chain += [gn.Pool("average", 2), gn.Flatten(), Dense(), "tanh", Dense]
     apply = jax.jit(module.apply)
     order = ["Conv_0", "Conv_1", "Dense_1", "Dense_0"]  # Flax counts them as they are made, and makes the outer first
-    ggn = GaussNewton(params, X, layers=chain, loss="cross_entropy", order=order, apply=apply)
+    ggn = GaussNewton(params, X, layers=chain, loss="cross_entropy", order=order, apply=apply, engine="gnfast")
     check(ggn, params, explicit(apply, params, X, "cross_entropy"))
     again = from_pytree(params, layers=chain, order=order, sample_shape=(8, 11, 2))
     assert close(again(np.moveaxis(X, -1, 1).copy()), apply(params, X))

@@ -1,9 +1,13 @@
-// BLAS from SciPy, threads, random matrices, and what was built.
+// BLAS from SciPy, threads, random matrices, orders of entries, and what was built.
+#include <pybind11/stl.h>
+
 #include <optional>
+#include <tuple>
 
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
 #include "cpu/blas.hpp"
+#include "cpu/permute.hpp"
 #include "cpu/threads.hpp"
 
 namespace gnfast::bind {
@@ -78,6 +82,26 @@ void register_runtime(py::module_& m) {
         const py::gil_scoped_release release;
         api::fill_uniform(dtype, target, seed, stream, low, high);
     });
+#ifndef GNFAST_CUDA_MODULE
+    // arrays: (from, to, shape, axes) each, see cpu/permute.hpp
+    m.def("permute_rows", [](const array& in, const array& out, const py::list& arrays) {
+        const api::DType dtype = dtype_of(in);
+        const api::Array source = input(in, dtype, -1, -1), target = output(out, dtype, source.rows, -1);
+        std::vector<cpu::Permutation> found;
+        for (const py::handle one : arrays) {
+            const auto [from, to, shape, axes] = py::cast<std::tuple<index, index, std::vector<index>, std::vector<index>>>(one);
+            found.push_back({from, to, shape, axes});
+        }
+        const py::gil_scoped_release release;
+        const auto permute = [&]<class T>(T* from, T* to) {
+            cpu::permute_rows(View<const T>(from, source.rows, source.cols), View<T>(to, target.rows, target.cols), found);
+        };
+        if (dtype == api::DType::float32)
+            permute(static_cast<float*>(source.data), static_cast<float*>(target.data));
+        else
+            permute(static_cast<double*>(source.data), static_cast<double*>(target.data));
+    });
+#endif
     m.def("cholesky", [](const array& a) {
         const api::DType dtype = dtype_of(a);
         const api::Array target = output(a, dtype, -1, rows_of(a));

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gnfast import _core
+from gnfast._arrays import Array
 from gnfast.layers import Shape
 
 Path: TypeAlias = tuple[Any, ...]
@@ -32,6 +34,20 @@ class Order:
     def __init__(self, tree: Any, shapes: list[Shape], moves: list[Move]) -> None:
         self.tree, self.shapes, self.moves = tree, shapes, moves
         self.sizes = [math.prod(shape) for shape in shapes]
+        # (place among the raveled leaves, place among the network's parameters, view, axes) of each array
+        starts, at = np.cumsum([0, *self.sizes]).tolist(), 0
+        self._there, self._back = [], []
+        for leaf, view, axes in moves:
+            self._there.append((starts[leaf], at, view, axes))
+            turned = tuple(view[axis] for axis in axes)
+            self._back.append((at, starts[leaf], turned, tuple(np.argsort(axes).tolist())))
+            at += self.sizes[leaf]
+
+    def permuted(self, rows: Array, back: bool = False) -> Array:
+        """Vectors (s, p) ordered as `ravel_pytree` has them in the network's order, or back; NumPy's."""
+        out = np.empty_like(rows)
+        _core.permute_rows(rows, out, self._back if back else self._there)
+        return out
 
     def leaves_of(self, tree: Any) -> list[Any]:
         """The arrays of a pytree, checked to be like the parameters."""

@@ -19,11 +19,15 @@ from jax.interpreters import ad, batching, mlir  # noqa: E402
 
 from gnfast.interop._chains import Conv, Dense, read  # noqa: E402
 from gnfast.interop._pytrees import Order  # noqa: E402
+from gnfast.losses import LossAt  # noqa: E402
 
 __all__ = ["Conv", "Dense", "GaussNewton", "from_pytree", "matvec"]
 
 JaxArray: TypeAlias = Any  # jax.Array
+ENGINES = ("auto", "gnfast", "jax")
 CHECKED = 16  # samples at which a network's outputs are compared with `apply`
+# What the hand-over of one entry of a vector, there and back, costs in flops of a product: benchmarks/dropin.py.
+HANDOVER_FLOPS = 800
 
 
 # --------------------------------------------------------------------------------------------------------- products
@@ -190,10 +194,13 @@ class GaussNewton:
         loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
         apply: Your function (params, X) -> outputs (n, k), with which the network that was read is compared at the
             first samples; None trusts it.
+        engine: "gnfast": products of our engine; "jax": JAX's own derivatives of `apply`; "auto": JAX's where `apply`
+            is given and the hand-over of a vector is expected to cost more than our engine saves, as for few samples.
         weights, reduction, device, memory_limit, method: As in `gnfast.GaussNewton`.
 
     Attributes:
         network: What was read.
+        engine: "gnfast" or "jax", which makes the products.
         operator: The `gnfast.GaussNewton`, for `gnfast.cond`, `gnfast.eigsh` and all else. Its vectors are ordered as
             the core has them: `to_pytree` and `to_vector` go between.
 
@@ -214,6 +221,7 @@ class GaussNewton:
         layout: str = "flax",
         order: Sequence[str] | None = None,
         apply: Callable[[Any, Any], Any] | None = None,
+        engine: str = "auto",
         weights: Any = None,
         reduction: str = "mean",
         device: str = "cpu",
@@ -236,7 +244,20 @@ class GaussNewton:
             method=method,
             weights=weights,
         )
-        self._leaves = _leaf_product(self._order, matvec(self.operator))
+        engine = _checks.choice(engine, "engine", ENGINES)
+        if engine == "jax" and apply is None:
+            raise ValueError("engine is 'jax' but apply is None; pass your function (params, X) -> outputs")
+        if engine == "auto":
+            plan = self.operator.plan()
+            ours = plan.flops + HANDOVER_FLOPS * self.operator.shape[0]
+            engine = "gnfast" if apply is None or ours <= plan.flops_usual else "jax"
+        self.engine = engine
+        if apply is not None and engine == "jax":
+            self._leaves = _own_product(apply, params, jnp.asarray(X), self.operator)
+            self._flat = jax.jit(lambda v: _raveled(self._leaves(self._order.leaves_of_flat(v))))
+        else:
+            self._flat = matvec(_Reordered(self.operator, self._order))
+            self._leaves = jax.jit(lambda leaves: self._order.leaves_of_flat(self._flat(_raveled(leaves))))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -254,8 +275,7 @@ class GaussNewton:
 
     def matvec(self, v: JaxArray) -> JaxArray:
         """The product with a vector (p,), ordered as `jax.flatten_util.ravel_pytree(params)`, as such a vector."""
-        leaves = self._leaves(self._order.leaves_of_flat(self._vector(v)))
-        return jnp.concatenate([leaf.ravel() for leaf in leaves])
+        return self._flat(self._vector(v))
 
     def to_vector(self, v: Any) -> JaxArray:
         """A pytree like the parameters as a vector (p,) of `operator`."""
@@ -288,9 +308,55 @@ class GaussNewton:
             )
 
     def __repr__(self) -> str:
-        return f"{self.operator!r} in JAX"
+        how = "" if self.engine == "gnfast" else ", products by JAX's own derivatives"
+        return f"{self.operator!r} in JAX{how}"
 
 
-def _leaf_product(order: Order, product: Callable[[JaxArray], JaxArray]) -> Callable[[list[Any]], list[Any]]:
-    """The product from leaves to leaves, compiled: transpositions are done by XLA on its way in and out."""
-    return jax.jit(lambda leaves: order.to_leaves(product(order.to_vector(leaves))))  # type: ignore[no-any-return]
+class _Reordered(LinearOperator):  # type: ignore[misc]  # SciPy has no types
+    """A Gauss-Newton matrix on vectors in the order of `ravel_pytree`, in the machine's memory.
+
+    The core turns kernels around while it copies, several times faster than XLA on its way in and out.
+    """
+
+    def __init__(self, operator: gn.GaussNewton, order: Order) -> None:
+        super().__init__(operator.dtype, operator.shape)
+        self._operator, self._order = operator, order
+
+    def _matmat(self, V: Any) -> Any:
+        rows = self._operator.device.upload(self._order.permuted(np.ascontiguousarray(V.T)))
+        found = _arrays.to_host(self._operator.matmat(rows.T)).T
+        return self._order.permuted(np.ascontiguousarray(found), back=True).T
+
+    def _adjoint(self) -> LinearOperator:
+        return self
+
+
+def _raveled(leaves: list[Any]) -> JaxArray:
+    """As `ravel_pytree` does."""
+    return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+
+def _own_product(
+    apply: Callable[[Any, Any], Any], params: Any, X: JaxArray, operator: gn.GaussNewton
+) -> Callable[[list[Any]], list[Any]]:
+    """The product from leaves to leaves by JAX: linearised once, as its users do it."""
+    leaves, tree = jax.tree.flatten(params)
+    outputs, push = jax.linearize(
+        lambda values: apply(tree.unflatten(values), X), [jnp.asarray(leaf) for leaf in leaves]
+    )
+    pull = jax.linear_transpose(push, leaves)
+    hessian = _hessian(operator.loss_at, outputs, operator.scale)
+    return jax.jit(lambda v: pull(hessian(push(v)))[0])  # type: ignore[no-any-return]
+
+
+def _hessian(loss: LossAt, outputs: JaxArray, scale: float) -> Callable[[JaxArray], JaxArray]:
+    """The product of the loss' Hessians with cotangents (n, k): `gnfast.losses` has the formulas."""
+    if loss.factors is not None:
+        roots = jnp.asarray(loss.factors, outputs.dtype)
+        return lambda U: scale * jnp.einsum("nrk,nrj,nj->nk", roots, roots, U)
+    weights = 1.0 if loss.weights is None else jnp.asarray(loss.weights).reshape(len(outputs), -1)
+    if loss.name == "cross_entropy":
+        p = jax.nn.softmax(outputs)
+        return lambda U: scale * weights * p * (U - (p * U).sum(-1, keepdims=True))
+    d = {"binary_cross_entropy": jax.nn.sigmoid(outputs) * jax.nn.sigmoid(-outputs), "poisson": jnp.exp(outputs)}
+    return lambda U: scale * weights * d.get(loss.name, 1.0) * U
