@@ -43,11 +43,9 @@ class Order:
             self._back.append((at, starts[leaf], turned, tuple(np.argsort(axes).tolist())))
             at += self.sizes[leaf]
 
-    def permuted(self, rows: Array, back: bool = False) -> Array:
-        """Vectors (s, p) ordered as `ravel_pytree` has them in the network's order, or back; NumPy's."""
-        out = np.empty_like(rows)
+    def permute(self, rows: Array, out: Array, back: bool = False) -> None:
+        """Vectors (s, p) of NumPy's, ordered as `ravel_pytree` has them, in the network's order, or back."""
         _core.permute_rows(rows, out, self._back if back else self._there)
-        return out
 
     def leaves_of(self, tree: Any) -> list[Any]:
         """The arrays of a pytree, checked to be like the parameters."""

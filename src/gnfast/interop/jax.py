@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -24,10 +25,12 @@ from gnfast.losses import LossAt  # noqa: E402
 __all__ = ["Conv", "Dense", "GaussNewton", "from_pytree", "matvec"]
 
 JaxArray: TypeAlias = Any  # jax.Array
+Product: TypeAlias = Callable[[JaxArray], JaxArray]
 ENGINES = ("auto", "gnfast", "jax")
 CHECKED = 16  # samples at which a network's outputs are compared with `apply`
-# What the hand-over of one entry of a vector, there and back, costs in flops of a product: benchmarks/dropin.py.
-HANDOVER_FLOPS = 800
+# What the hand-over of one entry of a vector, there and back, costs in flops of our product, and a flop of XLA's:
+# benchmarks/dropin.py, on dense networks with 128 and 256 samples.
+HANDOVER_FLOPS, OWN_FLOPS = 3000, 1.6
 
 
 # --------------------------------------------------------------------------------------------------------- products
@@ -96,7 +99,9 @@ def _on_host(operator: LinearOperator, v: Any) -> np.ndarray[Any, Any]:
     shape = (*v.shape[:-1], operator.shape[0])
     if not len(rows):
         return np.empty(shape, rows.dtype)
-    bad = ~np.isfinite(rows).all(axis=1)
+    bad = ~np.isfinite(rows.sum(axis=1))
+    if bad.any():
+        bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():  # a loop's branch that is not taken may hold anything; an error would take all down with it
         rows = np.where(bad[:, None], 0, rows)
     home = getattr(operator, "device", _arrays.CPU)
@@ -106,11 +111,20 @@ def _on_host(operator: LinearOperator, v: Any) -> np.ndarray[Any, Any]:
     return out.reshape(shape)
 
 
+def _own(v: JaxArray, operator: LinearOperator) -> Product | None:
+    """JAX's own product, where the operator has one and v is a single vector."""
+    return getattr(operator, "own", None) if v.size == operator.shape[1] else None
+
+
 def _eager(v: JaxArray, *, operator: LinearOperator) -> JaxArray:
+    if own := _own(v, operator):
+        return own(v.ravel()).reshape(v.shape)
     return jax.device_put(_on_host(operator, v), v.sharding)
 
 
 def _compiled(v: JaxArray, *, operator: LinearOperator) -> JaxArray:
+    if own := _own(v, operator):
+        return own(v.ravel()).reshape(v.shape)
     shape = jax.ShapeDtypeStruct((*v.shape[:-1], operator.shape[0]), v.dtype)
     return jax.pure_callback(lambda block: _on_host(operator, block), shape, v)
 
@@ -194,13 +208,14 @@ class GaussNewton:
         loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
         apply: Your function (params, X) -> outputs (n, k), with which the network that was read is compared at the
             first samples; None trusts it.
-        engine: "gnfast": products of our engine; "jax": JAX's own derivatives of `apply`; "auto": JAX's where `apply`
-            is given and the hand-over of a vector is expected to cost more than our engine saves, as for few samples.
+        engine: "gnfast": products of our engine; "jax": JAX's own derivatives of `apply`; "auto": where `apply` is
+            given, JAX's for single vectors, and for blocks if their hand-over is expected to cost more than our engine
+            saves, as for dense networks at few samples.
         weights, reduction, device, memory_limit, method: As in `gnfast.GaussNewton`.
 
     Attributes:
         network: What was read.
-        engine: "gnfast" or "jax", which makes the products.
+        engine: "gnfast" or "jax", which makes the products with blocks.
         operator: The `gnfast.GaussNewton`, for `gnfast.cond`, `gnfast.eigsh` and all else. Its vectors are ordered as
             the core has them: `to_pytree` and `to_vector` go between.
 
@@ -247,17 +262,25 @@ class GaussNewton:
         engine = _checks.choice(engine, "engine", ENGINES)
         if engine == "jax" and apply is None:
             raise ValueError("engine is 'jax' but apply is None; pass your function (params, X) -> outputs")
+        own = None
+        if apply is not None and engine != "gnfast":
+            own = _own_product(apply, params, jnp.asarray(X), self.operator)
         if engine == "auto":
-            plan = self.operator.plan()
-            ours = plan.flops + HANDOVER_FLOPS * self.operator.shape[0]
-            engine = "gnfast" if apply is None or ours <= plan.flops_usual else "jax"
+            engine = "gnfast" if own is None or self._saves() else "jax"
         self.engine = engine
-        if apply is not None and engine == "jax":
-            self._leaves = _own_product(apply, params, jnp.asarray(X), self.operator)
-            self._flat = jax.jit(lambda v: _raveled(self._leaves(self._order.leaves_of_flat(v))))
+        leaves_of = self._order.leaves_of_flat
+        own_flat = None if own is None else jax.jit(lambda v: _raveled(own(leaves_of(v))))
+        if engine == "jax":
+            self._leaves, self._flat = own, own_flat
         else:
-            self._flat = matvec(_Reordered(self.operator, self._order))
-            self._leaves = jax.jit(lambda leaves: self._order.leaves_of_flat(self._flat(_raveled(leaves))))
+            self._flat = matvec(_Reordered(self.operator, self._order, own_flat))
+            self._leaves = jax.jit(lambda leaves: leaves_of(self._flat(_raveled(leaves))))
+
+    def _saves(self) -> bool:
+        """Whether blocks are expected to be faster by our engine than by XLA, whose products have four matrix products
+        a layer."""
+        plan, size = self.operator.plan(), self.operator.shape[0]
+        return plan.flops + HANDOVER_FLOPS * size <= OWN_FLOPS * plan.flops_usual
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -308,7 +331,7 @@ class GaussNewton:
             )
 
     def __repr__(self) -> str:
-        how = "" if self.engine == "gnfast" else ", products by JAX's own derivatives"
+        how = ", products by JAX's own derivatives" if self.engine == "jax" else ""
         return f"{self.operator!r} in JAX{how}"
 
 
@@ -318,14 +341,23 @@ class _Reordered(LinearOperator):  # type: ignore[misc]  # SciPy has no types
     The core turns kernels around while it copies, several times faster than XLA on its way in and out.
     """
 
-    def __init__(self, operator: gn.GaussNewton, order: Order) -> None:
+    def __init__(self, operator: gn.GaussNewton, order: Order, own: Product | None) -> None:
         super().__init__(operator.dtype, operator.shape)
+        self.own = own  # what makes the product with a single vector instead
         self._operator, self._order = operator, order
+        self._room, self._lock = np.empty((0, 0), operator.dtype), threading.Lock()  # new pages cost more than a copy
 
     def _matmat(self, V: Any) -> Any:
-        rows = self._operator.device.upload(self._order.permuted(np.ascontiguousarray(V.T)))
-        found = _arrays.to_host(self._operator.matmat(rows.T)).T
-        return self._order.permuted(np.ascontiguousarray(found), back=True).T
+        rows = np.ascontiguousarray(V.T)
+        with self._lock:
+            if self._room.shape != rows.shape:
+                self._room = np.empty_like(rows)
+            self._order.permute(rows, self._room)
+            block = self._operator.device.upload(self._room).T
+            found = np.ascontiguousarray(_arrays.to_host(self._operator.matmat(block)).T)
+        out = np.empty_like(rows)
+        self._order.permute(found, out, back=True)
+        return out.T
 
     def _adjoint(self) -> LinearOperator:
         return self
