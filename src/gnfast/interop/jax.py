@@ -262,25 +262,23 @@ class GaussNewton:
         engine = _checks.choice(engine, "engine", ENGINES)
         if engine == "jax" and apply is None:
             raise ValueError("engine is 'jax' but apply is None; pass your function (params, X) -> outputs")
-        own = None
+        own: Any = None
+        leaves_of = self._order.leaves_of_flat
         if apply is not None and engine != "gnfast":
-            own = _own_product(apply, params, jnp.asarray(X), self.operator)
+            self._leaves = _own_product(apply, params, jnp.asarray(X), self.operator)
+            own = self._flat = jax.jit(lambda v, leaves=self._leaves: _raveled(leaves(leaves_of(v))))
         if engine == "auto":
             engine = "gnfast" if own is None or self._saves() else "jax"
         self.engine = engine
-        leaves_of = self._order.leaves_of_flat
-        own_flat = None if own is None else jax.jit(lambda v: _raveled(own(leaves_of(v))))
-        if engine == "jax":
-            self._leaves, self._flat = own, own_flat
-        else:
-            self._flat = matvec(_Reordered(self.operator, self._order, own_flat))
+        if engine == "gnfast":
+            self._flat = matvec(_Reordered(self.operator, self._order, own))
             self._leaves = jax.jit(lambda leaves: leaves_of(self._flat(_raveled(leaves))))
 
     def _saves(self) -> bool:
         """Whether blocks are expected to be faster by our engine than by XLA, whose products have four matrix products
         a layer."""
         plan, size = self.operator.plan(), self.operator.shape[0]
-        return plan.flops + HANDOVER_FLOPS * size <= OWN_FLOPS * plan.flops_usual
+        return bool(plan.flops + HANDOVER_FLOPS * size <= OWN_FLOPS * plan.flops_usual)
 
     @property
     def shape(self) -> tuple[int, int]:
