@@ -323,3 +323,27 @@ def test_without_safetensors_the_extra_is_named(monkeypatch, tmp_path):
     (tmp_path / "net.safetensors").touch()
     with pytest.raises(ImportError, match="loading a network needs safetensors"):
         gn.load(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("import no_such_part", ["drawing needs broken, and that no_such_part, which is missing", "'gnfast[study]'"]),
+        ("from os import nothing", ["drawing needs broken, which cannot be imported (cannot import name", "anew"]),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist\\nand more')",
+            [
+                "needs broken, which cannot be imported (operator torchvision::nms does not exist)",
+                "uninstall torchvision",
+            ],
+        ),
+    ],
+)
+def test_a_package_that_is_there_but_broken_says_why(code, parts, tmp_path, monkeypatch):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError) as caught:
+        _checks.optional_import("broken.part", "drawing", "study")
+    assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -14,6 +14,10 @@ import gnfast as gn
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
 
+from torch.nn.utils import prune  # noqa: E402
+
+from gnfast.interop.torch import GaussNewton  # noqa: E402
+
 TOL = 1e-10  # relative to the largest entry, float64
 
 
@@ -261,6 +265,98 @@ def test_refused_with_the_place_and_the_way_out(module: Any, kind: type[Exceptio
     with pytest.raises(kind, match=message) as caught:
         gn.from_torch(module)
     assert kind is TypeError or "gnfast.interop.torch.GaussNewton takes any module" in str(caught.value)
+
+
+# Layers that compute something else than their type says: all of it in `change`, on a chain of dense ones.
+def doubled(net: Any) -> None:
+    net[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def squared(net: Any) -> None:
+    net[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] ** 2,))
+
+
+def doubled_whole(net: Any) -> None:
+    net.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def own_forward(net: Any) -> None:
+    net[0].forward = lambda x: F.linear(x, net[0].weight.sin(), net[0].bias)
+
+
+def pruned(net: Any) -> None:
+    prune.l1_unstructured(net[0], "weight", amount=0.4)
+
+
+def old_weight_norm(net: Any) -> None:
+    nn.utils.weight_norm(net[2])
+    with torch.no_grad():
+        net[2].weight_g.mul_(3)  # so that the weight that is there is not the one that the next call makes
+
+
+def weight_of_a_buffer(net: Any) -> None:
+    weight = net[0].weight.detach()
+    del net[0].weight
+    net[0].register_buffer("weight", weight)
+
+
+CHANGES = {
+    "forward hooks": (doubled, squared, doubled_whole),
+    "a forward of its own": (own_forward,),
+    r"Linear with its parameters changed \(weight, weight_orig\)": (pruned, lambda net: nn.utils.spectral_norm(net[0])),
+    r"Linear with its parameters changed \(weight, weight_g, weight_v\)": (old_weight_norm,),
+    r"Linear with its parameters changed \(weight\)": (weight_of_a_buffer,),
+    "the module ParametrizedLinear": (
+        lambda net: nn.utils.parametrizations.weight_norm(net[0]),
+        lambda net: nn.utils.parametrizations.spectral_norm(net[0]),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch: what is deprecated or slow
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("message", "change"), [(m, f) for m, changes in CHANGES.items() for f in changes])
+def test_layers_that_do_not_compute_what_they_are_named(message: str, change: Any, training: bool) -> None:
+    """They are refused; autograd's operator is right, and leaves the module as it was."""
+    torch.manual_seed(2)
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.BatchNorm1d(3)).double()
+    change(module)
+    module.train(training)
+    X = torch.randn(6, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"module has .*{message}.*GaussNewton takes any module"):
+        gn.from_torch(module)
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    attributes = [dict(vars(child)) for child in module.modules()]
+    G = GaussNewton(module, None, X)
+    V = np.asfortranarray(np.random.default_rng(0).standard_normal((G.shape[0], 2)))
+    found = [G @ V, G @ V, G.gram().lift(G.gram().to_dense())]
+    assert all(torch.equal(now, before) for now, before in zip(module.buffers(), buffers, strict=True))
+    for child, before in zip(module.modules(), attributes, strict=True):
+        assert vars(child).keys() == before.keys() and all(vars(child)[key] is before[key] for key in before)
+    wanted = outputs_and_product(module, X, V)[1]  # last: in training mode it moves the buffers
+    for product in found[:2]:
+        assert np.abs(product - wanted).max() <= TOL * np.abs(wanted).max()
+
+
+def test_a_weight_that_is_no_parameter() -> None:
+    constant = torch.randn(2, 2)
+    for forward in (lambda self, x: F.linear(self.a(x), self.fixed), lambda self, x: F.linear(self.a(x), constant)):
+        module = model(forward, a=nn.Linear(2, 2))
+        module.register_buffer("fixed", torch.randn(2, 2))
+        with pytest.raises(ValueError, match="a weight or bias that is no parameter at 'linear'"):
+            gn.from_torch(module)
+
+
+def test_reading_leaves_the_module_alone() -> None:
+    def forward(self: Any, x: Any) -> Any:
+        self.features = self.a(x)
+        return self.b(self.features)
+
+    module = model(forward, a=nn.Linear(2, 2), b=nn.Linear(2, 2))
+    module(torch.randn(3, 2))
+    features = module.features
+    gn.from_torch(module)
+    assert module.features is features
 
 
 def test_training_steps_show_through() -> None:

@@ -297,14 +297,14 @@ def test_what_is_on_the_wrong_device_is_named(gpu):
     cases = [
         (lambda: G @ v, TypeError, rf"v is of type ndarray {host} the operator is on cuda:0; pass cupy.asarray\(v\)"),
         (lambda: G @ np.stack([v, v], 1), TypeError, f"V is of type ndarray {host} the operator"),
-        (lambda: here @ cupy.asarray(v), TypeError, f"v is of type ndarray {there} the operator is on the cpu"),
-        (lambda: gn.GaussNewton(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network is on"),
+        (lambda: here @ cupy.asarray(v), TypeError, f"v is of type ndarray {there} the operator takes"),
+        (lambda: gn.GaussNewton(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network takes"),
         (lambda: G @ cupy.asarray(v.astype("f4")), TypeError, "V has dtype float32 but the operator has float64"),
         (lambda: gn.solve(G, v, 0.1), TypeError, f"b is of type ndarray {host} op is on cuda:0"),
         (lambda: gn.eigsh(G, 1, v0=v), TypeError, f"v0 is of type ndarray {host} the operator is on cuda:0"),
         (lambda: G.matmat(cupy.asarray(v[:, None]), out=v[:, None]), TypeError, "out is of type ndarray but must be"),
         (lambda: gn.GaussNewton(net, X, device="cuda:99"), ValueError, "device is 'cuda:99' but the GPUs are numbered"),
-        (lambda: gn.bounds.deep(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network is on"),
+        (lambda: gn.bounds.deep(net, cupy.asarray(X)), TypeError, f"X is of type ndarray {there} the network takes"),
         (lambda: net(cupy.asarray(np.where(X > 1, np.nan, X))), ValueError, r"X has \d+ NaN or infinite values?, the"),
         (lambda: G.jacobian() @ cupy.asarray(v * np.inf), ValueError, "V has NaN or infinite values, or overflows"),
     ]

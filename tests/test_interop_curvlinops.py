@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import UserDict
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -12,7 +15,9 @@ curvlinops = pytest.importorskip("curvlinops")
 from curvlinops.examples.functorch import functorch_ggn  # noqa: E402
 from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum  # noqa: E402
 from risks import batches, convolutional, dense, same  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
+from gnfast.interop._risk import Risk, network_of  # noqa: E402
 from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402
 
 nn = torch.nn
@@ -72,14 +77,15 @@ def test_single_precision() -> None:
     same(ours @ identity(ours), theirs @ identity(theirs), 1e-5)
 
 
-def test_a_training_step_is_followed() -> None:
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True)])
+def test_a_training_step_is_followed(optimizer) -> None:
     model = dense([6, 7, 3])
     data = batches((6,), 3, "values")
     ours, theirs = both(model, nn.MSELoss(), data)
     before = ours @ identity(ours)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    steps = optimizer(model.parameters(), lr=0.5)
     nn.MSELoss()(model(data[0][0]), data[0][1]).backward()
-    optimizer.step()
+    steps.step()
     after = ours @ identity(ours)
     assert not torch.allclose(before, after)
     same(after, theirs @ identity(theirs))
@@ -104,6 +110,9 @@ class Odd(nn.Module):
         ("subset", "not all parameters"),
         ("loss", "SmoothL1Loss"),
         ("ignored", "ignored"),
+        ("broadcast", "its targets"),
+        ("pruned", "with its parameters changed"),
+        ("hooked", "forward hooks"),
     ],
 )
 def test_their_route_where_the_engine_does_not_take_it(change: str, reason: str) -> None:
@@ -115,9 +124,94 @@ def test_their_route_where_the_engine_does_not_take_it(change: str, reason: str)
         loss, data = nn.CrossEntropyLoss(ignore_index=1), batches((6,), 3, "classes")
     if change == "subset":
         params = params[2:]
+    if change == "broadcast":
+        data = [(X, y[:, :1]) for X, y in data]
+    if change == "pruned":
+        prune.l1_unstructured(model[0], "weight", amount=0.5)
+        params = list(model.parameters())
+    if change == "hooked":
+        model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     ours, theirs = both(model, loss, data, params)
     assert reason in repr(ours) and "curvlinops' own" in repr(ours)
     same(ours @ identity(ours), theirs @ identity(theirs), 1e-14)
+
+
+def test_a_hook_that_comes_later_is_followed() -> None:
+    model = dense([6, 7, 3])
+    ours, theirs = both(model, nn.MSELoss(), batches((6,), 3, "values"))
+    ours @ identity(ours)
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    same(ours @ identity(ours), theirs @ identity(theirs))
+
+
+# ---------------------------------------------------------------------------------------------- their data and sizes
+class OnDicts(nn.Module):
+    """As their example with the data of Hugging Face has it: the model takes what it needs out of a batch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, data: dict) -> torch.Tensor:
+        return self.net(data["pixels"])
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_data_like_dicts(kind: type) -> None:
+    data = [(kind(pixels=X), y) for X, y in batches((2, 6, 6), 3, "classes")]
+    size = {"batch_size_fn": lambda X: len(X["pixels"])}
+    ours, theirs = both(OnDicts(convolutional()), nn.CrossEntropyLoss(), data, **size)
+    assert "curvlinops' own" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs), 1e-14)
+    with pytest.raises(ValueError, match="batch_size_fn"):
+        both(OnDicts(convolutional()), nn.CrossEntropyLoss(), data)
+
+
+def test_a_convolutional_network_like_theirs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.Sigmoid(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 4),
+    )
+    data = [(torch.rand(n, 3, 8, 8), torch.randint(4, (n,))) for n in (6, 2)]
+    ours, theirs = both(model, nn.CrossEntropyLoss(), data)
+    assert "gnfast's engine" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs), 1e-5)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.MSELoss(reduction="sum")], ids=str)
+@pytest.mark.parametrize("options", [{"batch_size_fn": lambda X: 2 * len(X) + 1}, {"num_data": 100}], ids=str)
+def test_their_normalization(loss: nn.Module, options: dict) -> None:
+    ours, theirs = both(dense([6, 7, 3]), loss, batches((6,), 3, "values"), **options)
+    assert "gnfast's engine" in repr(ours)
+    same(ours @ identity(ours), theirs @ identity(theirs))
+
+
+def test_losses_without_a_reduction_are_their_error() -> None:
+    ours, theirs = both(
+        dense([6, 3]), nn.MSELoss(reduction="none"), batches((6,), 3, "values"), check_deterministic=False
+    )
+    assert "reduction='none'" in repr(ours)
+    for operator in (ours, theirs):
+        with pytest.raises(KeyError, match="none"):
+            operator @ torch.ones(operator.shape[1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_batch_without_weight(reduction: str) -> None:
+    data = batches((6,), 3, "classes")
+    data[1] = (data[1][0], torch.zeros(3, dtype=torch.long))
+    loss = nn.CrossEntropyLoss(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), reduction=reduction)
+    ours, theirs = both(dense([6, 3]), loss, data, check_deterministic=False)
+    assert "the weight 0" in repr(ours)
+    a, b = ours @ identity(ours), theirs @ identity(theirs)
+    assert torch.equal(a.isnan(), b.isnan()) and bool(a.isnan().all()) == (reduction == "mean")
+    torch.testing.assert_close(a, b, equal_nan=True)
 
 
 def test_their_estimators_run_on_ours() -> None:
@@ -221,6 +315,59 @@ def test_forward_passes_that_do_not_fit_are_made_again(monkeypatch: pytest.Monke
     import gnfast.interop._risk as module
 
     monkeypatch.setattr(module, "KEPT_BYTES", 1.0)
-    ours, theirs = both(dense([6, 7, 3]), nn.MSELoss(), batches((6,), 3, "values"))
+    data = batches((6,), 3, "values")
+    ours, theirs = both(dense([6, 7, 3]), nn.MSELoss(), data)
     assert "made again" in repr(ours)
     same(ours @ identity(ours), theirs @ identity(theirs))
+    data[2][0][0, 0] = np.nan  # a later batch that the engine does not take: known before the first product
+    ours, theirs = both(dense([6, 7, 3]), nn.MSELoss(), data, check_deterministic=False)
+    assert "X has 1 NaN" in repr(ours)
+    assert (ours @ identity(ours)).isnan().any()
+
+
+def test_rows_are_kept_for_many_products_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gnfast.interop._risk as module
+
+    model, data = convolutional(), batches((2, 6, 6), 3, "values", sizes=(40, 40))
+    params = list(model.parameters())
+
+    def methods(bytes_: float) -> tuple[float, bool, set]:
+        monkeypatch.setattr(module, "KEPT_BYTES", bytes_)
+        risk = Risk(network_of(model, params), nn.MSELoss(), params, data, lambda X, y: 1.0)
+        return risk.bytes, "made again" not in risk.describe(), {operator.method for _, operator in risk.terms()}
+
+    most, *with_all = methods(1e9)
+    least, *with_none = methods(1.0)
+    assert least < most
+    assert (with_all, with_none) == ([True, {"auto"}], [False, {"usual"}])
+    assert methods((least + most) / 2) == (least, True, {"usual"})
+
+
+def test_two_threads_on_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = dense([6, 7, 3]), batches((6,), 3, "values")
+    params = list(model.parameters())
+    risk = Risk(network_of(model, params), nn.MSELoss(), params, data, lambda X, y: 1.0)
+    given = [[torch.randn(*p.shape, 1, dtype=p.dtype) for p in params] for _ in range(2)]
+    wanted, found = [risk.product(M) for M in given], [[], []]
+    both_inside, inside, multiplied = threading.Event(), [], risk.multiplied
+
+    def slow(V: torch.Tensor) -> torch.Tensor:
+        inside.append(1)
+        if len(inside) == 2:
+            both_inside.set()
+        both_inside.wait(0.2)  # for the other, which writes its vectors in the meantime, if it can
+        return multiplied(V)
+
+    monkeypatch.setattr(risk, "multiplied", slow)
+
+    def work(i: int) -> None:
+        found[i] = risk.product(given[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for products, others in zip(found, wanted, strict=True):
+        for a, b in zip(products, others, strict=True):
+            same(a, b)

@@ -5,8 +5,6 @@ Their models and data are those of Laplace's own tests of its backends and of it
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any
 
 import pytest
@@ -143,16 +141,22 @@ def test_their_route_where_the_engine_does_not_take_it() -> None:
     assert torch.equal(a, b)
 
 
-def test_a_torchvision_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(module: str, purpose: str, extra: str) -> Any:
-        if module == "laplace":
-            raise RuntimeError("operator torchvision::nms does not exist")
-        return importlib.import_module(module)
+def test_the_model_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
 
-    monkeypatch.setattr("gnfast._checks.optional_import", missing)
-    monkeypatch.delitem(sys.modules, bridge.__name__)
-    with pytest.raises(ImportError, match=r"nms does not exist.*uninstall torchvision"):
-        importlib.import_module(bridge.__name__)
+    def counted(*given: Any) -> Any:
+        reads.append(given)
+        return network_of(*given)
+
+    network_of = bridge.network_of
+    monkeypatch.setattr(bridge, "network_of", counted)
+    X, y = batch("regression")
+    ours = GnfastGGN(model_of_their_tests(), "regression")
+    for _ in range(2):
+        ours.full(X, y)
+        ours.diag(X, y)
+        ours.jacobians(X)
+    assert len(reads) == 1
 
 
 def test_selectors_of_another_length_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import oracles  # noqa: E402
 from risks import batches, convolutional, dense  # noqa: E402
 
 import gnfast as gn  # noqa: E402
-from gnfast.interop.pyhessian import hessian  # noqa: E402
+from gnfast.interop.pyhessian import _eig, hessian  # noqa: E402
 
 nn = torch.nn
 
@@ -82,6 +83,58 @@ def test_images_and_what_the_engine_does_not_take() -> None:
     part = hessian(model, nn.CrossEntropyLoss(), dataloader=data, cuda=False)
     assert "curvlinops' own" in repr(part)
     assert part.eigenvalues()[0][0] <= ours.eigenvalues()[0][0] * (1 + 1e-2)
+
+
+class Block(nn.Module):
+    """A residual block as in the network of PyHessian's README."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(planes, planes, 3, padding=1, bias=False), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False), nn.BatchNorm2d(planes)
+
+    def forward(self, x: Any) -> Any:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(out)) + x)
+
+
+def test_the_example_of_their_readme() -> None:
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    model = nn.Sequential(*stem, Block(4), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 5))
+    inputs, targets = torch.randn(20, 3, 8, 8), torch.randint(5, (20,))
+    criterion = nn.CrossEntropyLoss()
+
+    hessian_comp = hessian(model, criterion, data=(inputs, targets), cuda=False)
+    top_eigenvalues, top_eigenvectors = seeded(hessian_comp.eigenvalues, top_n=2)
+    trace = seeded(hessian_comp.trace)
+    density_eigen, density_weight = seeded(hessian_comp.density)
+
+    assert "gnfast's engine" in repr(hessian_comp)
+    G = gn.GaussNewton(gn.from_torch(model), inputs, "cross_entropy")
+    values = np.linalg.eigvalsh(G.to_dense())[::-1]
+    assert np.allclose(top_eigenvalues, values[:2], rtol=3e-2)  # the power method stops at changes of 1e-3
+    assert [v.shape for v in top_eigenvectors[0]] == [p.shape for p in model.parameters()]
+    assert np.mean(trace) == pytest.approx(values.sum(), rel=0.2)
+    assert np.max(density_eigen[0]) == pytest.approx(values[0], rel=1e-3)
+    assert np.sum(density_weight[0]) == pytest.approx(1, abs=1e-3)
+    assert hessian_comp.inputs is inputs and hessian_comp.targets is targets
+    assert isinstance(hessian_comp.data, tuple) and not model.training
+
+
+def test_two_threads_do_not_change_each_other_s_pytorch() -> None:
+    entered = threading.Event()
+
+    def other() -> None:
+        with _eig():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with _eig():
+        thread.start()
+        assert not entered.wait(0.1)
+    thread.join()
+    assert entered.is_set() and pyhessian.hessian.__init__.__globals__["torch"] is torch
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -174,12 +174,18 @@ def test_parameters_made_in_inference_mode_are_refused() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- training
+def fused(parameters: Any, lr: float) -> Any:
+    """Adam in one kernel, which raises no version of the parameters."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
 @engines
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, fused])
 def test_an_operator_refuses_to_go_on_after_a_training_step(make: Make, optimizer: Any) -> None:
     net, X = module(), samples()
     G = make(net, X)
-    gram, J = G.gram(), G.jacobian()
+    gram, J, stored = G.gram(), G.jacobian(), make(net, X).gram()
+    stored.to_dense()
     further = [G.block(0), G.preconditioned("diagonal", 0.1)] if make is by_core else []
     steps = optimizer(net.parameters(), lr=0.1)
     net(X).square().mean().backward()
@@ -192,16 +198,49 @@ def test_an_operator_refuses_to_go_on_after_a_training_step(make: Make, optimize
         lambda: J @ np.ones(J.shape[1]),
         lambda: J.T @ np.ones(J.shape[0]),
         lambda: G.to_dense(),
+        lambda: gram.to_dense(),
+        lambda: stored.to_dense(),
         lambda: gn.cond(G),
         lambda: gn.trace(G),
         lambda: gn.eigsh(gram, k=1),
         *(lambda op=op: gn.cond(op) for op in further),
     ]
+    if make is by_core:
+        uses += [
+            lambda: G.diagonal(),
+            lambda: further[0].diagonal(),
+            lambda: gram.diagonal(),
+            lambda: gn.diagonal(G),
+            lambda: G.kfac(),
+            *(lambda name=name: G.preconditioned(name, 0.1) for name in ("diagonal", "block", "kfac")),
+        ]
     for use in uses:
         with pytest.raises(RuntimeError, match=r"0\.weight has been changed since .*; make a new one after a training"):
             use()
     fresh = copy.deepcopy(net)
     np.testing.assert_allclose(make(net, X).to_dense(), make(fresh, X).to_dense(), atol=1e-14)
+
+
+def test_duals_of_linear_networks_are_refused_too() -> None:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 3)), nn.Sequential(nn.Conv1d(2, 2, 2), nn.Flatten())]
+    for net, X in zip(nets, (torch.randn(5, 4), torch.randn(5, 2, 4)), strict=True):
+        dual = by_core(net, X).linear_dual()
+        with torch.no_grad():
+            net[0].weight.add_(1)
+        for use in ("to_dense", "factors"):
+            if hasattr(dual, use):
+                with pytest.raises(RuntimeError, match="make a new one"):
+                    getattr(dual, use)()
+
+
+def test_steps_of_other_parameters_are_not_its() -> None:
+    net, other = module(), module()
+    G = by_core(net, samples())
+    optimizer = fused(other.parameters(), 0.1)
+    other(samples()).sum().backward()
+    optimizer.step()
+    G @ columns(G.shape[0])
 
 
 def test_running_averages_are_watched_where_they_are_used() -> None:
@@ -213,6 +252,19 @@ def test_running_averages_are_watched_where_they_are_used() -> None:
     net.train()(X)
     with pytest.raises(RuntimeError, match=r"1\.num_batches_tracked has been changed"):
         evaluation @ np.ones(evaluation.shape[0])
+
+
+class OnGpu:
+    """What tells that it is in the memory of a GPU."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+@engines
+def test_a_vector_on_a_gpu_is_told_where_to_go(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"b is of type OnGpu on cuda:0 but op takes .* memory; pass b\.cpu\(\) in"):
+        gn.solve(make(module(), samples()), OnGpu())
 
 
 @engines

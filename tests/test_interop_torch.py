@@ -328,6 +328,66 @@ def test_a_training_step_makes_it_out_of_date() -> None:
         G @ np.ones(6)
 
 
+def _step(module: Any) -> None:
+    with torch.no_grad():
+        module[0].weight += 1
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the first product", "between products"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda module: module.train(), "the mode of module has"),
+        (lambda module: module[1].train(), "the mode of 1 has"),
+        (lambda module: module[1].running_var.mul_(2), "1.running_var has"),
+        (_step, "0.weight has"),
+    ],
+)
+def test_what_is_fixed_is_watched(change: Any, message: str, early: bool) -> None:
+    """Modes, buffers and the weights that are not among `params`: passes are made at the first product, and kept."""
+    module = conv_net()
+    G = GaussNewton(module, ["4.weight", "4.bias"], images())
+    v = np.ones(G.shape[0])
+    if not early:
+        G @ v
+    change(module)
+    before = module[1].running_mean.clone()
+    with pytest.raises(RuntimeError, match=f"{message} been changed since this operator was made; make a new one"):
+        G @ v
+    assert torch.equal(module[1].running_mean, before)
+    GaussNewton(module, ["4.weight", "4.bias"], images()) @ v
+
+
+def test_averages_that_do_not_enter_may_move() -> None:
+    module, X = conv_net("train"), images()
+    G = GaussNewton(module, None, X)
+    V = block(G.shape[0])
+    before = G @ V
+    module(X)
+    assert np.array_equal(G @ V, before)
+
+
+@pytest.mark.parametrize("at", ["FunctionalPass", "_linearized"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_want_of_memory_does_not_change_the_engine(at: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    G = GaussNewton(conv_net(), None, images())
+    with monkeypatch.context() as patch:
+        patch.setattr(f"gnfast.interop._autograd.{at}", fail)
+        with pytest.raises(type(error), match="allocate"):
+            G @ np.ones(G.shape[0])
+    G @ np.ones(G.shape[0])
+    assert "torch.func" in str(G.plan())
+
+
 def test_without_pytorch_the_error_names_the_extra() -> None:
     code = """import sys
 sys.modules["torch"] = None

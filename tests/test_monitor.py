@@ -205,6 +205,20 @@ def test_a_training_that_diverges_is_recorded_not_stopped() -> None:
     assert monitor.step().lambda_max > 0
 
 
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), KeyError()])
+def test_no_failure_of_a_measurement_stops_the_training(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = CurvatureMonitor(dense(), data()[0], every=1, share=1)
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, "_of", fail)
+        found = monitor.step()
+    assert math.isnan(found.kappa) and found.note in ("CUDA out of memory", "KeyError")
+    assert not monitor.step().note
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
@@ -296,3 +310,12 @@ def test_lightning(lightning: Any, tmp_path: Any, given: bool) -> None:
         "curvature/effective_rank",
         "curvature/seconds",
     }
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about workers
+def test_a_callback_of_a_second_training_measures_the_second_model(lightning: Any, tmp_path: Any) -> None:
+    callback = gn.interop.lightning.CurvatureCallback(module="net", loss="cross_entropy", every=5, share=1, samples=6)
+    for _ in range(2):
+        task, logged = training(lightning, callback, tmp_path)
+        assert callback.monitor.module is task.net
+        assert [row["step"] for row in logged] == [5, 10]

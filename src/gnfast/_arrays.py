@@ -71,8 +71,8 @@ class Device(str):
             raise TypeError(f"{name} is a masked array; pass a plain array, for instance {name}.filled(0)")
         if (gpu := _gpu_of(value)) is not None:
             raise TypeError(
-                f"{name} is of type {got} on cuda:{gpu} but {owner} is on the cpu; use device='cuda' where there is "
-                f"one, or copy {name} to the machine's memory, {name}.get() in CuPy and {name}.cpu() in PyTorch"
+                f"{name} is of type {got} on cuda:{gpu} but {owner} takes arrays in the machine's memory; pass "
+                f"{name}.cpu() in PyTorch, {name}.get() in CuPy, or make {owner} with device='cuda' where it takes that"
             )
         dlpack_alone = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         try:

@@ -238,8 +238,16 @@ def existing_file(value: Any, name: str = "path") -> Path:
 
 def optional_import(module: str, purpose: str, extra: str) -> Any:
     """A module that only an extra installs."""
+    package, install = module.partition(".")[0], f"install it with: pip install 'gnfast[{extra}]'"
     try:
         return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise ImportError(f"{purpose} needs {package}; install it with: pip install 'gnfast[{extra}]'") from None
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise ImportError(f"{purpose} needs {package}; {install}") from None
+        raise ImportError(f"{purpose} needs {package}, and that {error.name}, which is missing; {install}") from error
+    except (ImportError, RuntimeError) as error:  # the latter of what was built for another PyTorch
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cure = "install it anew"
+        if "torchvision" in reason:
+            cure = "where PyTorch is CPU-only or of another release than torchvision, pip uninstall torchvision"
+        raise ImportError(f"{purpose} needs {package}, which cannot be imported ({reason}); {cure}") from error

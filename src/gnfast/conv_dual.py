@@ -69,6 +69,7 @@ class ConvDual(Dual):
 
     def to_dense(self) -> Array:
         """The matrix as an array (N, N), read-only, which products use."""
+        self.check_unchanged()
         return self._dense
 
     def lift_rows(self, rows: Array, out: Array) -> None:

@@ -180,6 +180,7 @@ class GaussNewton(SymmetricOperator):
         Raises:
             MemoryError: What it is made of exceeds `memory_limit`; `gnfast.diagonal` estimates it then.
         """
+        self.check_unchanged()
         costs, forward = gram_costs(self, self.loss_at.rank), self.products.plan(1)["bytes_forward"]
         check_memory(costs.kept + forward, self.memory_limit, "the exact diagonal", "use gnfast.diagonal")
         out = self.device.empty((1, self.shape[0]), self.dtype)
@@ -219,6 +220,7 @@ class GaussNewton(SymmetricOperator):
         """
         from gnfast.preconditioners import Kfac
 
+        self.check_unchanged()
         return Kfac(self)
 
     def preconditioned(self, preconditioner: Any, damping: float = 0.0) -> Preconditioned:
@@ -398,6 +400,7 @@ class Gram(Dual):
 
     def diagonal(self) -> Array:
         """The diagonal (N,), exactly, in float64 and NumPy's: norms of the Jacobian's rows, without a product."""
+        self.check_unchanged()
         self.device.enter()
         return self._dual.diagonal()
 
@@ -408,6 +411,7 @@ class Gram(Dual):
 
     def to_dense(self) -> Array:
         """K as an array (N, N), not to be written to; it is kept, and products use it from then on."""
+        self.check_unchanged()
         if self._dense is None:
             self._dense = _arrays.read_only(super().to_dense())
             self.core = self.device.core.stored(self._dense)
@@ -452,6 +456,7 @@ class LinearDual(Dual):
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r), copies."""
+        self.check_unchanged()
         depth = self.owner.net.depth
         P = self.device.empty((depth * self._copies, self._copies), self.dtype)
         R = self.device.empty((depth * self._block, self._block), self.dtype)

@@ -294,6 +294,7 @@ class Preconditioned(SymmetricOperator):
 
 def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Operator, str]:
     """(M + damping I)^(-1/2), and a name for it."""
+    G.check_unchanged()
     damping = _checks.at_least_zero(damping, "damping")
     p = G.shape[0]
     note = f" + {damping:g} I" if damping else ""

@@ -46,7 +46,8 @@ class FunctionalPass:
         try:
             self._push = torch.vmap(_linearized(call, model, self.outputs) if kept else _forward(call, model))
             self._try()
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError) as error:
+            _raise_of_memory(error)
             self._push = torch.vmap(_transposed(call, model, self.outputs))
             self._try()
 
@@ -127,6 +128,12 @@ class GraphPass:
 
 
 Pass: TypeAlias = FunctionalPass | GraphPass
+
+
+def _raise_of_memory(error: Exception) -> None:
+    """Memory that has run out says nothing of what can be transformed; the CPU's allocator has no class for it."""
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        raise error
 
 
 def _agree(first: Tensor, again: Tensor) -> bool:
@@ -218,7 +225,8 @@ class Products:
         """Whether vmap serves over samples too."""
         try:
             self.gram_rows(0, 1, reduced=False)
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError) as error:
+            _raise_of_memory(error)
             return False
         return True
 
@@ -237,7 +245,8 @@ class Products:
             whole = self.model.outputs(self.model.X)
             try:
                 part = self.model.outputs(self.model.X[:half])
-            except (RuntimeError, ValueError):
+            except (RuntimeError, ValueError) as error:
+                _raise_of_memory(error)
                 return "the model does not take fewer samples"
         same = part.shape[1:] == whole.shape[1:] and _agree(whole[:half], part)
         return "" if same else "the output at one sample depends on the others"
@@ -268,6 +277,7 @@ class Products:
             try:
                 return FunctionalPass(self.model, X, self.blocks.kept)
             except (RuntimeError, NotImplementedError) as error:  # no rule for forward mode, for vmap, or for neither
+                _raise_of_memory(error)
                 self.fallback = str(error).strip().splitlines()[0]
         return GraphPass(self.model, X)
 

@@ -14,8 +14,8 @@ import torch
 import torch.fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gnfast.interop._layers import CALLS, MODULES, UnsupportedError
-from gnfast.interop._models import check_versions, version
+from gnfast.interop._layers import CALLS, MODULES, UnsupportedError, altered
+from gnfast.interop._models import Watch, left_alone
 from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
 
@@ -47,21 +47,28 @@ def from_torch(module: Any) -> Network:
     Raises:
         ImportError: PyTorch is not installed.
         TypeError: Not a module, or of another dtype.
-        ValueError: An operation that gnfast has no layer for, named with its place; shared, unused or unordered
-            parameters. `gnfast.interop.torch.GaussNewton` takes any module.
+        ValueError: An operation that gnfast has no layer for, named with its place, or a layer with forward hooks or
+            whose weight is made of others, as pruning and `weight_norm` do; shared, unused or unordered parameters.
+            `gnfast.interop.torch.GaussNewton` takes any module.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is of type {type(module).__name__} but must be a torch.nn.Module")
     _check_sharing(module)
+    if why := altered(module):  # which the tracer passes over
+        raise ValueError(f"module has {why}, which gnfast has no layer for; {INSTEAD}")
+    with left_alone(module):
+        return _ModuleNetwork(_Walk(module, _traced(module)).layers(), module)
+
+
+def _traced(module: Any) -> Any:
     try:
-        graph = torch.fx.Tracer().trace(module)
+        return torch.fx.Tracer().trace(module)
     except Exception as error:  # whatever the module's own code raises on a value that is not there yet
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"module {type(module).__name__} cannot be traced by torch.fx "
             f"({reason[0] if reason else error!r}); {INSTEAD}"
         ) from error
-    return _ModuleNetwork(_Walk(module, graph).layers(), module)
 
 
 class _ModuleNetwork(Network):
@@ -75,11 +82,10 @@ class _ModuleNetwork(Network):
             if isinstance(child, _BatchNorm) and not child.training
             for key, tensor in child.named_buffers(recurse=False)
         ]
-        tensors = [*module.named_parameters(), *averages]
-        self._watched = [(name, tensor.detach(), version(tensor)) for name, tensor in tensors]
+        self._watch = Watch([*module.named_parameters(), *averages])
 
     def check_unchanged(self) -> None:
-        check_versions(self._watched)
+        self._watch.check()
 
 
 class _Walk:
@@ -142,7 +148,14 @@ class _Walk:
         make = MODULES.get(type(found))
         if make is None:
             raise self._unsupported(node, f"the module {type(found).__name__}")
-        return self._made(node, lambda: make(found), list(found.parameters()))
+        own = dict(found.named_parameters())
+        usual = {name for name in ("weight", "bias") if getattr(found, name, None) is not None}
+        if own.keys() != usual:
+            odd = ", ".join(sorted(own.keys() ^ usual))
+            raise self._unsupported(node, f"the module {type(found).__name__} with its parameters changed ({odd})")
+        if why := altered(found):
+            raise self._unsupported(node, why)
+        return self._made(node, lambda: make(found), list(own.values()))
 
     def _call(self, node: Node) -> list[Layer]:
         make = CALLS.get(node.target)
@@ -175,9 +188,12 @@ class _Walk:
             self.used[id(tensor)] = node
             self.flat.append(id(tensor))
         try:
-            return make()
+            layers = make()
         except UnsupportedError as error:
             raise self._unsupported(node, str(error)) from None
+        if sum(len(layer.parameters()) for layer in layers) != len(parameters):
+            raise self._unsupported(node, "a weight or bias that is no parameter")
+        return layers
 
     def _residual(self, node: Node) -> Layer:
         self._check_in_place(node)

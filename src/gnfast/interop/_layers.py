@@ -32,6 +32,14 @@ def array_of(tensor: Any) -> Array | None:
     return found
 
 
+def altered(module: Any) -> str:
+    """What makes a module compute something else than its type says; empty if nothing does."""
+    everywhere = nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
+    if module._forward_hooks or module._forward_pre_hooks or everywhere:
+        return "forward hooks"
+    return "a forward of its own" if "forward" in vars(module) else ""
+
+
 def _required(tensor: Any) -> Array:
     found = array_of(tensor)
     if found is None:

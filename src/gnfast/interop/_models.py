@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
-def version(tensor: Tensor) -> int:
-    """What grows when a tensor is changed in place; -1 of one made in inference mode, which has no count."""
-    return -1 if tensor.is_inference() else int(tensor._version)
+# Steps of optimizers by the ids of their tensors; one that is given out again counts on, which changes no comparison.
+_steps: Counter[int] = Counter()
 
 
-def check_versions(tensors: Iterable[tuple[str, Tensor, int]]) -> None:
-    """Forward passes that are kept are those of the first values: a change since then is an error."""
-    for name, tensor, before in tensors:
-        if version(tensor) != before:
+def _count(optimizer: Any, *_: Any) -> None:
+    _steps.update(id(tensor) for group in optimizer.param_groups for tensor in group["params"])
+
+
+register_optimizer_step_post_hook(_count)
+
+
+def state(tensor: Tensor) -> tuple[int, int, int]:
+    """What changes when a tensor does: its version, which one made in inference mode has not, but for two cases.
+
+    Fused optimizers raise no version: their steps are counted. Assigning to `.data` moves the tensor in memory.
+    """
+    version = -1 if tensor.is_inference() else int(tensor._version)
+    return version, _steps[id(tensor)], tensor.data_ptr() if tensor.layout is torch.strided else 0
+
+
+class Watch:
+    """Tensors, and a module's modes, as they are now: what is kept was made with these, and a change is an error."""
+
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]], module: Any = None) -> None:
+        self._tensors = [(name, tensor, state(tensor)) for name, tensor in tensors]
+        children = () if module is None else module.named_modules()
+        self._modes = [(name, child, child.training) for name, child in children]
+
+    def check(self) -> None:
+        """Raise if one has been changed."""
+        changed = [name for name, tensor, before in self._tensors if state(tensor) != before]
+        changed += [f"the mode of {name or 'module'}" for name, child, mode in self._modes if child.training != mode]
+        if changed:
             raise RuntimeError(
-                f"{name} has been changed since this operator was made; make a new one after a training step"
+                f"{changed[0]} has been changed since this operator was made; make a new one after a training step"
             )
+
+
+@contextlib.contextmanager
+def left_alone(module: Any) -> Iterator[None]:
+    """Put back what forward or a hook assigns to modules, such as a pruned weight: in here a value of a transform."""
+    before = [(vars(child), dict(vars(child))) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for now, then in before:
+            now.clear()
+            now.update(then)
 
 
 class Model:
@@ -38,18 +76,25 @@ class Model:
         names: One for each.
         X: The samples, first dimension n.
         couples: Why the output at one sample depends on the others; empty if nothing says so.
+
+    `module` is what `call` calls, and `fixed` are the tensors besides the parameters that it then uses.
     """
 
     def __init__(
-        self, call: Callable[[list[Tensor], Tensor], Tensor], names: list[str], parameters: list[Tensor], X: Any
+        self,
+        call: Callable[[list[Tensor], Tensor], Tensor],
+        names: list[str],
+        parameters: list[Tensor],
+        X: Any,
+        fixed: Iterable[tuple[str, Tensor]] = (),
+        module: Any = None,
     ) -> None:
         self.call, self.names, self.couples = call, names, ""
         _check_parameters(names, parameters)
         self.parameters = [tensor.detach() for tensor in parameters]
         self.X = _inputs(X, self.parameters[0])
         self.numbers = [tensor.numel() for tensor in self.parameters]
-        watched = zip([*names, "X"], [*self.parameters, self.X], strict=True)
-        self._watched = [(name, tensor, version(tensor)) for name, tensor in watched]
+        self._watch = Watch([*zip(names, parameters, strict=True), ("X", self.X), *fixed], module)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -57,8 +102,8 @@ class Model:
         return DTYPES[self.parameters[0].dtype]
 
     def check_unchanged(self) -> None:
-        """Raise after a training step, or a change of X."""
-        check_versions(self._watched)
+        """Raise after a training step, or a change of X, of what is fixed or of modes: passes are made when needed."""
+        self._watch.check()
 
     def outputs(self, X: Tensor) -> Tensor:
         """The outputs at X, checked."""
@@ -109,25 +154,32 @@ def _of_module(module: Any, params: Any, X: Any) -> Model:
             )
     own = dict(module.named_parameters())
     chosen = _chosen(own, params)
-    couples = coupling_layers(module)
-    if couples:
-        module = _without_running_statistics(module)
-    fixed = {name: tensor.detach() for name, tensor in own.items() if name not in chosen}
-    names = list(chosen)
+    fixed = {name: tensor for name, tensor in own.items() if name not in chosen}
+    names, couples = list(chosen), coupling_layers(module)
+    # Running averages do not enter the outputs in training mode, and a product must not move them.
+    averaging = [module.get_submodule(name) for name in couples]
+    unused = {id(buffer) for child in averaging for buffer in child.buffers()}
+    buffers = {name: buffer for name, buffer in module.named_buffers() if id(buffer) not in unused}
 
     def call(values: list[Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(module, fixed | dict(zip(names, values, strict=True)), (x,))
+        tensors = {name: tensor.detach() for name, tensor in fixed.items()} | dict(zip(names, values, strict=True))
+        with left_alone(module):
+            for child in averaging:
+                child.track_running_stats = False
+            # Of buffers a copy: each call begins with the same ones, and those that it changes are not the caller's.
+            tensors |= {name: buffer.clone() for name, buffer in buffers.items()}
+            return torch.func.functional_call(module, tensors, (x,))
 
-    model = Model(call, names, list(chosen.values()), X)
+    model = Model(call, names, list(chosen.values()), X, [*fixed.items(), *buffers.items()], module)
     if couples:
-        model.couples = f"batch norm with statistics of the batch ({couples[0]}) couples the samples"
+        model.couples = f"batch norm with statistics of the batch ({couples[0] or 'itself'}) couples the samples"
     return model
 
 
 def coupling_layers(module: Any) -> list[str]:
     """Layers whose output at one sample depends on the others: batch norm with statistics of the batch."""
     return [
-        name or "itself"
+        name
         for name, child in module.named_modules()
         if isinstance(child, _BatchNorm) and (child.training or child.running_mean is None)
     ]
@@ -160,20 +212,6 @@ def _chosen(own: dict[str, Tensor], params: Any) -> dict[str, Tensor]:
     if not chosen:
         raise ValueError("params is empty; name at least one parameter")
     return chosen
-
-
-def _without_running_statistics(module: Any) -> Any:
-    """A copy of the module's structure, its tensors shared, in which batch norm keeps no running averages.
-
-    The averages do not enter the outputs in training mode, and a product must not move those of the caller.
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    twin = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    for child in twin.modules():
-        if isinstance(child, _BatchNorm) and child.training:
-            child.track_running_stats = False
-            child.running_mean = child.running_var = child.num_batches_tracked = None
-    return twin
 
 
 # ------------------------------------------------------------------------------------------------------- arguments

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,7 +12,8 @@ import torch
 
 import gnfast as gn
 from gnfast._arrays import Array
-from gnfast.interop._models import version
+from gnfast.interop._models import state
+from gnfast.losses import loss_at
 from gnfast.networks import Network
 from gnfast.plan import megabytes
 
@@ -28,9 +31,10 @@ def state_of(module: Any) -> object:
     if not isinstance(module, torch.nn.Module):
         return ()
     tensors = [*module.parameters(), *module.buffers()]
-    # Assigning to .data, as vector_to_parameters does, changes no version, but the memory, which is not given out again
-    # for as long as a network that has been read shares it.
-    return [(id(t), version(t), t.data_ptr()) for t in tensors], [m.training for m in module.modules()]
+    # Ids and memory are not given out again for as long as a network that has been read has the tensors.
+    return [(id(t), state(t)) for t in tensors], [
+        (m.training, *m._forward_hooks, *m._forward_pre_hooks) for m in module.modules()
+    ]
 
 
 @dataclass(frozen=True)
@@ -43,28 +47,49 @@ class _Batch:
 
 
 class Risk:
-    """The matrix as a sum over batches, each an operator of the core."""
+    """The matrix as a sum over batches, each an operator of the core.
+
+    Args:
+        read: The network, and for each of its parameters the place in `params`: see `network_of`.
+        loss: A loss module of PyTorch.
+        params: The caller's.
+        data: Batches (X, y).
+        share: What the batch's own loss is multiplied by in the risk.
+
+    Raises:
+        UnsupportedError: Whatever batch the core does not take; products then raise it no more.
+    """
 
     def __init__(
-        self, module: Any, loss: Any, params: list[Tensor], data: Iterable[tuple[Tensor, Tensor]], n: int
+        self,
+        read: tuple[Network, list[int]],
+        loss: Any,
+        params: list[Tensor],
+        data: Iterable[tuple[Any, Tensor]],
+        share: Callable[[Any, Tensor], float],
     ) -> None:
-        self.net, self.order = network_of(module, params)
+        self.net, self.order = read
         self.loss, self.batches = "", []
         for X, y in data:
-            inputs = samples_of(X, params[0])
-            self.loss, weights, factor = _hessians(loss, X, y)
-            share = len(X) / n if loss.reduction == "mean" else 1.0
-            self.batches.append(_Batch(inputs, weights, factor * share))
+            with _refusals():
+                samples = self.net.check_samples(samples_of(X, params[0]))
+                n, k = len(samples), self.net.place(samples.shape[1:]).outputs
+                self.loss, weights, factor = _hessians(loss, X, y, (n, k))
+                loss_at(self.loss, weights, n, k, self.net.dtype)
+            self.batches.append(_Batch(samples, weights, factor * share(X, y)))
         self._kept: list[gn.GaussNewton] = []
         self._rows = params[0].new_empty(0)  # (s, p), room for vectors: new pages cost more than a copy
-        first = self._operator(self.batches[0])
-        samples = sum(len(batch.X) for batch in self.batches)
-        self.bytes = first.plan().memory * samples / len(self.batches[0].X)
-        if self.bytes <= KEPT_BYTES:
-            self._kept = [first, *(self._operator(batch) for batch in self.batches[1:])]
+        self._lock = threading.Lock()  # of that room
+        total = sum(len(batch.X) for batch in self.batches)
+        for self._method in ("auto", "usual"):  # the latter without rows that only many products are worth
+            first = self._operator(self.batches[0])
+            self.bytes = first.plan().memory * total / len(self.batches[0].X)
+            if self.bytes <= KEPT_BYTES:
+                self._kept = [first, *(self._operator(batch) for batch in self.batches[1:])]
+                break
 
     def _operator(self, batch: _Batch) -> gn.GaussNewton:
-        return operator_at(self.net, batch.X, self.loss, batch.weights)
+        return operator_at(self.net, batch.X, self.loss, batch.weights, self._method)
 
     def terms(self) -> Iterator[tuple[float, gn.GaussNewton]]:
         """Factors and operators whose sum the matrix is, in the order of the module's parameters."""
@@ -75,11 +100,12 @@ class Risk:
         """G times a block of s vectors, each given as one tensor (*shape, s) a parameter in the caller's order."""
         columns = M[0].shape[-1]
         sizes = [M[i].numel() // columns for i in self.order]
-        if self._rows.shape != (columns, sum(sizes)):
-            self._rows = M[0].new_empty((columns, sum(sizes)))
-        for i, room in zip(self.order, torch.split(self._rows, sizes, dim=1), strict=True):
-            room.copy_(M[i].detach().reshape(-1, columns).T)
-        parts = torch.split(self.multiplied(self._rows.T).T, sizes, dim=1)
+        with self._lock:
+            if self._rows.shape != (columns, sum(sizes)):
+                self._rows = M[0].new_empty((columns, sum(sizes)))
+            for i, room in zip(self.order, torch.split(self._rows, sizes, dim=1), strict=True):
+                room.copy_(M[i].detach().reshape(-1, columns).T)
+            parts = torch.split(self.multiplied(self._rows.T).T, sizes, dim=1)
         found = dict(zip(self.order, parts, strict=True))
         return [found[i].T.reshape(M[i].shape) for i in range(len(M))]
 
@@ -107,10 +133,8 @@ def network_of(module: Any, params: list[Tensor]) -> tuple[Network, list[int]]:
     if not isinstance(module, torch.nn.Module):
         raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
     order = _order(list(module.parameters()), params)
-    try:
+    with _refusals():
         return gn.from_torch(module), order
-    except (TypeError, ValueError) as error:
-        raise UnsupportedError(str(error)) from None
 
 
 def samples_of(X: Any, like: Tensor) -> Array:
@@ -121,11 +145,20 @@ def samples_of(X: Any, like: Tensor) -> Array:
     return samples
 
 
-def operator_at(net: Network, X: Array, loss: str = "mse", weights: Array | None = None) -> gn.GaussNewton:
+def operator_at(
+    net: Network, X: Array, loss: str = "mse", weights: Array | None = None, method: str = "auto"
+) -> gn.GaussNewton:
     """sum_i w_i J_i^T H_i J_i at some samples."""
+    with _refusals():
+        return gn.GaussNewton(net, X, loss, reduction="sum", weights=weights, method=method)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What the core refuses, others may take: a module, samples, outputs that are not (n, k), weights that are zero."""
     try:
-        return gn.GaussNewton(net, X, loss, reduction="sum", weights=weights)
-    except (TypeError, ValueError) as error:  # samples that the network does not take, or outputs not (n, k)
+        yield
+    except (TypeError, ValueError) as error:
         raise UnsupportedError(str(error)) from None
 
 
@@ -137,19 +170,25 @@ def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:
     return [places[id(tensor)] for tensor in own]
 
 
-def _hessians(loss: Any, X: Tensor, y: Tensor) -> tuple[str, Array | None, float]:
-    """A mini-batch loss of PyTorch as (a loss of ours, weights of the samples, factor)."""
-    mean = loss.reduction == "mean"
-    if type(loss) is torch.nn.MSELoss:  # sum of squares, without a half; the mean is over entries
+def _hessians(loss: Any, X: Tensor, y: Tensor, outputs: tuple[int, int]) -> tuple[str, Array | None, float]:
+    """A mini-batch loss of PyTorch at outputs of some shape as (a loss of ours, weights of the samples, factor)."""
+    kind, reduction, shape = type(loss), getattr(loss, "reduction", None), tuple(y.shape)
+    if reduction not in ("mean", "sum"):
+        raise UnsupportedError(f"the loss {loss} with reduction={reduction!r}")
+    mean = reduction == "mean"
+    if kind is torch.nn.MSELoss and shape == outputs:  # sum of squares, without a half; the mean is over entries
         return "mse", None, 2.0 / (y.numel() if mean else 1)
-    if type(loss) is torch.nn.BCEWithLogitsLoss and loss.weight is None and loss.pos_weight is None:
+    plain = kind is torch.nn.BCEWithLogitsLoss and loss.weight is None and loss.pos_weight is None
+    if plain and shape == outputs:
         return "binary_cross_entropy", None, 1.0 / (y.numel() if mean else 1)
-    if type(loss) is torch.nn.CrossEntropyLoss and not y.is_floating_point() and y.ndim == 1:
+    if kind is torch.nn.CrossEntropyLoss and not y.is_floating_point() and shape == outputs[:1]:
         if bool((y == loss.ignore_index).any()):
             raise UnsupportedError("some targets are ignored")
         if loss.weight is None:
             return "cross_entropy", None, 1.0 / (len(X) if mean else 1)
         if loss.label_smoothing == 0:
             weights = loss.weight.detach()[y].to(X.dtype)
+            if not bool(weights.any()):
+                raise UnsupportedError("all samples of a batch have the weight 0")
             return "cross_entropy", weights.numpy(), 1.0 / (float(weights.sum()) if mean else 1)
     raise UnsupportedError(f"the loss {loss} or its targets")

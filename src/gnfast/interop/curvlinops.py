@@ -9,7 +9,7 @@ from gnfast import _checks
 torch: Any = _checks.optional_import("torch", "gnfast.interop.curvlinops", "curvlinops")
 _theirs: Any = _checks.optional_import("curvlinops", "gnfast.interop.curvlinops", "curvlinops")
 
-from gnfast.interop._risk import Risk, UnsupportedError, state_of  # noqa: E402  (needs torch: see the error above)
+from gnfast.interop._risk import Risk, UnsupportedError, network_of, state_of  # noqa: E402  (needs torch: see the error above)
 
 # A class of a library that need not be there: to a type checker its subclasses have no base.
 _Base: Any = _theirs.GGNLinearOperator
@@ -64,7 +64,9 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
         if self._state is None or state != self._state:
             self._risk, self._reason = None, ""
             try:
-                self._risk = Risk(module, self._loss_func, self._params, self._loop_over_data(), self._N_data)
+                read = network_of(module, self._params)
+                data, share = self._loop_over_data(), self._get_normalization_factor
+                self._risk = Risk(read, self._loss_func, self._params, data, share)
             except UnsupportedError as reason:
                 self._reason = str(reason)
             self._state = state

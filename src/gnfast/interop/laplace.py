@@ -11,13 +11,7 @@ from gnfast import _checks
 from gnfast.networks import Network
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.laplace", "laplace")
-try:
-    _theirs: Any = _checks.optional_import("laplace", "gnfast.interop.laplace", "laplace")
-except RuntimeError as error:  # of torchvision, which torchmetrics imports where it is installed
-    raise ImportError(
-        f"gnfast.interop.laplace needs laplace, which cannot be imported ({error}); where PyTorch is CPU-only or of "
-        "another release than torchvision, pip uninstall torchvision, which Laplace does not use"
-    ) from error
+_theirs: Any = _checks.optional_import("laplace", "gnfast.interop.laplace", "laplace")
 
 from gnfast.interop._models import coupling_layers  # noqa: E402  (needs torch: see the error above)
 from gnfast.interop._risk import Risk, UnsupportedError, network_of, operator_at, samples_of, state_of  # noqa: E402
@@ -56,7 +50,8 @@ class GnfastGGN(_Backend):  # type: ignore[misc]  # see _Backend
         Daxberger et al., "Laplace redux: effortless Bayesian deep learning", NeurIPS 2021.
     """
 
-    _read: tuple[object, Network] | None = None  # the state of the model, and the network that it then was
+    # The state of the model, and what was then read of it.
+    _read: tuple[object, tuple[Network, list[int]]] | None = None
 
     def full(self, x: Any, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its matrix (p, p)."""
@@ -96,13 +91,13 @@ class GnfastGGN(_Backend):  # type: ignore[misc]  # see _Backend
             J, f = super().selected_output_jacobians(x, outputs, enable_backprop)
         return J, f
 
-    def _network(self) -> Network:
-        """The model in our engine, read again when it has changed."""
+    def _network(self) -> tuple[Network, list[int]]:
+        """The model in our engine, and the places of its parameters, read again when it has changed."""
         if self.last_layer:
             raise UnsupportedError("only the last layer is asked for")
         state = state_of(self.model)
         if self._read is None or self._read[0] != state:
-            self._read = state, network_of(self.model, self.params)[0]
+            self._read = state, network_of(self.model, self.params)
         return self._read[1]
 
     def _operator(self, x: Any, y: Tensor) -> tuple[float, gn.GaussNewton]:
@@ -111,14 +106,15 @@ class GnfastGGN(_Backend):  # type: ignore[misc]  # see _Backend
             raise UnsupportedError("a Monte-Carlo Fisher matrix is asked for")
         if self.last_layer or self.subnetwork_indices is not None:
             raise UnsupportedError("only some parameters are asked for")
-        [(factor, operator)] = Risk(self.model, self.lossfunc, self.params, [(x, y)], len(y)).terms()
+        risk = Risk(self._network(), self.lossfunc, self.params, [(x, y)], lambda *_: 1.0)
+        [(factor, operator)] = risk.terms()
         return self.factor * factor, operator
 
     def _jacobians(self, x: Any, chosen: Tensor | None, enable_backprop: bool) -> tuple[Tensor, Tensor]:
         """dF_j / dtheta (n, s, p) for the outputs j in `chosen`, (n,) or (n, s), or for all; and F (n, k)."""
         if enable_backprop:
             raise UnsupportedError("the Jacobians are differentiated further")
-        net, X = self._network(), samples_of(x, self.params[0])
+        (net, _), X = self._network(), samples_of(x, self.params[0])
         if coupling_layers(self.model):
             raise UnsupportedError("batch norm couples the samples")
         outputs = self._outputs(x)

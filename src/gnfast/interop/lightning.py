@@ -31,7 +31,7 @@ class CurvatureCallback(_Base):  # type: ignore[misc]  # see _Base
         **options: Those of `CurvatureMonitor`: loss, every, share, quantities, log, path, tol, memory_limit.
 
     Attributes:
-        monitor: The `CurvatureMonitor`, with its `history`; None before training.
+        monitor: The `CurvatureMonitor`, with its `history`, of the last model that was trained; None before training.
 
     Raises:
         ImportError: Lightning or PyTorch is not installed.
@@ -54,8 +54,8 @@ class CurvatureCallback(_Base):  # type: ignore[misc]  # see _Base
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Once the model is where it is trained."""
-        if trainer.is_global_zero and self.monitor is None:
-            module = pl_module.get_submodule(self.module)
+        module = pl_module.get_submodule(self.module)
+        if trainer.is_global_zero and (self.monitor is None or self.monitor.module is not module):
             X = self.X.to(pl_module.device) if hasattr(self.X, "to") else self.X
             self.monitor = CurvatureMonitor(module, X, **self.options)
 

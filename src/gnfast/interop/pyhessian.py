@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -63,6 +64,9 @@ class hessian(_Base):  # type: ignore[misc]  # noqa: N801  (see _Base; the name 
         # Of a data loader theirs makes every product by dataloader_hv_product, and nothing beforehand.
         batches = dataloader if data is None else [tuple(data)]
         super().__init__(model, criterion, dataloader=batches, cuda=cuda)
+        if data is not None:
+            self.data = data
+            self.inputs, self.targets = (part.cuda() if cuda else part for part in data)
         self.operator = GGNLinearOperator(model, criterion, self.params, batches, check_deterministic=False)
 
     def dataloader_hv_product(self, v: list[Tensor]) -> tuple[float, list[Tensor]]:
@@ -94,13 +98,17 @@ class _TorchWithEig:
         return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
 
+_swapping = threading.Lock()
+
+
 @contextmanager
 def _eig() -> Iterator[None]:
     """`torch.eig` for the module of PyHessian alone, and only for as long as it is needed."""
     module: Any = importlib.import_module("pyhessian.hessian")
-    theirs = module.torch
-    module.torch = _TorchWithEig()
-    try:
-        yield
-    finally:
-        module.torch = theirs
+    with _swapping:
+        theirs = module.torch
+        module.torch = _TorchWithEig()
+        try:
+            yield
+        finally:
+            module.torch = theirs

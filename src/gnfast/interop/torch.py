@@ -41,8 +41,8 @@ class GaussNewton(OnTensors, SymmetricOperator):
         params: Of a module: None for all parameters that require a gradient, in the order of `module.parameters()`, or
             a list of parameters or of their names, or a dict of names and tensors. Of a function: a tensor, or
             lists, tuples and dicts of tensors, flat in that order. float32 or float64, one dtype and device; shared
-            parameters are one. Memory is shared: a training step makes this operator out of date, and using it
-            then is an error.
+            parameters are one. Memory is shared: a training step makes this operator out of date, and so does a
+            change of buffers, of other parameters or of the module's modes; using it then is an error.
         X: Samples, a tensor (n, ...) or an array, of the parameters' dtype, or integers for models that take them.
         loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
         weights: (n,) or (n, k), as there, arrays or tensors of the parameters' dtype; None for ones.
@@ -55,7 +55,7 @@ class GaussNewton(OnTensors, SymmetricOperator):
         TypeError: Wrong kinds or dtypes.
         ValueError: Wrong shapes or names, NaN or infinite values, a random model.
         MemoryError: One sample, or all of them where they are coupled, exceed `memory_limit`.
-        RuntimeError: It is used after a training step.
+        RuntimeError: It is used when it is out of date.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
@@ -182,6 +182,7 @@ class Gram(OnTensors, SymmetricOperator):
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
+        self.check_unchanged()
         if self._dense is None:
             self._dense = _arrays.read_only(super().to_dense())
             self.core = _core.stored(self._dense)
