@@ -25,9 +25,9 @@ __all__ = ["Conv", "Dense", "GaussNewton", "from_pytree", "matvec"]
 JaxArray: TypeAlias = Any  # jax.Array
 CHECKED = 16  # samples at which a network's outputs are compared with `apply`
 # Outputs of `apply` may be off by so many times what our own are, or what the last sum is rounded by. Measured in
-# float32 for 7 activations, 2 to 30 layers of 16 to 1,500 units and weights from a tenth to five times the usual: 5 times
-# at most where the network is the same, 55 times at least with the other GELU (17 and less with a tenth of the weights,
-# where both are the same up to rounding from the third layer on).
+# float32 for 7 activations, 2 to 30 layers of 16 to 1,500 units and weights from a tenth to five times the usual: 5
+# times at most where the network is the same, 55 times at least with the other GELU (17 and less with a tenth of the
+# weights, where both are the same up to rounding from the third layer on).
 ROUNDING = 10
 
 
