@@ -14,7 +14,7 @@ class Dlpack:
     """An array of a library that knows DLPack and nothing of NumPy."""
 
     def __init__(self, array):
-        self._array, self.ndim = array, array.ndim
+        self._array = array
 
     def __dlpack__(self, **options):
         return self._array.__dlpack__(**options)
@@ -76,6 +76,9 @@ def test_vectors_in_and_out(make):
     found, expected = (gn.eigsh(op, k=1, v0=start)[0] for op, start in ((G, make(v)), (plain, v)))
     assert type(found) is np.ndarray
     np.testing.assert_array_equal(found, expected)
+    if make is Dlpack:
+        np.testing.assert_array_equal(make(v) @ G, plain @ v)
+        np.testing.assert_array_equal(make(V.T) @ G, (plain @ V).T)
     back = xp.from_dlpack(G @ make(v))
     assert back.shape == (51,)
 

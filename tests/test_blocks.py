@@ -159,6 +159,45 @@ def test_dead_units_and_single_precision():
         np.testing.assert_allclose(block, S[:, part.own].T @ S[:, part.own], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["chain", "images", "batch"])
+def test_spectra_of_all_layers(name):
+    make, X = CASES[name]
+    net = make()
+    G, S = gn.GaussNewton(net, X, "cross_entropy"), scaled_rows(net, X, "cross_entropy")
+    layers = G.layers()
+    found, spectra, tops = layers.cond(), layers.spectra(), layers.spectra(k=2, tol=1e-12)
+    assert list(found) == list(spectra) == list(tops) == [part.name for part in layers]
+    for part in layers:
+        exact = np.linalg.eigvalsh(S[:, part.own].T @ S[:, part.own])
+        values = oracles.nonzero(S[:, part.own].T @ S[:, part.own], 1e-9)
+        assert found[part.name].value == pytest.approx(values[-1] / values[0], rel=1e-6)
+        assert len(spectra[part.name]) == G.block(part).dual().shape[0]
+        count = min(len(exact), len(spectra[part.name]))
+        close(spectra[part.name][-count:], exact[-count:])
+        close(tops[part.name], exact[-2:])
+        line = next(line for line in str(layers).splitlines() if f" {part.name} " in line).split()
+        row = dict(zip(str(layers).splitlines()[0].split(), line, strict=False))
+        assert float(row["kappa"]) == pytest.approx(values[-1] / values[0], rel=1e-3)
+        assert float(row["lambda_max"]) == pytest.approx(values[-1], rel=1e-3)
+        assert float(row["lambda_min"]) == pytest.approx(values[0], rel=1e-3)
+        assert int(row["rank"]) == len(values)
+    assert list(layers[1:].cond()) == list(found)[1:]
+
+
+def test_layers_without_a_spectrum_are_left_out():
+    first = gn.Dense(np.full((4, 3), -1.0))  # units that see no sample, so that no gradient passes either
+    net = gn.Network([first, gn.Activation("relu"), gn.Dense(np.ones((2, 4)), np.ones(2)), gn.Dense(np.ones((2, 2)))])
+    layers = gn.GaussNewton(net, np.abs(rng().standard_normal((5, 3)))).layers()
+    assert list(layers.cond()) == ["layers.2", "layers.3"]
+    assert not layers.spectra()["layers.0"].any()
+    assert " - " in str(layers).splitlines()[1]
+    pruned = gn.PrunedNetwork([gn.Dense(np.zeros((3, 4))), dense(2, 3)], np.arange(12, 20))
+    own = gn.GaussNewton(pruned, rng().standard_normal((3, 4))).layers()
+    assert list(own.cond()) == list(own.spectra()) == ["layers.1"]
+    with pytest.raises(ValueError, match="k is 0 but must be at least 1"):
+        layers.spectra(k=0)
+
+
 def test_the_table_and_names():
     G = gn.GaussNewton(gn.Network(image_layers()), IMAGES)
     layers = G.layers()

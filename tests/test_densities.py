@@ -198,7 +198,7 @@ def test_the_gram_is_formed_where_that_pays(monkeypatch):
     monkeypatch.setattr(gn.Gram, "form", lambda self, *args: formed.append(1) or form(self, *args))
     many = gn.density(G.gram(), probes=6, steps=20)
     assert formed
-    assert not G.gram().is_stored  # for this computation only
+    assert not G.gram().stored  # for this computation only
     formed.clear()
     gn.density(G.gram(), probes=2, steps=2)
     assert not formed  # four products do not pay for it

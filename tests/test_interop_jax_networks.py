@@ -280,6 +280,48 @@ def test_uneven_padding() -> None:
         gn.Conv2d(layer.weight, padding=((1, 2, 3), 1))
 
 
+# -------------------------------------------------------------------------------------------------- the same network?
+def single(widths: tuple[int, ...], seed: int) -> list[tuple[Any, Any]]:
+    """Weights in float32 of the usual size."""
+    draws = enumerate(itertools.pairwise(widths))
+    return [
+        ((random(m, n, seed=97 * seed + i) * np.sqrt(2 / m)).astype("f"), (random(n, seed=i) / 10).astype("f"))
+        for i, (m, n) in draws
+    ]
+
+
+def chain_of(activation: Any, params: list[tuple[Any, Any]], X: Any) -> Any:
+    for W, b in params[:-1]:
+        X = activation(X @ W + b)
+    return X @ params[-1][0] + params[-1][1]
+
+
+@pytest.mark.parametrize("widths", [(9, 17, 2), (9, 300, 11), (9, 40, 40, 40, 40, 3), (9, *(33,) * 19, 3)])
+def test_the_other_gelu_is_found_in_single_precision(widths: tuple[int, ...]) -> None:
+    """Both differ by 5e-4 at most, where rounding in float32 is 1e-7."""
+    functions = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "gelu_tanh": jax.nn.gelu}
+    for seed in range(3):
+        params, X = single(widths, seed), random(20, 9, seed=seed).astype("f")
+        for name, function in functions.items():
+            apply = jax.jit(lambda params, X, function=function: chain_of(function, params, X))
+            assert GaussNewton(params, X, name, apply=apply).dtype == np.float32
+            other = next(each for each in functions if each != name)
+            with pytest.raises(ValueError, match="check activation, layers"):
+                GaussNewton(params, X, other, apply=apply)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gain", [0.2, 1, 3])
+@pytest.mark.parametrize("name", ["relu", "tanh", "silu", "softplus", "sigmoid"])
+def test_the_right_network_is_never_refused(name: str, gain: float, dtype: str) -> None:
+    """Deep ones whose rounding grows from layer to layer, too: with three times the weights tanh is chaotic."""
+    apply = jax.jit(lambda params, X: chain_of(getattr(jax.nn, name), params, X))
+    for widths in ((9, 200, 1), (9, *(33,) * 11, 3)):
+        for seed in range(3):
+            params = [((gain * W).astype(dtype), b.astype(dtype)) for W, b in single(widths, seed)]
+            GaussNewton(params, random(20, 9, seed=seed).astype(dtype), name, apply=apply)
+
+
 # ------------------------------------------------------------------------------------------------------------ errors
 def named(*names: str) -> dict[str, Any]:
     return {name: {"kernel": random(4, 4, seed=i), "bias": random(4)} for i, name in enumerate(names)}

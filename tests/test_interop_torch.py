@@ -231,7 +231,8 @@ def test_solvers_take_it(mode: str) -> None:
     assert top == pytest.approx(values[-2:], rel=1e-9)
     assert close(D @ vectors, vectors * top, 1e-8)
     trace = gn.trace(G)
-    assert abs(trace.value - values.sum()) <= 4 * trace.error + 1e-10 * values.sum()
+    assert trace.value == pytest.approx(values.sum(), rel=1e-9)
+    assert trace.products == G.dual().shape[0] < 60 < G.shape[0], "vectors of the dual, none of parameters"
     b = D @ block(len(D), 1)[:, 0]
     x, info = gn.solve(G, b, damping=0.1)
     assert info.converged
@@ -258,6 +259,14 @@ def test_repr_says_which_engine_runs() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
+def test_preconditioners_are_the_cores() -> None:
+    G = GaussNewton(LINEAR, None, SMALL)
+    with pytest.raises(TypeError, match=r"G is a gnfast\.interop\.torch\.GaussNewton; read .* with gnfast\.from_torch"):
+        gn.cond(G, preconditioner="kfac")
+    names = ("diagonal", "layers", "block", "kfac", "preconditioned", "linear_dual")
+    assert not any(hasattr(G, name) for name in names), "docs/pytorch.md says so"
+
+
 LINEAR = nn.Linear(2, 2, dtype=torch.float64)
 SMALL = torch.ones(3, 2, dtype=torch.float64)
 

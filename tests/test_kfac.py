@@ -180,6 +180,32 @@ def test_it_preconditions_solve():
     close(G @ x + 0.01 * x, b, 1e-8)
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [gn.Dense(rng(1).standard_normal((150, 6))), gn.Dense(rng(2).standard_normal((2, 150)))],
+        [gn.Flatten(), gn.LayerNorm(np.ones(150)), gn.Dense(rng(2).standard_normal((2, 150)))],
+    ],
+)
+def test_factors_beyond_the_memory_limit_are_refused(layers):
+    """Wide layers and normalisations: (150, 150) and more, where products need a fraction of that."""
+    net = gn.Network(layers)
+    X = rng(3).standard_normal((4, 150 if isinstance(layers[0], gn.Flatten) else 6))
+    G = gn.GaussNewton(net, X, memory_limit=2e5)
+    with pytest.raises(MemoryError, match=r"K-FAC with its factors A_l and B_l needs .*; raise memory_limit or use 'd"):
+        G.kfac()
+    with pytest.raises(MemoryError, match="K-FAC"):
+        gn.cond(G, preconditioner="kfac")
+    G = gn.GaussNewton(net, X, memory_limit=2e6)
+    kfac = G.kfac()
+    assert kfac.memory_limit == 2e6
+    kfac.memory_limit = 1e5
+    for op in (kfac, kfac.inverse(0.1), kfac.inverse_root(0.1)):
+        assert op.memory_limit == 1e5
+        with pytest.raises(MemoryError, match="matrix needs"):
+            op.to_dense()
+
+
 def test_refusals():
     net, X = gn.mlp([4, 6, 3], seed=1), rng(2).standard_normal((5, 4))
     with pytest.raises(ValueError, match="the network is pruned; use 'diagonal'"):

@@ -108,6 +108,78 @@ def test_each_given_form_is_the_same_matrix():
     assert gn.cond(G, preconditioner=G.kfac(), damping=0.2).value == pytest.approx(by_name.value, rel=1e-12)
 
 
+class Root:
+    """An operator of the protocol and nothing else, a diagonal: its products in any layout and dtype."""
+
+    def __init__(self, entries, order="C", dtype=None):
+        self.shape, self.dtype = (len(entries), len(entries)), entries.dtype
+        self._entries, self._order, self._given = entries[:, None], order, dtype or entries.dtype
+
+    def matmat(self, V):
+        return np.array(self._entries * V, dtype=self._given, order=self._order)
+
+
+class Given:
+    def __init__(self, root):
+        self._root = root
+
+    def inverse_root(self, damping):
+        return self._root
+
+
+@pytest.mark.parametrize("name", ["wide", "few parameters"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_roots_of_other_people_may_have_any_layout(name, dtype):
+    """In products, which large matrices are known by: in the space of samples and in that of parameters."""
+    net, X = CASES[name][0](), CASES[name][1].astype(dtype)
+    net = net.with_parameters([w.astype(dtype) for w in net.parameters()])
+    G, tol = gn.GaussNewton(net, X), 1e-11 if dtype == "float64" else 1e-4
+    d = rng(5).uniform(0.5, 2, G.shape[0]).astype(dtype)
+    expected = G.preconditioned((d**-2).astype(dtype)).to_dense()
+    V = np.asfortranarray(rng(6).standard_normal((len(expected), 3)), dtype)
+    roots = [
+        Root(d),
+        Root(d, "F"),
+        Root(d, dtype="float64"),
+        aslinearoperator(np.diag(d)),
+        gn.operator(Root(d).matmat, len(d), dtype),
+    ]
+    for root in roots:
+        op = G.preconditioned(Given(root))
+        found = op @ V
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected @ V, atol=tol * np.abs(expected).max())
+        np.testing.assert_allclose(op.to_dense(), expected, atol=tol * np.abs(expected).max())
+    assert gn.eigsh(op, k=1, method="lanczos", return_eigenvectors=False) == pytest.approx(
+        np.linalg.eigvalsh(expected)[-1:], rel=max(tol, 1e-9)
+    )
+
+
+def test_a_root_of_another_dtype_or_with_products_of_another_shape_is_named():
+    net = gn.mlp([4, 9, 3], "tanh", seed=1, dtype="float32")
+    G = gn.GaussNewton(net, rng(1).standard_normal((7, 4)).astype("float32"))
+    with pytest.raises(TypeError, match=r"inverse_root gave an operator in float64 but the network has float32; give"):
+        gn.cond(G, preconditioner=Given(aslinearoperator(np.eye(63))))
+    root = Root(np.ones(63, "float32"))
+    root.matmat = lambda V: V[:5]
+    with pytest.raises(
+        ValueError, match=r"product with preconditioner.inverse_root has shape \(5, .* but must be \(63"
+    ):
+        gn.cond(G, preconditioner=Given(root))
+
+
+def test_diagonals_in_double_precision_of_single_precision_networks():
+    net = gn.mlp([4, 9, 3], "tanh", bias=True, seed=1, dtype="float32")
+    G = gn.GaussNewton(net, rng(1).standard_normal((7, 4)).astype("float32"))
+    assert G.diagonal().dtype == np.float64
+    by_name = gn.cond(G, preconditioner="diagonal", damping=0.1)
+    for given in (G.diagonal(), gn.diagonal(G), gn.diagonal(G).values):
+        found = gn.cond(G, preconditioner=given, damping=0.1)
+        assert found.value == pytest.approx(by_name.value, rel=1e-4)
+    with pytest.raises(TypeError, match="preconditioner has dtype int64 but must be float32 or float64"):
+        gn.cond(G, preconditioner=np.ones(75, int))
+
+
 def test_a_multiple_of_the_identity_changes_nothing_but_the_scale():
     for name in ("wide", "few parameters", "duplicates"):
         G, D = dense_problem(name, "mse")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
@@ -67,6 +69,14 @@ def test_our_operators_are_operators():
         assert op.dual().dual().shape == op.dual().shape
         assert op.device == "cpu" and op.space in ("parameters", "samples", "linear map", "given")
         np.testing.assert_allclose(op.to_dense() @ V, out, atol=1e-10)
+
+
+def test_the_page_names_what_stays():
+    page = (Path(__file__).resolve().parents[1] / "docs/protocol.md").read_text()
+    promise = page.partition("## What will stay")[2]
+    assert "`gnfast.__all__`" in promise and "`gnfast.from_torch`" in promise
+    for name in gn.interop.BRIDGES:
+        assert f"`{name}`" in promise or f"`gnfast.interop.{name}`" in promise, name
 
 
 def test_our_preconditioners_are_preconditioners():

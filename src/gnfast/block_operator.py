@@ -72,15 +72,22 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def dot(self, x: Any) -> Any:
         """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
+        x = self._with_shape(x)
         if _arrays.is_on_gpu(x) or hasattr(x, "__dlpack__"):  # which SciPy would have NumPy read as it can
             return self.matvec(x) if x.ndim == 1 else self.matmat(x)
         return super().dot(x)
 
     def _rdot(self, x: Any) -> Any:
         """x @ operator."""
+        x = self._with_shape(x)
         if _arrays.is_on_gpu(x) or _arrays.is_tensor(x):
             return self._transpose().dot(x) if x.ndim == 1 else self._transpose().dot(x.T).T
         return super()._rdot(x)
+
+    def _with_shape(self, x: Any) -> Any:
+        """What has DLPack and nothing else, as an array: an array's attributes are not asked of it."""
+        alone = hasattr(x, "__dlpack__") and not hasattr(x, "ndim")
+        return _arrays.as_array(x, "V", self.device, "the operator") if alone else x
 
     def check_unchanged(self) -> None:
         """Raise if what the operator was made of has been changed since: what it keeps would be out of date."""

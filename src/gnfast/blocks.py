@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from gnfast.kept import operator_of
 from gnfast.layers import Layer, Residual
 from gnfast.operators import GaussNewton, Gram
 from gnfast.symmetric import SymmetricOperator
+
+# `cond` and `eigsh`, by name: they stand above this room, and put themselves here when they are imported.
+solvers: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,54 @@ class Part:
 
 
 class Layers(Sequence[Part]):
-    """The layers with parameters, in the order of the parameters; `print(...)` shows a table."""
+    """The layers with parameters, in the order of the parameters; `print(...)` shows a table.
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = tuple(parts)
+    `cond()` and `spectra()` look at each layer's block of the operator; the table then has what they found, too.
+    """
+
+    def __init__(self, parts: Sequence[Part], owner: GaussNewton) -> None:
+        self._parts, self._owner = tuple(parts), owner
+        self._columns: dict[str, dict[str, str]] = {}  # of the table, by layer
+
+    def cond(self, **options: Any) -> dict[str, Any]:
+        """The condition number of each layer's block: name -> `gnfast.cond(G.block(name), **options)`.
+
+        A layer whose block is zero, or to which pruning has left no parameters, has none and is left out.
+        """
+        blocks = {name: block for name, block in self._blocks() if block.gram().diagonal().any()}
+        found = {name: solvers["cond"](block, **options) for name, block in blocks.items()}
+        for column, form in (("kappa", ".4g"), ("lambda_max", ".4g"), ("lambda_min", ".4g"), ("rank", "d")):
+            field = "value" if column == "kappa" else column
+            self._columns[column] = {name: format(getattr(one, field), form) for name, one in found.items()}
+        return found
+
+    def spectra(self, k: int | None = None, **options: Any) -> dict[str, Array]:
+        """The eigenvalues of each layer's block, ascending, by name.
+
+        Args:
+            k: How many of the largest; None for all min(p_l, n q) of the block's `dual()`, those that are not zero
+                beforehand, q the rank of the loss's Hessian.
+            options: tol, method, precision and so on of `gnfast.eigsh`.
+        """
+        k = None if k is None else _checks.integer(k, "k")
+        found = {}
+        for name, block in self._blocks():
+            dual = block.dual()
+            count = dual.shape[0] if k is None else min(k, dual.shape[0])
+            found[name] = solvers["eigsh"](dual, k=count, return_eigenvectors=False, **options)
+        self._columns["lambda_max"] = {name: format(values[-1], ".4g") for name, values in found.items()}
+        return found
+
+    def _blocks(self) -> Iterator[tuple[str, Block]]:
+        """Of the layers that have parameters left."""
+        return ((part.name, Block(self._owner, part)) for part in self if part.size)
 
     @overload
     def __getitem__(self, index: int) -> Part: ...
     @overload
     def __getitem__(self, index: slice) -> Layers: ...
     def __getitem__(self, index: int | slice) -> Part | Layers:
-        return Layers(self._parts[index]) if isinstance(index, slice) else self._parts[index]
+        return Layers(self._parts[index], self._owner) if isinstance(index, slice) else self._parts[index]
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -70,10 +110,12 @@ class Layers(Sequence[Part]):
 
     def __str__(self) -> str:
         width = max(len("layer"), *(len(part.name) for part in self))
-        lines = [f"  #  {'layer':{width}}  parameters  entries"]
+        more = "".join(f"{column:>10}  " for column in self._columns)
+        lines = [f"  #  {'layer':{width}}  parameters  {'entries':15}  {more}".rstrip()]
         for part in self:
             entries = f"{part.own.start}:{part.own.stop}"
-            lines.append(f"{part.index:>3}  {part.name:{width}}  {part.size:>10}  {entries:<15}  {part.layer!r}")
+            more = "".join(f"{cells.get(part.name, '-'):>10}  " for cells in self._columns.values())
+            lines.append(f"{part.index:>3}  {part.name:{width}}  {part.size:>10}  {entries:15}  {more}{part.layer!r}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -134,7 +176,7 @@ def layers_of(G: GaussNewton) -> Layers:
             start, stop = map(int, ends if kept is None else np.searchsorted(kept, ends))
             parts.append(Part(len(parts), name, layer, (first, first + size), slice(start, stop)))
             first += size
-    return Layers(parts)
+    return Layers(parts, G)
 
 
 def named(layers: Sequence[Layer], prefix: str = "layers.") -> Iterator[tuple[str, Layer]]:

@@ -191,8 +191,8 @@ class GaussNewton(SymmetricOperator):
     def layers(self) -> Layers:
         """The layers with parameters: names, and which entries of G's vectors are theirs; `print(...)` shows a table.
 
-        A layer's weight and bias belong together. `gnfast.cond(G.block(layer))` for each of them, `gnfast.eigsh`,
-        `trace`, `density` and so on tell the spectra of the blocks.
+        A layer's weight and bias belong together. `G.layers().cond()` and `.spectra()` give the condition number and
+        the eigenvalues of each block; `gnfast.eigsh`, `trace`, `density` and so on take a `G.block(layer)`.
         """
         from gnfast.blocks import layers_of
 
@@ -227,8 +227,8 @@ class GaussNewton(SymmetricOperator):
         """(M + damping I)^(-1/2) G (M + damping I)^(-1/2), or its dual: the operator that `cond` is asked about.
 
         Args:
-            preconditioner: "diagonal", "block", "kfac", the diagonal of M as an array (p,), or an object of
-                `gnfast.protocol.Preconditioner`; see `cond`.
+            preconditioner: "diagonal", "block", "kfac", the diagonal of M as an array (p,), float32 or float64, or an
+                object of `gnfast.protocol.Preconditioner`; see `cond`.
             damping: At least 0; without it M is inverted on its range, which holds that of G.
         """
         from gnfast.preconditioners import Preconditioned, preconditioner_of
@@ -286,7 +286,7 @@ class Decoupling(SymmetricOperator):
     def _mean_over_outputs(self, out: Array) -> None:
         raise NotImplementedError
 
-    def preconditioner(self) -> Preconditioner | None:
+    def preconditioner(self) -> WideLimitInverse | None:
         """The inverse of the wide limit of this operator, I_k (x) its mean over outputs, or None if that is singular.
 
         In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
@@ -296,7 +296,7 @@ class Decoupling(SymmetricOperator):
         self._mean_over_outputs(factor)
         if self.device.core.cholesky(factor):
             return None
-        return Preconditioner(factor, self._copies, self._interleaved, self.device)
+        return WideLimitInverse(factor, self._copies, self._interleaved, self.device)
 
 
 class Dual(Decoupling):
@@ -354,7 +354,7 @@ class Dual(Decoupling):
         self._dual.mean_over_outputs(out)
 
 
-class Preconditioner(SymmetricOperator):
+class WideLimitInverse(SymmetricOperator):
     """(I_k (x) C C^T)^-1, or (C C^T (x) I_k)^-1 when interleaved, from a Cholesky factor C in a lower triangle."""
 
     def __init__(self, factor: Array, copies: int, interleaved: bool, device: Device) -> None:
@@ -385,11 +385,6 @@ class Gram(Dual):
         self._dual, self.part = core, part
         self.parameters = owner.shape[0] if part is None else part.size
         self._dense: Array | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether `to_dense()` has formed and kept the matrix."""
-        return self._dense is not None
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         if self._dense is not None:

@@ -21,7 +21,7 @@ from gnfast.convolutions import Conv1d, Conv2d
 from gnfast.kept import operator_of
 from gnfast.layers import Dense, Layer, Residual
 from gnfast.operators import GaussNewton
-from gnfast.plan import check_memory
+from gnfast.plan import check_memory, gram_costs
 from gnfast.protocol import Operator, Preconditioner
 from gnfast.symmetric import SymmetricOperator
 
@@ -122,17 +122,22 @@ class BlockDiagonal(SymmetricOperator):
     def __init__(self, G: GaussNewton, pieces: Sequence[tuple[Array | slice, Piece]]) -> None:
         self._pieces = [(own if isinstance(own, slice) else G.device.upload(own), piece) for own, piece in pieces]
         super().__init__(self._function(lambda values: values, G.shape[0], G.dtype, G.device), G.dtype, G.device)
+        self.memory_limit = G.memory_limit
 
     def inverse(self, damping: float = 0.0) -> SymmetricOperator:
         """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
         core = self._function(_power(damping, -1.0), self.shape[0], self.dtype, self.device)
-        return SymmetricOperator(core, self.dtype, self.device)
+        made = SymmetricOperator(core, self.dtype, self.device)
+        made.memory_limit = self.memory_limit
+        return made
 
     def inverse_root(self, damping: float = 0.0) -> Root:
         """(M + damping I)^(-1/2), or without damping that of the pseudo-inverse."""
         f = _power(damping, -0.5)
         core = self._function(f, self.shape[0], self.dtype, self.device)
-        return Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
+        made = Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
+        made.memory_limit = self.memory_limit
+        return made
 
     def _function(self, f: Function, size: int, dtype: np.dtype[Any], home: Device) -> Any:
         pieces = self._pieces
@@ -148,14 +153,14 @@ class BlockDiagonal(SymmetricOperator):
         return f"{type(self).__name__}({p} x {p}, {len(self._pieces)} blocks, {self.dtype}, {self.device})"
 
 
-class Diagonal(BlockDiagonal):
+class Jacobi(BlockDiagonal):
     """M = diag G."""
 
     def __init__(self, G: GaussNewton) -> None:
         super().__init__(G, [(slice(None), Scaling(G.diagonal()))])
 
 
-class Blocks(BlockDiagonal):
+class BlockJacobi(BlockDiagonal):
     """M = the diagonal blocks G_l of all layers, each by a singular value decomposition of its rows S_l (n q, p_l).
 
     n q sum(p_l) numbers, as many as the Jacobian has, and about 6 n q p_l min(n q, p_l) flops a layer.
@@ -223,6 +228,7 @@ class Kfac(BlockDiagonal):
                 "K-FAC needs samples that do not depend on each other but the network normalises over the batch; give "
                 "gn.BatchNorm its statistics, or use 'diagonal'"
             )
+        check_memory(_factor_bytes(G), G.memory_limit, "K-FAC with its factors A_l and B_l", "use 'diagonal'")
         found = list(_kronecker_factors(G))
         self.factors = tuple(factors for factors, _ in found)
         super().__init__(G, [(places, Kronecker(one.A, one.B, G.dtype, G.device)) for one, places in found])
@@ -300,7 +306,7 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
     note = f" + {damping:g} I" if damping else ""
     if isinstance(given, str):
         name = _checks.choice(given, "preconditioner", NAMES)
-        made = {"diagonal": Diagonal, "block": Blocks, "kfac": Kfac}[name](G)
+        made = {"diagonal": Jacobi, "block": BlockJacobi, "kfac": Kfac}[name](G)
         return made.inverse_root(damping), name + note
     if isinstance(given, Preconditioner):
         root = given.inverse_root(damping)
@@ -309,13 +315,20 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
                 f"preconditioner.inverse_root gave {root!r} but must give a symmetric operator ({p}, {p}), with shape, "
                 "dtype and matmat"
             )
+        dtype = np.dtype(np.float64 if root.dtype is None else root.dtype)
+        if dtype != G.dtype:
+            raise TypeError(
+                f"preconditioner.inverse_root gave an operator in {dtype} but the network has {G.dtype}; give one in "
+                f"{G.dtype}, such as gnfast.operator(function, {p}, '{G.dtype}')"
+            )
         return root, type(given).__name__ + note
     if isinstance(given, Operator):
         raise TypeError(
             f"preconditioner is a {type(given).__name__} without inverse_root; pass an object that has it, see "
             "gnfast.protocol.Preconditioner, the diagonal as an array, or one of 'diagonal', 'block' and 'kfac'"
         )
-    entries = _checks.array(given, "preconditioner", (p,), G.dtype, "the operator", G.device).astype(np.float64)
+    # Of either dtype: of a network in float32 G.diagonal() is in float64 all the same.
+    entries = _checks.array(given, "preconditioner", (p,), None, "the operator", G.device).astype(np.float64)
     if float(entries.min()) + damping <= 0:
         raise ValueError(
             f"preconditioner has the entry {float(entries.min()):g} but must be positive, damping included; "
@@ -350,9 +363,12 @@ def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
 
 
 def _times(root: Operator, rows: Array) -> Array:
-    """The product with each row (s, p)."""
-    out: Array = root.matmat(rows.T).T
-    return out
+    """The product with each row (s, p), in C order, whatever array in whatever order the root gives."""
+    name = "the product with preconditioner.inverse_root"
+    out = _arrays.as_array(root.matmat(rows.T), name, _arrays.device_of(rows), "the operator").T
+    if out.shape != rows.shape:
+        raise ValueError(f"{name} has shape {out.T.shape} but must be {rows.T.shape}, that of the block")
+    return _arrays.as_c_contiguous(out.astype(rows.dtype, copy=False))
 
 
 def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count: int, gram: Any) -> Array:
@@ -364,15 +380,35 @@ def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count:
     return out
 
 
+def _factor_bytes(G: GaussNewton) -> float:
+    """Of K-FAC: the factors in float64, their eigenvectors and eigenvalues, and what is there while they are made.
+
+    LAPACK keeps a matrix, its eigenvectors and twice as much work space; the passes through the network are over then.
+    """
+    sides = np.concatenate([_sides(part) for part in layers_of(G)]).astype(np.float64)
+    costs, plan = gram_costs(G, G.loss_at.rank), G.products.plan(1)
+    passes = plan["bytes_forward"] + (costs.kept if G.net.is_chain else plan["bytes_workspace"])
+    kept = 8.0 * G.shape[0] + (8 + G.dtype.itemsize) * float((sides**2).sum())
+    return float(kept + passes + 4 * 8 * sides.max() ** 2)
+
+
+def _sides(part: Part) -> list[int]:
+    """The sizes of a layer's factors, A and B for each group of channels."""
+    layer = part.layer
+    if not isinstance(layer, Dense | Conv1d | Conv2d):
+        return [1, part.size]
+    groups = _groups(layer)
+    return [layer.weight[0].size + (layer.bias is not None), len(layer.weight) // groups] * groups
+
+
 def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array | slice]]:
     """The core's sums of outer products as means, group by group, and where the parameters of X (m, d) are."""
-    n, home, sums = len(G.X), G.device, {}
+    n, home, sums, double = len(G.X), G.device, {}, np.dtype(np.float64)
     parts = layers_of(G)
     for part in parts:
         if isinstance(layer := part.layer, Dense | Conv1d | Conv2d):
-            m, d, groups = len(layer.weight), layer.weight[0].size + (layer.bias is not None), _groups(layer)
-            double = np.dtype(np.float64)
-            sums[part.index] = home.zeros((groups * d, d), double), home.zeros((m, m // groups), double)
+            (d, m), groups = _sides(part)[:2], _groups(layer)
+            sums[part.index] = home.zeros((groups * d, d), double), home.zeros((groups * m, m), double)
     G.whole_core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
     for part, positions in zip(parts, _positions(G.net.layers, G.X.shape[1:]), strict=True):
         layer = part.layer
@@ -386,7 +422,9 @@ def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array
             if layer.bias is not None:
                 A[:-1, -1] = A[-1, :-1]
                 A[-1, -1] = n * positions
-            yield KroneckerFactors(part, A / n, B / positions), _places(layer, int(part.own.start), g * len(B), len(B))
+            A /= n
+            B /= positions
+            yield KroneckerFactors(part, A, B), _places(layer, int(part.own.start), g * len(B), len(B))
 
 
 def _groups(layer: Dense | Conv1d | Conv2d) -> int:

@@ -47,11 +47,14 @@ def diagonal_without_products(op: Any, A: SymmetricOperator) -> Known | None:
 
 
 def trace_space(op: Any) -> Any:
-    """The operator with the same trace for which it costs least: of a GaussNewton one of its duals."""
-    if isinstance(op, Block) and op.owner.net.kept is None:
-        return op.gram()
-    if not isinstance(op, GaussNewton) or op.net.kept is not None:  # whose diagonal is free, and its Gram's is not
+    """The operator with the same trace for which it costs least: of one that has a dual, such a one."""
+    if not isinstance(op, GaussNewton | Block):
+        return op.dual() if isinstance(op, SymmetricOperator) else op
+    pruned = (op.owner if isinstance(op, Block) else op).net.kept is not None
+    if pruned:  # whose own diagonal is free, and its Gram's is not
         return op
+    if isinstance(op, Block):
+        return op.gram()
     if op.plan().space == "linear map":
         return op.linear_dual()
     return op.gram(reduced=True) if backward_rows_fit(op) else op

@@ -123,7 +123,7 @@ def solve(
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]
     right = _right_hand_sides(b, work)
-    is_vector = (b.ndim if hasattr(b, "ndim") else np.ndim(b)) == 1
+    is_vector = _arrays.as_array(b, "b", A.device, "op").ndim == 1
     damping = _checks.at_least_zero(damping, "damping")
     tol = tolerance(tol, A.dtype, double=1e-8, single=1e-4)
     space = _checks.choice(space, "space", ("auto", "parameters", "dual"))

@@ -40,8 +40,8 @@ def trace(
 
     Args:
         op: An operator of gnfast, any SciPy LinearOperator, an array or a sparse matrix, symmetric (N, N), float32 or
-            float64; of a function `gnfast.operator` makes one. The trace of a GaussNewton is taken in its cheapest
-            dual, which has the same.
+            float64; of a function `gnfast.operator` makes one. What has a dual (`op.dual()`) is traced there,
+            where the trace is the same, so that vectors are no longer than need be.
         method: "exact": without a random number, which is free for gnfast's operators (sums of the norms of the
             Jacobian's rows, or of tr P_l tr R_l) and for arrays, and N products for anything else;
             "hutchinson": mean of w^T A w over random signs w, error falling like 1 / sqrt(samples);

@@ -16,8 +16,8 @@ from gnfast.layers import Layer
 F = nn.functional
 
 
-class UnsupportedError(Exception):
-    """What of a module or a call has no counterpart; reads as the object of `module has`."""
+class UnsupportedError(ValueError):
+    """What the core does not take: here what of a module or a call has no counterpart, the object of `module has`."""
 
 
 def array_of(tensor: Any) -> Array | None:

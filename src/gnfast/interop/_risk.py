@@ -12,6 +12,7 @@ import torch
 
 import gnfast as gn
 from gnfast._arrays import Array
+from gnfast.interop._layers import UnsupportedError as UnsupportedError  # for those above, who find it here
 from gnfast.interop._models import state
 from gnfast.losses import loss_at
 from gnfast.networks import Network
@@ -20,10 +21,6 @@ from gnfast.plan import megabytes
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 # Of the forward passes that stay between products; beyond, each product makes them again, as other libraries do.
 KEPT_BYTES = 2e9
-
-
-class UnsupportedError(ValueError):
-    """Why the core does not take a model, a loss or its data."""
 
 
 def state_of(module: Any) -> object:

@@ -1,5 +1,6 @@
 """Eigenvalues, condition numbers and ranks: which solver, in which space, with what certainty."""
 
+from gnfast.blocks import solvers
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
 from gnfast.spectrum.matrices import operator
@@ -20,3 +21,5 @@ __all__ = [
     "rank",
     "rank_profile",
 ]
+
+solvers.update(cond=cond, eigsh=eigsh)  # for `G.layers()`

@@ -107,8 +107,8 @@ def cond(
         precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
             float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
         preconditioner: Of a GaussNewton: "diagonal" (diag G), "block" (the blocks of its layers, `G.block`), "kfac"
-            (`G.kfac()`), the diagonal of M as an array (p,), or an object of `gnfast.protocol.Preconditioner`, such as
-            `G.kfac()` of other samples.
+            (`G.kfac()`), the diagonal of M as an array (p,), float32 or float64, or an object of
+            `gnfast.protocol.Preconditioner`, such as `G.kfac()` of other samples.
         damping: Of the preconditioner, at least 0.
 
     Returns:
@@ -166,7 +166,9 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
         return matrices.as_symmetric(G).dual()
     if not isinstance(G, GaussNewton):
-        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is of type {type(G).__name__}")
+        kind = f"{type(G).__module__}.{type(G).__qualname__}"
+        cure = "; read the module with gnfast.from_torch" if kind == "gnfast.interop.torch.GaussNewton" else ""
+        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{cure}")
     return G.preconditioned(preconditioner, damping)
 
 

@@ -98,7 +98,7 @@ def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progr
     Forming it takes N^2 sum(m_l) flops and a product then 2 N^2; not stored, a product takes 2 n (n + 2 r) sum(m_l),
     N = n r. With r outputs it pays from about r^2 / 2 vectors on.
     """
-    if not isinstance(A, Gram) or A.is_stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
+    if not isinstance(A, Gram) or A.stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
         return A
     size = A.shape[0]
     costs = gram_costs(A.owner, size // len(A.owner.X))
