@@ -116,6 +116,11 @@ def trend(
     return Claim(statement, f"{unit}: {words}", bool(found) and not failed)
 
 
+def falls_with_width(curves: Sequence[Curve], statement: str, label: Callable[[Any], str], of: str = "kappa") -> Claim:
+    """All curves over the width fall, as powers of it."""
+    return trend(curves, -1, statement, label, f"d log {of} / d log m", math.log)
+
+
 def steeper(
     first: Curve,
     others: Sequence[Curve],

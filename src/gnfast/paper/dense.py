@@ -12,6 +12,7 @@ from gnfast.paper.claims import (
     changes,
     equal,
     everywhere,
+    falls_with_width,
     geometric,
     ordered,
     quotient,
@@ -58,14 +59,7 @@ def _depth_width_claims(table: Table) -> list[Claim]:
     deep = Table(row for row in table.rows if row["depth"] > 1)  # with a hidden layer
     return [
         trend(curves, 1, "at fixed width kappa grows with depth", label=_m),
-        trend(
-            deep.curves("width", "kappa", "depth"),
-            -1,
-            "at fixed depth kappa falls with width",
-            label=named("L"),
-            unit="d log kappa / d log m",
-            x=math.log,
-        ),
+        falls_with_width(deep.curves("width", "kappa", "depth"), "at fixed depth kappa falls with width", named("L")),
         everywhere(
             across(deep.curves("depth", "kappa", "width"), lambda width, depth: f"{_m(width)}, L = {depth}"),
             "at fixed depth kappa falls from each width to the next",
@@ -158,7 +152,7 @@ def _convex_claims(table: Table) -> list[Claim]:
     curves = table.curves("width", "kappa", "depth")
     return [
         equal(table, "convex", "for whitened data the convex combination is kappa itself"),
-        changes(curves, -1, "kappa falls with width", label=lambda depth: "one hidden layer"),
+        falls_with_width(curves, "kappa falls with width", lambda depth: "one hidden layer"),
         bounded(table, ("convex", "loose", "joint")),
     ]
 
@@ -252,7 +246,7 @@ def _leaky_relu(options: Options) -> Study:
 def _leaky_relu_claims(table: Table) -> list[Claim]:
     curves = table.curves("width", "kappa", "slope")
     return [
-        changes(curves, -1, "kappa falls with width, whatever the slope", label=_slope),
+        falls_with_width(curves, "kappa falls with width, whatever the slope", _slope),
         bounded(table, ("relu", "tightest")),
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from gnfast.architectures import resnet20
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, mlp
 from gnfast.operators import GaussNewton
-from gnfast.paper.claims import Claim, bounded, changes, ordered, trend
+from gnfast.paper.claims import Claim, bounded, changes, falls_with_width, ordered, trend
 from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, PAPER, Experiment, Figure, Options, Panel, named
 from gnfast.paper.images import CLASSES, grey
 from gnfast.paper.table import Row, Table
@@ -226,13 +225,11 @@ def _training_claims(table: Table) -> list[Claim]:
             bool(factors.max() < 2.5),
         ),
         *(
-            trend(
+            falls_with_width(
                 narrow.curves("width", words, "step")[first:],
-                -1,
                 f"the wider the two-layer network, the smaller its {words}, at every step",
                 lambda step: f"step {step:.0f}",
-                f"d log {words} / d log m",
-                math.log,
+                words,
             )
             for words, first in (("kappa", 0), ("loss", 1))
         ),
