@@ -100,13 +100,17 @@ def line(row: Row, error: float) -> list[str]:
     ]
 
 
+def made_in(folder: str, args: Any) -> Path:
+    return Path(folder) / f"{FIGURE}-{'quick' if args.quick else 'full'}"
+
+
 def figure(args: Any) -> tuple[list[Row], str]:
     option = "--quick" if args.quick else "--full"
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or temporary
+        made = made_in(folder, args)
         command = [sys.executable, "-m", "gnfast", "paper", FIGURE, option, "--out", folder]
         _, seconds = harness.stopwatch(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-        made = Path(folder) / f"{FIGURE}{option.replace('--', '-')}"
         [run] = runs(made / "results.sqlite")
         claims = (made / "claims.txt").read_text().splitlines()
     row = {**run._asdict(), "with_drawing": seconds, "claims": claims, "target_minutes": TARGET}
@@ -124,6 +128,10 @@ def main() -> None:
     args = harness.arguments(__doc__, extra={"--out": "folder of the figure"})
     if args.task:
         return harness.run_task({"by_gnfast": by_gnfast, "by_kronecker": by_kronecker}, args)
+    if args.out and args.only in "figure" and made_in(args.out, args).exists():
+        raise SystemExit(
+            f"{made_in(args.out, args)} is there already: its time would be an old one; choose another --out"
+        )
     for name, part in PARTS.items():
         if args.only in name:
             print(name, flush=True)

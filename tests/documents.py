@@ -11,6 +11,7 @@ from typing import Any
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 # Numbers that somebody has measured: with a point or an exponent, or of three digits.
 MEASURED = re.compile(r"(?<![\w.^])\d+(?:[.,]\d+)*(?:e[+-]?\d+)?(?![\w^])")
 
@@ -38,6 +39,23 @@ def unproven_numbers(text: str) -> set[str]:
     """Measured numbers of the prose that no block shows: those that running the page does not check."""
     blocks = "\n".join(match[2] for match in BLOCK.finditer(text))
     return {found for found in _measured(BLOCK.sub("", text)) if found not in set(_measured(blocks))}
+
+
+def dangling_links(page: Path) -> set[str]:
+    """Relative links of a page that lead to no file, or to no heading of it."""
+    found = set()
+    for target in LINK.findall(BLOCK.sub("", page.read_text())):
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (heading and heading not in _headings(file.read_text())):
+            found.add(target)
+    return found
+
+
+def _headings(text: str) -> set[str]:
+    """The anchors that headings have on GitHub."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def _measured(text: str) -> list[str]:

@@ -28,6 +28,7 @@ class Steps:
     wrong: int = -1
 
     name = definition = "steps"
+    sources = ()
     columns = {"square": REAL, "threads": INTEGER, "blas": INTEGER, "pid": INTEGER, "series": SERIES, "seconds": REAL}  # noqa: RUF012
 
     def points(self):

@@ -20,6 +20,23 @@ def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     documents.run(text, name, {"__name__": "reader"})
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert documents.dangling_links(page) == set()
+
+
+def test_dangling_links_are_caught(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    (tmp_path / "other.md").write_text("# Its `one` Title\n")
+    page.write_text(
+        "# Here\n[a](other.md) [b](other.md#its-one-title) [c](#here) ![d](none.png) [e](other.md#no) "
+        "[f](https://example.org/none)\n```md\n[g](none.md)\n```\n"
+    )
+    assert documents.dangling_links(page) == {"none.png", "other.md#no"}
+
+
 def test_the_tutorial_says_what_its_code_prints() -> None:
     assert documents.unproven_numbers((ROOT / "docs/tutorial.md").read_text()) == set()
 

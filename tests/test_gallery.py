@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 
 import pytest
@@ -46,17 +47,44 @@ def test_page(figures, tmp_path, capsys):
         picture = (page.parent / place).read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert len(picture) < len((figures / f"{name}-quick" / "figure.png").read_bytes())
+    assert "Behind +- is half of the 95 % interval over seeds." in text
     assert re.search(r"on \d+ threads? \(gnfast [\d.]+, \d{4}-\d\d-\d\d", text)
     for name in set(FIGURES) - {"convex", "cnn"}:
         assert f"* `{name}`: `gnfast paper {name} --quick`" in text and name in told
 
 
-def test_figures_of_another_grid_or_without_claims_are_not_shown(figures, tmp_path, capsys):
+def test_what_was_written_before_is_not_read(figures, tmp_path, capsys):
+    shutil.copytree(figures, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "cnn-quick" / "claims.txt").write_text("reproduced: an old claim\n")
+    (tmp_path / "cnn-quick" / "figure.png").write_bytes(b"an old picture")
+    (tmp_path / "convex-quick" / "claims.txt").unlink()
+    pages = []
+    for folder in (figures, tmp_path):
+        assert cli.main(["paper", "gallery", "--quick", "--out", str(folder), "--page", str(tmp_path / "p.md")]) == 0
+        pages.append((tmp_path / "p.md").read_text())
+    assert pages[0] == pages[1] and "an old claim" not in pages[1]
+    assert (tmp_path / "images" / "p" / "cnn.png").read_bytes().startswith(b"\x89PNG")
+    with sqlite3.connect(tmp_path / "cnn-quick" / "results.sqlite") as db:  # one point has failed since
+        db.execute("UPDATE points SET error = 'no' WHERE key = (SELECT key FROM points LIMIT 1)")
+    capsys.readouterr()
+    assert cli.main(["paper", "gallery", "--quick", "--out", str(tmp_path), "--page", str(tmp_path / "p.md")]) == 0
+    assert "not there: " in (told := capsys.readouterr().out) and "cnn" in told.partition("not there: ")[2]
+
+
+def test_a_study_says_whose_results_these_are(figures, tmp_path, capsys):
+    for command in ("show", "export", "plot"):
+        assert cli.main(["study", command, str(figures / "cnn-quick")]) == 2
+        assert "holds results of gnfast paper, not of a study; table.csv, claims.txt" in capsys.readouterr().err
+    assert cli.main(["study", "show", str(figures / "convex-quick")]) == 0  # a grid of dense networks is a study
+
+
+def test_figures_of_another_grid_or_unfinished_are_not_shown(figures, tmp_path, capsys):
     (tmp_path / "convex-quick").mkdir()
     for part in (figures / "cnn-quick").iterdir():  # the folder of one figure under the name of another
         (tmp_path / "convex-quick" / part.name).write_bytes(part.read_bytes())
-    (tmp_path / "cnn-quick").mkdir()
-    (tmp_path / "cnn-quick" / "results.sqlite").write_bytes((figures / "cnn-quick" / "results.sqlite").read_bytes())
+    shutil.copytree(figures / "cnn-quick", tmp_path / "cnn-quick")
+    with sqlite3.connect(tmp_path / "cnn-quick" / "results.sqlite") as db:
+        db.execute("DELETE FROM points WHERE key = (SELECT key FROM points LIMIT 1)")
     assert cli.main(["paper", "gallery", "--quick", "--out", str(tmp_path)]) == 2
     words = "has no finished figure of the quick setting; make some with: gnfast paper all --quick --out"
     assert words in capsys.readouterr().err

@@ -17,10 +17,11 @@ import oracles
 import pytest
 
 import gnfast as gn
+from gnfast import cli
 from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
 from gnfast.study.quantities import QUANTITIES
-from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal
+from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal, write_csv
 
 pytest.importorskip("sklearn")
 
@@ -285,6 +286,53 @@ def test_a_file_of_another_study_is_refused(tiny, tmp_path):
     Store(path, replace(tiny, name="renamed")).close()
 
 
+def test_points_of_other_defaults_are_refused(tiny, tmp_path):
+    path = tmp_path / "results.sqlite"
+    Store(path, tiny).close()
+    with sqlite3.connect(path) as db:
+        db.execute("""UPDATE basis SET value = '"float32"' WHERE name = 'dtype'""")
+    with pytest.raises(ValueError, match=r'other defaults .dtype "float32", now "float64".*choose another folder'):
+        Store(path, tiny)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE basis")  # as older files are
+    Store(path, tiny).close()
+
+
+def test_results_of_an_edited_data_file_are_refused(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("typer")
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).standard_normal((5, 4))
+    np.save("X.npy", X)
+    Path("mine.toml").write_text("widths = 3\ndepths = 2\nseeds = 0\ndata = 'X.npy'\n[[networks]]\nkind = 'linear'")
+    command = ["study", "mine.toml", "--no-figure"]
+    assert cli.main(command) == 0
+    np.save("X.npy", 2 * X)
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "data file 'X.npy' has changed since 'gnfast-mine/results.sqlite' was begun" in capsys.readouterr().err
+    assert cli.main(["study", "show", "gnfast-mine"]) == 0  # what was found stays true of what was there
+    np.save("X.npy", X)
+    assert cli.main(command) == 0
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    class Breaks(Record):
+        def rows(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv([Breaks(Point("linear", 3, 2, 0), values())], path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    write_csv([Record(Point("linear", 3, 2, 0), values())], path)
+    assert path.read_text().startswith("kind,width") and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="none") as caught:
+        write_csv([], tmp_path / "none" / "table.csv")
+    assert caught.value.filename == str(tmp_path / "none" / "table.csv")
+
+
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tiny, tmp_path, content):
     path = tmp_path / "results.sqlite"
@@ -363,6 +411,15 @@ def test_seeds_are_summarised():
     assert (cell.rank, cell.dimension, cell.failed, cell.limit) == (29, 30, 1, 5.0)
     [cell] = summarise(found[3:])
     assert all(map(math.isnan, cell.kappa)) and cell.failed == 1
+
+
+def test_the_limit_is_that_of_the_data_only_where_it_is():
+    def limit(**options):
+        [cell] = summarise([Record(Point("linear", 64, 2, 0, **options), values())])
+        return cell.limit
+
+    assert limit() == limit(skip=0.5) == 5.0
+    assert all(map(math.isnan, (limit(bias=True), limit(loss="cross_entropy"))))
 
 
 def test_numbers_are_short():

@@ -11,7 +11,7 @@ import pytest
 
 import gnfast as gn
 from gnfast import cli
-from gnfast.study import width, width_command
+from gnfast.study import width, width_command, width_figure
 from gnfast.study.jobs import Record
 
 pytest.importorskip("typer")
@@ -63,6 +63,8 @@ def test_linear(capsys, data, tmp_path):
     job = study()
     kappas = np.concatenate([job.compute(point)["kappa"] for point in job.points()[:2]])
     assert float(narrow["kappa_q50"]) == np.sort(kappas)[5]
+    assert cli.main(["study", "show", str(folder)]) == 2
+    assert "holds results of gnfast width, not of a study; table.csv, table.md" in capsys.readouterr().err
     # the same command has nothing left to do
     before = (folder / "results.sqlite").read_bytes()
     assert call(capsys, *arguments)[0] == 0 and (folder / "results.sqlite").read_bytes() == before
@@ -121,11 +123,54 @@ def test_networks_that_exist(capsys, data, tmp_path):
     net.save("mine.safetensors")
     status, out, _ = call(capsys, "--weights", "mine.safetensors", "--widths", "20,50", "--draws", "4")
     assert status == 0 and "mine: 17" in out
+    note = "mine is no such network: 3 layers, k = 2, hidden widths 25, 17"
+    assert note in " ".join(out.split()) and note in (tmp_path / "gnfast-width" / "table.md").read_text()
     *_, mine = rows(tmp_path / "gnfast-width")
     assert float(mine["kappa_q50"]) == pytest.approx(gn.cond(gn.GaussNewton(net, data)).value, rel=1e-9)
     gn.mlp([4, 2], "identity").save("flat.safetensors")
     status, _, err = call(capsys, "--weights", "flat.safetensors", "--widths", "20")
     assert status == 2 and "no hidden dense layers" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "differs"),
+    [
+        (dict(), ""),
+        (dict(activation="leaky_relu", slope=0.3), "leaky_relu of slope 0.3"),
+        (dict(activation="relu", bias=True), "relu, biases"),
+        (dict(skip=[0.0, 0.5, 0.0]), "skip 0 and 0.5"),
+    ],
+)
+def test_networks_that_exist_are_compared(data, options, differs):
+    pytest.importorskip("safetensors")
+    gn.mlp([4, 25, 25, 2], **{"activation": "identity"} | options).save("mine.safetensors")
+    assert width.existing("mine.safetensors", study()).differs == differs
+
+
+def test_without_any_distance_from_the_limit(capsys, data, tmp_path):
+    """One sample and one output: G has one eigenvalue that is not zero, and kappa is 1 at every width."""
+    status, _, _ = call(capsys, "--samples", "1", "--k", "1", "--draws", "3", "--widths", "20,50")
+    assert status == 0 and (tmp_path / "gnfast-width" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def figure_row(m, kappa, deviation):
+    return width.Row(m, 3, (kappa, kappa, kappa), (deviation, deviation, deviation), math.inf, 1, 1.0)
+
+
+@pytest.mark.parametrize("last", [0.0, math.nan, math.inf])
+def test_the_guide_ends_where_there_is_a_distance(tmp_path, last):
+    rows = [figure_row(10, 3.0, 0.5), figure_row(100, 2.2, 0.1), figure_row(1000, 2.0, last)]
+    width_figure.draw("title", rows, 2.0, [], [tmp_path / "figure.png"])
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_networks_that_exist_are_inside_of_the_figure():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    width_figure._kappas(axes, [figure_row(10, 3e6, 0.5)], 2e6, [width.Existing("mine", 10, 5.0, "biases")])
+    assert axes.get_ylim()[0] < 5.0
+    assert "mine\n(biases)" in [text.get_text() for text in axes.texts]
 
 
 def test_quantiles_of_infinite_condition_numbers():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,40 @@ LAYERS = "layers"  # the metadata key of the layer list, JSON
 Record = dict[str, Any]  # one layer: its type and whatever is not an array
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside a file, of the same ending, that takes the file's place when the block ends; gone if it fails.
+
+    Another process sees the old file or the new one, whole.
+    """
+    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        if str(error.filename) == str(beside):
+            error.filename = str(path)  # the one that the caller knows
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 def write(where: object, layers: list[Record], tensors: Mapping[str, Array]) -> None:
     """Write the file whole or not at all: another process sees the old file or the new one."""
     path = _checks.path(where)
     numpy_format = _checks.optional_import("safetensors.numpy", "saving a network", "safetensors")
     data = numpy_format.save(dict(tensors), metadata={FORMAT: VERSION, LAYERS: json.dumps(layers)})
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with beside.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as beside, beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         reason = f"cannot save the network ({error.strerror}); choose a path in a folder that may be written to"
         raise OSError(error.errno, reason, str(path)) from None

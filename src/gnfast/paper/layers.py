@@ -17,10 +17,10 @@ from gnfast.layers import Dense, Flatten, Layer
 from gnfast.networks import Network
 from gnfast.norms import BatchNorm
 from gnfast.operators import GaussNewton
-from gnfast.paper.claims import Claim, bounded, changes, equal, ordered
-from gnfast.paper.figure import Experiment, Figure, Options, Panel
+from gnfast.paper.claims import Claim, across, bounded, changes, equal, everywhere, falls_with_width
+from gnfast.paper.figure import Experiment, Figure, Options, Panel, named
 from gnfast.paper.images import CLASSES, grey
-from gnfast.paper.table import Curve, Table
+from gnfast.paper.table import Table
 from gnfast.spectrum import cond
 from gnfast.study.jobs import INTEGER, REAL, Keyed, Values
 
@@ -90,14 +90,11 @@ def _with(norm: bool) -> str:
 def _batch_norm_claims(table: Table) -> list[Claim]:
     without, with_norm = sorted(table.curves("width", "kappa", "norm"), key=lambda curve: bool(curve.by))
     return [
-        *(
-            ordered(
-                [(f"{_with(curve.by)}, m = {curve.x[i]:,}", curve.y[i]) for curve in (without, with_norm)],
-                "batch normalisation lowers kappa",
-            )
-            for i in (0, -1)
+        everywhere(
+            across([without, with_norm], lambda _, width: named("m")(width)),
+            "batch normalisation lowers kappa at every width",
         ),
-        changes([without, with_norm], -1, "kappa falls with width, with and without it", _with),
+        falls_with_width([without, with_norm], "kappa falls with width, with and without it", _with),
     ]
 
 
@@ -179,32 +176,28 @@ def _filters(count: int) -> str:
     return f"{count} filter{'s' * (count > 1)}"
 
 
-def _kernel(size: int) -> str:
-    return f"s = {size}"
+_kernel = named("s")
 
 
 def _cnn_claims(table: Table) -> list[Claim]:
-    def changed(
-        column: str, by: str, along: str, sign: int, words: str, label: Callable[[Any], str], long: bool = True
-    ) -> Claim:
-        rows = Table(row for row in table.rows if (row["kernel"] >= LONG) == long)
-        curves: list[Curve] = rows.curves(along, column, by)
-        return changes(curves, sign, words, label)
+    def changed(column: str, by: str, along: str, sign: int, words: str, label: Callable[[Any], str]) -> list[Claim]:
+        """Over all kernels, and over the long ones alone."""
+        long = Table(row for row in table.rows if row["kernel"] >= LONG)
+        parts = [(table, "")]
+        if len(long.rows) < len(table.rows):
+            parts.append((long, f"; only kernels of {LONG} or more, near half of the length"))
+        return [changes(rows.curves(along, column, by), sign, words + only, label) for rows, only in parts]
 
     depth, width = "more filters act as depth does in an MLP: kappa grows", "larger kernels act as width: kappa falls"
-    half = f"kernels of {LONG} or more, near half of the length"
     own = "of the Gauss-Newton matrix in the kernels themselves, whose entries all positions share"
-    found = [
-        changed("kappa", "kernel", "filters", 1, f"{depth} ({half})", _kernel),
-        changed("kappa", "filters", "kernel", -1, f"{width} ({half})", _filters),
-        changed("kernels", "kernel", "filters", 1, f"{depth}, {own}", _kernel),
-        changed("kernels", "filters", "kernel", -1, f"{width}, {own}", _filters),
+    return [
+        *changed("kappa", "kernel", "filters", 1, depth, _kernel),
+        *changed("kappa", "filters", "kernel", -1, width, _filters),
+        *changed("kernels", "kernel", "filters", 1, f"{depth}, {own}", _kernel),
+        *changed("kernels", "filters", "kernel", -1, f"{width}, {own}", _filters),
         equal(table, "paper", "for whitened data the convex combination is kappa itself"),
         bounded(table, ("layerwise", "jacobian"), "kernels"),
     ]
-    if any(row["kernel"] < LONG for row in table.rows):
-        found.append(changed("kappa", "kernel", "filters", 1, f"{depth} (shorter kernels)", _kernel, long=False))
-    return found
 
 
 CNN = Figure(

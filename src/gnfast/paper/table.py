@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from gnfast.study import Record
 
 Row = Mapping[str, Any]
+Seeds = Mapping[Any, float]  # a number of each seed
 
 
 @dataclass(frozen=True)
 class Curve:
-    """y over x for one value of what tells curves apart; at each x all seeds that have a finite y.
+    """y over x for one value of what tells curves apart; at each x the y of all seeds, infinite and nan ones too.
 
     Args:
         by: that value.
         x: (c,) ascending.
-        y: c lists, none of them empty.
+        y: c mappings, none of them empty.
     """
 
     by: Any
     x: list[float]
-    y: list[list[float]]
+    y: list[Seeds]
 
     @property
     def middle(self) -> list[float]:
-        """The median over seeds."""
-        return [median(values) for values in self.y]
+        """The median over seeds: infinite where most of them are, nan where one is."""
+        return [float(np.median(list(values.values()))) for values in self.y]
 
-    def points(self) -> Iterator[tuple[float, float]]:
-        """Every (x, y), one for each seed."""
-        return ((x, y) for x, values in zip(self.x, self.y, strict=True) for y in values)
+    @property
+    def lines(self) -> dict[Any, list[tuple[float, float]]]:
+        """The (x, y) of each seed."""
+        found: dict[Any, list[tuple[float, float]]] = {}
+        for x, values in zip(self.x, self.y, strict=True):
+            for seed, y in values.items():
+                found.setdefault(seed, []).append((x, y))
+        return found
 
 
 class Table:
@@ -56,14 +62,8 @@ class Table:
 
     def curves(self, x: str, y: str, by: str | Callable[[Row], Any]) -> list[Curve]:
         """Return a curve for each value of ``by``, in the order in which they come."""
-        found: dict[Any, dict[float, list[float]]] = {}
+        found: dict[Any, dict[float, dict[Any, float]]] = {}
         for row in self.rows:
             value = row[by] if isinstance(by, str) else by(row)
-            at = found.setdefault(value, {}).setdefault(row[x], [])
-            if math.isfinite(row[y]):
-                at.append(row[y])
-        curves = []
-        for value, ys in found.items():
-            kept = sorted((at, values) for at, values in ys.items() if values)
-            curves.append(Curve(value, [at for at, _ in kept], [values for _, values in kept]))
-        return [curve for curve in curves if curve.x]
+            found.setdefault(value, {}).setdefault(row[x], {})[row.get("seed")] = row[y]
+        return [Curve(value, sorted(ys), [ys[at] for at in sorted(ys)]) for value, ys in found.items()]

@@ -14,8 +14,8 @@ from gnfast.architectures import resnet20
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, mlp
 from gnfast.operators import GaussNewton
-from gnfast.paper.claims import Claim, bounded, changes, ordered
-from gnfast.paper.figure import PAPER, TIGHTEST, Experiment, Figure, Options, Panel
+from gnfast.paper.claims import Claim, bounded, changes, falls_with_width, ordered, trend
+from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, PAPER, Experiment, Figure, Options, Panel, named
 from gnfast.paper.images import CLASSES, grey
 from gnfast.paper.table import Row, Table
 from gnfast.pruning import prune
@@ -63,6 +63,9 @@ def _step(row: Row) -> str:
 
 
 # ---------------------------------------------------------------- 8. spectrum
+ORDERS = 4  # orders of magnitude
+
+
 @dataclass(frozen=True)
 class SpectrumPoint(Keyed):
     """A linear network at initialisation, or after so many steps of training."""
@@ -103,22 +106,32 @@ def _spectrum(options: Options) -> Experiment:
 def _spectrum_claims(table: Table) -> list[Claim]:
     curves = {curve.by: curve for curve in table.curves("number", "eigenvalue", _step)}
     before, after = curves["at initialisation"], curves["after training"]
-    rank = int(min(before.x[-1], after.x[-1]))
+    spectra = [np.array([y for _, y in line]) for curve in (before, after) for line in curve.lines.values()]
+    rank = min(map(len, spectra))
     short = max(1, round(0.9 * rank))
-    kappas = table.curves("number", "kappa_at", _step)
-    factors = [b / a for a, b in zip(before.middle[:rank], after.middle[:rank], strict=True)]
+    moved = np.divide(after.middle[:rank], before.middle[:rank])
+    lost = np.array([s[short - 1] / s[rank - 1] for s in spectra])
+    falls, gaps = np.array([(s[0] / s[-1], (s[:-1] / s[1:]).max()) for s in spectra]).T
     return [
-        *(
-            ordered(
-                [(f"rank {rank}", kappa.y[rank - 1]), (f"rank {short}", kappa.y[short - 1])],
-                f"{kappa.by} kappa depends on the assumed rank: with a tenth of the eigenvalues less it is smaller",
-            )
-            for kappa in kappas
+        Claim(
+            f"eigenvalues fall over {ORDERS} orders of magnitude or more",
+            f"largest / smallest from {falls.min():.3g} to {falls.max():.3g} over seeds, before and after training",
+            bool(falls.min() >= 10**ORDERS),
+        ),
+        Claim(
+            "without a gap: each is less than ten times the next one",
+            f"largest quotient of neighbours from {gaps.min():.3g} to {gaps.max():.3g}",
+            bool(gaps.max() < 10),
+        ),
+        Claim(
+            "kappa depends on the rank that is assumed: a tenth of the eigenvalues less makes it less than a tenth",
+            f"kappa for rank {rank} is {lost.min():.3g} to {lost.max():.3g} times that for rank {short}",
+            bool(lost.min() > 10),
         ),
         Claim(
             "training moves no ordered eigenvalue by an order of magnitude",
-            f"factors from {min(factors):.3g} to {max(factors):.3g}",
-            min(factors) > 0.1 and max(factors) < 10,
+            f"factors from {moved.min():.3g} to {moved.max():.3g}",
+            bool(moved.min() > 0.1 and moved.max() < 10),
         ),
     ]
 
@@ -188,16 +201,16 @@ def _training(options: Options) -> Experiment:
     return Experiment("training", tuple(grid), _training_values, types)
 
 
-def _m(width: int) -> str:
-    return f"m = {width:,}"
+_m = named("m")
 
 
 def _training_claims(table: Table) -> list[Claim]:
     deep, narrow = table.where(depth=3), table.where(depth=2)
-    losses, kappas = (narrow.curves("step", y, "width") for y in ("loss", "kappa"))
+    kappas = narrow.curves("step", "kappa", "width")
+    losses = narrow.curves("step", "loss", "width")
     [through] = deep.curves("step", "kappa", "width")
-    factors = [b / a for a, b in zip(deep.column("kappa"), deep.column("paper"), strict=True)]
-    moved = max(through.middle) / min(through.middle)
+    factors = np.divide(deep.column("paper"), deep.column("kappa"))
+    moved = float(np.max(through.middle) / np.min(through.middle))
     ends = ((0, "at the beginning"), (-1, "at the end"))
     return [
         changes(deep.curves("step", "loss", "width"), -1, "the three-layer network is trained", _m, "loss"),
@@ -208,20 +221,29 @@ def _training_claims(table: Table) -> list[Claim]:
         ),
         Claim(
             "and the bound stays near it",
-            f"paper / exact from {min(factors):.3g} to {max(factors):.3g}",
-            max(factors) < 2.5,
+            f"paper / exact from {factors.min():.3g} to {factors.max():.3g}",
+            bool(factors.max() < 2.5),
+        ),
+        *(
+            falls_with_width(
+                narrow.curves("width", words, "step")[first:],
+                f"the wider the two-layer network, the smaller its {words}, at every step",
+                lambda step: f"step {step:.0f}",
+                words,
+            )
+            for words, first in (("kappa", 0), ("loss", 1))
         ),
         *(
             ordered(
                 [(_m(curves[i].by), curves[i].y[place]) for i in (0, -1)],
-                f"the widest of the two-layer networks has a smaller {words} {when} than the narrowest",
+                f"the wider the two-layer network, the smaller its {words}; only the two ends, {when}",
                 words,
             )
             for curves, words in ((kappas, "kappa"), (losses, "loss"))
             for place, when in ends
             if words == "kappa" or place
         ),
-        bounded(table, ("paper", "tightest")),
+        bounded(table, BOUND_COLUMNS),
     ]
 
 
@@ -239,7 +261,7 @@ TRAINING = Figure(
             "step",
             label=_m,
             title="three layers",
-            lines=(PAPER, TIGHTEST),
+            lines=BOUNDS,
             where={"depth": 3},
         ),
         Panel("step", "loss", "width", "step", "loss", _m, "two layers", where={"depth": 2}),
@@ -305,14 +327,24 @@ def _pruned(fraction: float) -> str:
 
 
 def _pruning_claims(table: Table) -> list[Claim]:
-    kappas = table.where(step=0.0).curves("fraction", "kappa", lambda row: "at initialisation")
+    kappas = table.where(step=0.0).curves("fraction", "kappa", lambda row: "ResNet-20")
     losses = table.curves("step", "loss", "fraction")
+    last, first, words = losses[-1], losses[0], "loss at the end"
     return [
-        changes(kappas, 1, "kappa at initialisation grows as more weights are pruned"),
+        trend(
+            kappas, 1, "kappa at initialisation grows with the part of the weights pruned", unit="d log kappa / d part"
+        ),
+        changes(kappas, 1, "kappa at initialisation grows with the part of the weights pruned; only the two ends"),
+        trend(
+            table.where(step=max(table.column("step"))).curves("fraction", "loss", lambda row: "the last step"),
+            1,
+            "the more weights are pruned, the slower is training",
+            unit="d log loss / d part",
+        ),
         ordered(
-            [(_pruned(losses[-1].by), losses[-1].y[-1]), (_pruned(losses[0].by), losses[0].y[-1])],
-            "training is slower with many weights pruned",
-            "loss at the end",
+            [(_pruned(curve.by), curve.y[-1]) for curve in (last, first)],
+            "the more weights are pruned, the slower is training; only the two ends",
+            words,
         ),
     ]
 

@@ -2,13 +2,14 @@
 
 # typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
 # "from __future__ import annotations".
+import json
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gnfast import _checks
+from gnfast import _checks, _files
 from gnfast.study import workers
 from gnfast.study.figures import draw
 from gnfast.study.grid import Study
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RESULTS = "results.sqlite"
+# What tells the results of other commands from those of a study: a key of their definitions.
+OTHERS = (
+    ("figure", "gnfast paper", "table.csv, claims.txt and figure.png"),
+    ("activation", "gnfast width", "table.csv, table.md and figure.png"),
+)
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -87,12 +93,9 @@ def build(console: "Console") -> "typer.Typer":
         records, _ = _kept(where)
         kind = _suffix(out, (".csv", ".md")) if out else ".csv"
         if out and kind == ".md":
-            out.write_text(markdown(summarise(records)), encoding="utf-8")
-        elif out:
-            with out.open("w", encoding="utf-8", newline="") as stream:
-                write_csv(records, stream)
+            _files.write_text(out, markdown(summarise(records)))
         else:
-            write_csv(records, sys.stdout)
+            write_csv(records, out or sys.stdout)
 
     @app.command()
     def plot(
@@ -141,13 +144,14 @@ def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | No
         TimeRemainingColumn(),
     )
     with Store(folder / RESULTS, job) as store:
+        fresh = run(points, store, job.compute, pool)
         try:
             # Speed is that of the whole run: some points take longer than any window.
             with Progress(*columns, console=console, speed_estimate_period=float("inf")) as progress:
                 done = [record.point for record in store.read(points) if record.values is not None]
                 task = progress.add_task(job.name, total=sum(point.work for point in points), points="")
                 progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
-                for count, record in enumerate(run(points, store, job.compute, pool), len(done) + 1):
+                for count, record in enumerate(fresh, len(done) + 1):
                     progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
                     if record.error:
                         failure = f"{record.point.key} failed: {record.error}"
@@ -166,7 +170,7 @@ def _finish(console: "Console", records: list[Record], folder: Path, figure: boo
     cells = summarise(records)
     drawn = figure and any(math.isfinite(cell.kappa[1]) for cell in cells)
     _print(console, records)
-    (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
+    _files.write_text(folder / "table.md", markdown(cells))
     if drawn:
         draw(cells, folder / "figure.png")
     console.print(f"{folder}: {RESULTS}, table.md{', figure.png' * drawn}", markup=False, highlight=False)
@@ -186,7 +190,14 @@ def _counted(records: list[Record]) -> int:
 
 def _kept(folder: Path) -> tuple[list[Record], int]:
     """Return the records that a study's folder has, and how many it will have."""
-    study = Study.from_definition(definition(folder / RESULTS), folder.name)
+    told = definition(folder / RESULTS)
+    for key, command, files in OTHERS:
+        if key in json.loads(told):
+            raise ValueError(
+                f"folder {str(folder)!r} holds results of {command}, not of a study; {files} there show them, which "
+                "the same command writes again from what is there"
+            )
+    study = Study.from_definition(told, folder.name)
     points = study.points()
     with Store(folder / RESULTS, study) as store:
         return store.read(points), len(points)

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gnfast import _files
 from gnfast.study.tables import Cell
 
 if TYPE_CHECKING:
@@ -92,10 +93,12 @@ def draw(cells: list[Cell], path: str | Path) -> None:
             Line2D([], [], color="0.2", label="exact (median, range over seeds)"),
             Line2D([], [], color="0.2", linestyle="--", label="bound of Zhao, Singh & Lucchi (2024)"),
             Line2D([], [], color="0.2", linestyle=":", label="tightest bound"),
-            Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"),
         ]
+        if math.isfinite(_limit(cells)):
+            keys.append(Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"))
         figure.legend(handles=keys, loc="outside lower center", ncols=4, frameon=False)
-        figure.savefig(path, dpi=200)
+        with _files.replacing(Path(path)) as beside:
+            figure.savefig(beside, dpi=200)
 
 
 def _panel(axes: Axes, cells: list[Cell], along: str, by: str, looks: dict[int, tuple[str, str]]) -> None:

@@ -257,6 +257,10 @@ class Study:
         return study
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return self.data
+
+    @property
     def columns(self) -> Mapping[str, str]:
         """The values of a point by name, with their types; ``seconds`` is the time that it took."""
         found: dict[str, str] = {}

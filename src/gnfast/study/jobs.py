@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
 Value = float | int | str | list[float]
@@ -23,6 +23,11 @@ class Keyed:
         """A name that stays the same from run to run; what has its default value is left out of it."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return json.dumps(told, sort_keys=True)
+
+    @classmethod
+    def defaults(cls) -> dict[str, str]:
+        """Return what keys leave out: the default value of each field that has one, as JSON."""
+        return {f.name: json.dumps(f.default) for f in fields(cls) if f.default is not MISSING}
 
     @property
     def work(self) -> float:
@@ -59,7 +64,8 @@ class Record:
 class Job(Protocol):
     """A named set of points, and what is computed at each.
 
-    ``definition`` is all that decides the points and their values, as JSON: two jobs with the same definition are one.
+    ``definition`` is all that decides the points and their values, as JSON: two jobs with the same definition are one,
+    as long as the defaults of their points are the same, and the files behind ``sources``, the data that they name.
     ``columns`` are the names of the values that ``compute`` returns, with their types. ``compute`` is called in other
     processes too, so that a job can be pickled.
     """
@@ -69,6 +75,9 @@ class Job(Protocol):
 
     @property
     def definition(self) -> str: ...
+
+    @property
+    def sources(self) -> tuple[str, ...]: ...
 
     @property
     def columns(self) -> Mapping[str, str]: ...

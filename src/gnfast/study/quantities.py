@@ -21,7 +21,7 @@ from gnfast.spectrum import cond
 from gnfast.study.jobs import INTEGER, REAL, SERIES, TEXT, Value
 
 # Those of Zhao, Singh & Lucchi (NeurIPS 2024); a residual network is a linear one here, with its effective weights.
-PAPER = ("linear.convex", "relu.paper")
+PAPER_FORMS = ("linear.convex", "relu.paper")
 LINEAR_FORMS = ("convex", "loose", "matrix", "joint")
 
 
@@ -92,7 +92,7 @@ def _bounds(subject: Subject) -> dict[str, Value]:
     else:
         found = [bounds.deep(net, X, subject.loss)] + [bounds.relu(net, X)] * (subject.loss == "mse")
     found = [bound for bound in found if bound.applies]
-    paper = next((bound for bound in found if bound.name in PAPER), None)
+    paper = next((bound for bound in found if bound.name in PAPER_FORMS), None)
     tightest = min(found, key=lambda bound: bound.value, default=None)
     return _named("paper", paper) | _named("tightest", tightest)
 

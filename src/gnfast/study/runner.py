@@ -30,7 +30,15 @@ def run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None
 
     A point that fails is kept with its error and the rest go on; the next run tries it again. An interruption loses
     the points being computed and no other: one here, one for each worker of a pool.
+
+    Raises:
+        ValueError: a data file is not the one any more that the store has results of.
     """
+    store.check_data()
+    return _run(points, store, compute, pool)
+
+
+def _run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None) -> Iterator[Record]:
     points = list(points)
     done = {record.point for record in store.read(points) if record.values is not None}
     todo = [point for point in points if point not in done]

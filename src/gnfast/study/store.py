@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from gnfast import _checks
+from gnfast import _checks, datasets
 from gnfast._runtime import build_info, get_num_threads
 from gnfast.study.jobs import SERIES, Job, Record, Value
 
 APPLICATION = 0x676E6673  # "gnfs", in the header of the file: tells our files from other SQLite files
 VERSION = 2  # of the tables below
+DEFAULT, DATA = "default", "data"  # kinds of rows of the table basis
 
 
 class Run(NamedTuple):
@@ -39,7 +40,8 @@ class Store:
 
     Table ``points`` has a row for each finished point: ``key``, the columns of the point, ``error`` (empty if it
     succeeded) and the columns of its values, a series as a JSON list. Table ``study`` has the study's definition, table
-    ``runs`` a row for each run.
+    ``basis`` what it takes for granted: the defaults that keys leave out, and the SHA-256 of data files; older files
+    have none, and are taken as they are. Table ``runs`` has a row for each run.
 
     Args:
         path: the file.
@@ -47,7 +49,8 @@ class Store:
 
     Raises:
         OSError: the folder or the file cannot be read or written.
-        ValueError: the file holds another study, was written by another version, or is not a results file.
+        ValueError: the file holds another study, or one of other defaults, was written by another version, or is not a
+            results file.
     """
 
     def __init__(self, path: str | Path, study: Job) -> None:
@@ -77,6 +80,29 @@ class Store:
                 f"{str(self.path)!r} holds the results of another study than {study.name!r}; choose another folder or "
                 "delete the file"
             )
+        kept, now = self._basis(DEFAULT), study.points()[0].defaults()
+        changed = [f"{name} {kept[name]}, now {now.get(name)}" for name in kept if now.get(name) != kept[name]]
+        if changed:
+            raise ValueError(
+                f"{str(self.path)!r} was filled by a gnfast with other defaults ({'; '.join(changed)}), which its "
+                "points leave unsaid; choose another folder or delete the file"
+            )
+
+    def _basis(self, kind: str) -> dict[str, str]:
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'basis'").fetchone():
+            return {}
+        return dict(self._db.execute("SELECT name, value FROM basis WHERE kind = ?", (kind,)).fetchall())
+
+    def check_data(self) -> None:
+        """Raise a ValueError if a data file of the study is here and not the one that the results are of."""
+        with _explained(self.path):
+            kept = self._basis(DATA)
+        for source, known in kept.items():
+            if known and datasets.fingerprint(source) not in ("", known):
+                raise ValueError(
+                    f"data file {source!r} has changed since {str(self.path)!r} was begun; choose another folder, or "
+                    "put the old file back"
+                )
 
     def _create(self, study: Job) -> None:
         # One transaction makes the file ours and complete, or leaves it empty.
@@ -86,6 +112,10 @@ class Store:
                 return self._open(study)  # another process was faster
             self._db.execute("CREATE TABLE study (definition TEXT NOT NULL)")
             self._db.execute("INSERT INTO study VALUES (?)", (study.definition,))
+            self._db.execute("CREATE TABLE basis (kind TEXT, name TEXT, value TEXT)")
+            basis = {DEFAULT: study.points()[0].defaults(), DATA: {s: datasets.fingerprint(s) for s in study.sources}}
+            rows = [(kind, *pair) for kind, pairs in basis.items() for pair in pairs.items()]
+            self._db.executemany("INSERT INTO basis VALUES (?, ?, ?)", rows)
             columns = [f"[{f.name}]" for f in fields(study.points()[0])] + ["error"]
             columns += [f"[{name}] {kind}" for name, kind in self._types.items()]
             self._db.execute(f"CREATE TABLE points (key TEXT PRIMARY KEY, {', '.join(columns)})")

@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
 
+from gnfast import _files
 from gnfast.study.jobs import Record
 from gnfast.study.quantities import DEFAULT, QUANTITIES
 
@@ -27,7 +29,8 @@ class Cell:
 
     ``kappa`` is (least, median, largest), nan where every seed failed or the study has none; bounds are medians,
     infinite where most seeds have none; ``limit`` is what kappa(G) tends to as the width grows, nan if that is not
-    known; ``others`` are the medians of all other numbers that the study asked for, series left out.
+    known (it is that of the data for linear networks without biases, which add eigenvalues of order 1/m, and the mean
+    squared error); ``others`` are the medians of all other numbers that the study asked for, series left out.
     """
 
     family: str
@@ -69,12 +72,16 @@ def _cell(records: list[Record]) -> Cell:
         (min(kappas), median(kappas), max(kappas)),
         median(all_of("paper", math.inf)),
         median(all_of("tightest", math.inf)),
-        all_of("kappa_data", math.nan)[0] if point.activation == "identity" else math.nan,
+        all_of("kappa_data", math.nan)[0] if _tends_to_data(point) else math.nan,
         min(all_of("rank", 0)),
         all_of("dimension", 0)[0],
         failed,
         {name: median(all_of(name, math.nan)) for name in numbers if name not in USUAL},
     )
+
+
+def _tends_to_data(point: Any) -> bool:
+    return bool(point.activation == "identity" and point.loss == "mse" and not point.bias)
 
 
 def number(value: float) -> str:
@@ -151,9 +158,13 @@ def markdown_table(headers: Sequence[str], body: Iterable[Sequence[str]]) -> str
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
 
 
-def write_csv(records: Iterable[Record], stream: TextIO) -> None:
-    """Write all rows of the records under one header; what a row has not is empty."""
+def write_csv(records: Iterable[Record], where: Path | TextIO) -> None:
+    """Write all rows of the records under one header; what a row has not is empty; a file whole or not at all."""
+    if isinstance(where, Path):
+        with _files.replacing(where) as beside, beside.open("w", encoding="utf-8", newline="") as stream:
+            write_csv(records, stream)
+        return
     rows = [row for record in records for row in record.rows()]
-    writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer = csv.DictWriter(where, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

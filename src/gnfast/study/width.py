@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,11 +17,12 @@ import numpy as np
 
 from gnfast import _checks, ensemble, initializers, limits
 from gnfast.ensemble.results import Ensemble, FloatArray, quantiles
-from gnfast.networks import load
+from gnfast.layers import Activation
+from gnfast.networks import Network, load
 from gnfast.operators import GaussNewton
 from gnfast.spectrum import cond
 from gnfast.study.jobs import REAL, SERIES, Keyed, Record, Values
-from gnfast.study.quantities import PAPER, inputs
+from gnfast.study.quantities import PAPER_FORMS, inputs
 
 CHUNK = 10  # draws of linear networks at once: what is made of the data is shared, and a stop loses little
 
@@ -105,6 +106,10 @@ class WidthStudy:
         return json.dumps(told, sort_keys=True)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,)
+
+    @property
     def columns(self) -> Mapping[str, str]:
         return {"kappa": SERIES, "paper": SERIES, "rank": SERIES, "seconds": REAL}
 
@@ -119,7 +124,8 @@ class WidthStudy:
         found = self._draw(point)
         missing = np.full(point.count, np.inf)
         paper = next(
-            (values for name, values in found.bounds.items() if name.replace("residual", "linear") in PAPER), missing
+            (values for name, values in found.bounds.items() if name.replace("residual", "linear") in PAPER_FORMS),
+            missing,
         )
         return {"kappa": found.kappa.tolist(), "paper": paper.tolist(), "rank": found.rank.astype(float).tolist()}
 
@@ -204,11 +210,12 @@ def _row(width: int, records: Sequence[Record], limit: float) -> Row:
 
 @dataclass(frozen=True)
 class Existing:
-    """A network of the user's: its narrowest hidden layer, and kappa(G) on the data."""
+    """A network of the user's: its narrowest hidden layer, kappa(G) on the data, what it has other than those drawn."""
 
     name: str
     width: int
     kappa: float
+    differs: str
 
 
 def existing(path: str | Path, study: WidthStudy) -> Existing:
@@ -221,4 +228,25 @@ def existing(path: str | Path, study: WidthStudy) -> Existing:
     hidden = net.widths[1:-1] if net.is_chain else []
     if not hidden:
         raise ValueError(f"{str(path)!r} holds {net!r}, which has no hidden dense layers and so no width")
-    return Existing(Path(path).stem, min(hidden), cond(GaussNewton(net, study.X.astype(net.dtype))).value)
+    kappa = cond(GaussNewton(net, study.X.astype(net.dtype))).value
+    return Existing(Path(path).stem, min(hidden), kappa, ", ".join(_differences(net, study)))
+
+
+def _differences(net: Network, study: WidthStudy) -> Iterator[str]:
+    """What a chain of layers has other than the networks that a study draws."""
+
+    def activation(name: str, slope: float) -> str:
+        return f"{name} of slope {slope:g}" if name == "leaky_relu" else name
+
+    layers = {activation(a.name, a.slope) for a in net.layers if isinstance(a, Activation) and not a.is_linear}
+    hidden, skips = net.widths[1:-1], sorted({f"{layer.skip:g}" for layer in net.dense})
+    for found, drawn in (
+        (" and ".join(sorted(layers or {"identity"})), activation(study.activation, study.slope)),
+        (f"{net.depth} layers", f"{study.depth} layers"),
+        (f"k = {net.out_features}", f"k = {study.k}"),
+        (f"skip {' and '.join(skips)}", f"skip {study.skip:g}"),
+        ("biases" if any(layer.bias is not None for layer in net.dense) else "none", "none"),
+        (f"hidden widths {', '.join(map(str, hidden))}" if len(set(hidden)) > 1 else "one", "one"),
+    ):
+        if found != drawn:
+            yield found

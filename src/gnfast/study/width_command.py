@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from gnfast import _files
 from gnfast.study import width_figure
 from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete
 from gnfast.study.tables import markdown_table, number, rich_table
@@ -79,6 +80,8 @@ def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder:
     rows = summarise(records, limit)
     _write(rows, limit, networks, folder)
     console.print(rich_table(title, HEADERS, _lines(rows, limit, networks)))
+    for note in _notes(networks):
+        console.print(note, markup=False, highlight=False)
     if reason:
         console.print(f"no infinite width is shown: {reason}", markup=False, highlight=False)
     if rows:
@@ -124,9 +127,15 @@ def _lines(rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> l
     return lines + [(f"{net.name}: {net.width:,}", "-", number(net.kappa), *blank, "-") for net in networks]
 
 
+def _notes(networks: Sequence[Existing]) -> list[str]:
+    """How networks that exist are other than those drawn."""
+    return [f"{net.name} is no such network: {net.differs}" for net in networks if net.differs]
+
+
 def _write(rows: Sequence[Row], limit: float, networks: Sequence[Existing], folder: Path) -> None:
-    (folder / "table.md").write_text(markdown_table(HEADERS, _lines(rows, limit, networks)), encoding="utf-8")
-    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
+    notes = "".join(f"\n{note}\n" for note in _notes(networks))
+    _files.write_text(folder / "table.md", markdown_table(HEADERS, _lines(rows, limit, networks)) + notes)
+    with _files.replacing(folder / "table.csv") as beside, beside.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(
             [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gnfast import _files
 from gnfast.study.figures import LOOKS, canvas
 from gnfast.study.width import Existing, Row
 
@@ -36,14 +37,16 @@ def draw(title: str, rows: Sequence[Row], limit: float, networks: Sequence[Exist
     if not rows:
         raise ValueError("there is nothing to draw: no width has a finite condition number")
     with canvas((7.6, 3.5)) as figure:
-        known = math.isfinite(limit)
+        # A logarithmic axis has no zero: of one sample and one output kappa is 1, as in the limit.
+        known = any(math.isfinite(row.deviation[2]) and row.deviation[2] > 0 for row in rows)
         panels = figure.subplots(1, 1 + known, squeeze=False, width_ratios=[1.45, 1][: 1 + known])[0]
         _kappas(panels[0], rows, limit, networks)
         if known:
             _deviations(panels[1], rows)
         figure.suptitle(title, fontsize=8.5)
         for path in paths:
-            figure.savefig(path, dpi=200)
+            with _files.replacing(path) as beside:
+                figure.savefig(beside, dpi=200)
 
 
 def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Existing]) -> None:
@@ -74,7 +77,8 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
         _label(axes, text, x[-1], limit, "0.3", (0, -5), ha="right", va="top")
     for network in networks:
         axes.plot(network.width, network.kappa, "D", color=GREEN, markersize=5, markeredgecolor="black", zorder=3)
-        _label(axes, network.name, network.width, network.kappa, GREEN, (6, 6))
+        name = network.name + f"\n({network.differs})" * bool(network.differs)
+        _label(axes, name, network.width, network.kappa, GREEN, (6, 6))
     if x[0] < TERABYTE < x[-1]:
         axes.axvspan(TERABYTE, x[-1], color="0.94", zorder=0)
         axes.text(
@@ -82,7 +86,7 @@ def _kappas(axes: Axes, rows: Sequence[Row], limit: float, networks: Sequence[Ex
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     axes.minorticks_off()
-    shown = np.concatenate([low, high, paper, [limit]])
+    shown = np.concatenate([low, high, paper, [limit], [network.kappa for network in networks]])
     shown = shown[np.isfinite(shown)]
     span = shown.max() / shown.min()
     axes.set_ylim(bottom=shown.min() * span**-0.15)  # room for the labels below
@@ -100,8 +104,9 @@ def _deviations(axes: Axes, rows: Sequence[Row]) -> None:
     axes.fill_between(x, middle, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(x, middle, "o-", color=BLUE, markersize=3)
     axes.minorticks_off()
-    guide = 2.5 * high[-1] * np.sqrt(x[-1] / x)
-    shown = guide < max(high) * 3
+    drawn = np.flatnonzero(np.isfinite(high) & (high > 0))
+    guide = 2.5 * high[drawn[-1]] * np.sqrt(x[drawn[-1]] / x)
+    shown = guide < 3 * high[drawn].max()
     axes.plot(x[shown], guide[shown], color=GREY, linewidth=1, linestyle=(0, (4, 2)))
     at = np.flatnonzero(shown)[shown.sum() // 2]
     _label(axes, r"$1/\sqrt{m}$", x[at], guide[at], GREY, (4, 4))
