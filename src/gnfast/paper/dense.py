@@ -309,7 +309,7 @@ def _partial_products(options: Options) -> Study:
         networks=LINEAR,
         widths=options.of((100, 400), (800, 3000), (800, 1500, 3000)),
         depths=options.of((8,), (10,), (20,)),
-        seeds=SEEDS,
+        seeds=options.of(SEEDS, SEEDS, tuple(range(8))),
         quantities=("partial_products",),
         **_digits(options),
     )
