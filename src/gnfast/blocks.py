@@ -8,15 +8,16 @@ from typing import Any, overload
 
 import numpy as np
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast._runtime import blas_threads
 from gnfast.block_operator import check_finite
 from gnfast.kept import operator_of
 from gnfast.layers import Layer, Residual
 from gnfast.operators import GaussNewton, Gram
 from gnfast.symmetric import SymmetricOperator
 
-# `cond` and `eigsh`, by name: they stand above this room, and put themselves here when they are imported.
+# `cond`, by its name: it stands above this room, and puts itself here when it is imported.
 solvers: dict[str, Callable[..., Any]] = {}
 
 
@@ -66,20 +67,20 @@ class Layers(Sequence[Part]):
             self._columns[column] = {name: format(getattr(one, field), form) for name, one in found.items()}
         return found
 
-    def spectra(self, k: int | None = None, **options: Any) -> dict[str, Array]:
-        """The eigenvalues of each layer's block, ascending, by name.
+    def spectra(self) -> dict[str, Array]:
+        """All eigenvalues of each layer's block, ascending, by name, from LAPACK.
 
-        Args:
-            k: How many of the largest; None for all min(p_l, n q) of the block's `dual()`, those that are not zero
-                beforehand, q the rank of the loss's Hessian.
-            options: tol, method, precision and so on of `gnfast.eigsh`.
+        They are the min(p_l, n q) of the block's `dual()`, q the rank of the loss's Hessian; any others are zero. The
+        largest alone are cheaper by `gnfast.eigsh(G.block(name), k)`.
+
+        Raises:
+            MemoryError: A dual exceeds `memory_limit`.
         """
-        k = None if k is None else _checks.integer(k, "k")
         found = {}
         for name, block in self._blocks():
-            dual = block.dual()
-            count = dual.shape[0] if k is None else min(k, dual.shape[0])
-            found[name] = solvers["eigsh"](dual, k=count, return_eigenvectors=False, **options)
+            dense = _arrays.to_host(block.dual().to_dense())
+            with blas_threads(len(dense)):
+                found[name] = np.linalg.eigvalsh(dense)
         self._columns["lambda_max"] = {name: format(values[-1], ".4g") for name, values in found.items()}
         return found
 

@@ -22,4 +22,4 @@ __all__ = [
     "rank_profile",
 ]
 
-solvers.update(cond=cond, eigsh=eigsh)  # for `G.layers()`
+solvers["cond"] = cond  # for `G.layers()`
