@@ -53,7 +53,8 @@ NOT_REPRODUCED = {
         "skip connections lower kappa, of every",
         *(f"skip connections lower kappa; only β = {skip}" for skip in ("0.5", "1/")),
     ),
-    "batch-norm": ("kappa falls with width",),
+    "batch-norm": ("kappa falls with width", "kappa falls from each"),
+    "leaky-relu": ("kappa falls from each",),
     "cnn": tuple(
         f"{words}, of the Gauss"
         for words in (

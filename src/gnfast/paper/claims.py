@@ -177,6 +177,12 @@ def steps(curves: Iterable[Curve], sign: int, name: Callable[[Any, float], str])
             yield (name(curve.by, x), after, before) if sign > 0 else (name(curve.by, x), before, after)
 
 
+def each_step(curves: Iterable[Curve], label: Callable[[Any], str]) -> Claim:
+    """All curves over the width fall from each width to the next."""
+    places = steps(curves, -1, lambda by, width: f"{label(by)}, m = {width:,}")
+    return everywhere(places, "kappa falls from each width to the next")
+
+
 def across(curves: Sequence[Curve], name: Callable[[Any, float], str]) -> Iterable[tuple[str, Seeds, Seeds]]:
     """Return, for `everywhere`, at each x each curve and the next one, which must be below it."""
     for upper, lower in itertools.pairwise(curves):

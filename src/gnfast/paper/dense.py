@@ -10,6 +10,7 @@ from gnfast.paper.claims import (
     across,
     bounded,
     changes,
+    each_step,
     equal,
     everywhere,
     falls_with_width,
@@ -153,6 +154,7 @@ def _convex_claims(table: Table) -> list[Claim]:
     return [
         equal(table, "convex", "for whitened data the convex combination is kappa itself"),
         falls_with_width(curves, "kappa falls with width", lambda depth: "one hidden layer"),
+        each_step(curves, lambda depth: "one hidden layer"),
         bounded(table, ("convex", "loose", "joint")),
     ]
 
@@ -247,6 +249,7 @@ def _leaky_relu_claims(table: Table) -> list[Claim]:
     curves = table.curves("width", "kappa", "slope")
     return [
         falls_with_width(curves, "kappa falls with width, whatever the slope", _slope),
+        each_step(curves, _slope),
         bounded(table, ("relu", "tightest")),
     ]
 

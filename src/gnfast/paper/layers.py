@@ -17,7 +17,7 @@ from gnfast.layers import Dense, Flatten, Layer
 from gnfast.networks import Network
 from gnfast.norms import BatchNorm
 from gnfast.operators import GaussNewton
-from gnfast.paper.claims import Claim, across, bounded, changes, equal, everywhere, falls_with_width
+from gnfast.paper.claims import Claim, across, bounded, changes, each_step, equal, everywhere, falls_with_width
 from gnfast.paper.figure import Experiment, Figure, Options, Panel, named
 from gnfast.paper.images import CLASSES, grey
 from gnfast.paper.table import Table
@@ -95,6 +95,7 @@ def _batch_norm_claims(table: Table) -> list[Claim]:
             "batch normalisation lowers kappa at every width",
         ),
         falls_with_width([without, with_norm], "kappa falls with width, with and without it", _with),
+        each_step([without, with_norm], _with),
     ]
 
 
