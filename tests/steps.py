@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,16 @@ class Step(Keyed):
 
 @dataclass(frozen=True)
 class Steps:
-    """Point ``deadly`` kills the process that computes it, the first time; point ``wrong`` fails each time."""
+    """Point ``deadly`` kills the process that computes it, the first time; point ``wrong`` fails each time.
+
+    Each takes ``slow`` seconds.
+    """
 
     folder: str
     count: int
     deadly: int = -1
     wrong: int = -1
+    slow: float = 0.0
 
     name = definition = "steps"
     sources = ()
@@ -40,6 +45,7 @@ class Steps:
             trace.write("tried\n")
         if point.number == self.deadly and first:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.slow)
         if point.number == self.wrong:
             raise ValueError("wrong")
         blas = max(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")

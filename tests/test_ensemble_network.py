@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -12,8 +13,10 @@ from drawing import drawn_weights, gram_duals, statistics
 from ensembling import differences
 
 import gnfast as gn
+from gnfast.layers import ACTIVATIONS
 
 COUNT = 1500
+MORE = {"softmax": 6000, "bottlenecks": 8000}  # which wrong factors change less
 DATA = np.random.default_rng(0).standard_normal((5, 3))
 REPEATED = DATA[[0, 1, 2, 0, 1]] * [[1], [1], [1], [1], [-2]]  # of rank 3, one sample twice, one mirrored
 
@@ -38,9 +41,13 @@ def law_of(case):
     return gn.ensemble.NetworkLaw(hidden, activation=activation, X=X, k=k, skip=skip, slope=0.1, loss=loss, bias=bias)
 
 
-def statistics_of(law):
-    drawn = [law.draw(3, sample) for sample in range(COUNT)]
+def statistics_of(law, count):
+    drawn = [law.draw(3, sample) for sample in range(count)]
     return statistics(np.stack([d.gram for d in drawn]), np.stack([d.outputs for d in drawn]), *kind(law))
+
+
+def count_of(case):
+    return MORE.get(case, COUNT)
 
 
 def kind(law):
@@ -51,22 +58,57 @@ def kind(law):
 @functools.cache
 def right_statistics(case):
     law, rng = law_of(case), np.random.default_rng(4)
-    weights = drawn_weights(rng, COUNT, [law.X.shape[1], *law.widths], law.variances, law.skips)
+    weights = drawn_weights(rng, count_of(case), [law.X.shape[1], *law.widths], law.variances, law.skips)
     K, F = gram_duals(weights, law.X, law.activation.name, 0.1, law.loss, law.bias)
     return statistics(K, F, *kind(law))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_law_is_that_of_networks_with_weights(case):
-    assert differences(statistics_of(law_of(case)), right_statistics(case)) == {}
+    assert differences(statistics_of(law_of(case), count_of(case)), right_statistics(case)) == {}
 
 
-@pytest.mark.parametrize("layer", range(4))
-@pytest.mark.parametrize("what", ["variances", "skips"])
-def test_a_wrong_factor_is_caught(layer, what):
-    law, right = law_of("skips"), right_statistics("skips")
+@pytest.mark.parametrize(
+    ("case", "what", "layer"),
+    [("skips", "skips", layer) for layer in range(4)]
+    + [("some skips", "skips", layer) for layer in (1, 2)]
+    + [("a skip at either end", "skips", layer) for layer in (0, 2)]
+    + [(case, "variances", layer) for case in CASES for layer in range(len(CASES[case][1]) + 1)],
+)
+def test_a_wrong_factor_is_caught(case, what, layer):
+    law, right = law_of(case), right_statistics(case)
     getattr(law, what)[layer] *= 2
-    assert differences(statistics_of(law), right)
+    assert differences(statistics_of(law, count_of(case)), right)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][5]])
+def test_a_wrong_share_of_biases_is_caught(case):
+    law = law_of(case)
+    with_biases = [law.draw(3, sample) for sample in range(count_of(case))]
+    law.bias = False  # the same networks
+    without = [law.draw(3, sample) for sample in range(count_of(case))]
+    for factor in (0.5, 2):
+        grams = [b.gram + factor * (a.gram - b.gram) for a, b in zip(with_biases, without, strict=True)]
+        found = statistics(np.stack(grams), np.stack([d.outputs for d in without]), *kind(law))
+        assert differences(found, right_statistics(case))
+
+
+@pytest.mark.parametrize("case", ["one hidden layer", "softmax", "sigmoids of the outputs", "some skips"])
+def test_a_wrong_root_of_the_loss_is_caught(case):
+    law = law_of(case)
+    law._scale *= 2
+    assert differences(statistics_of(law, count_of(case)), right_statistics(case))
+
+
+@pytest.mark.parametrize("case", ["one hidden layer", "three layers", "bottlenecks", "repeated samples"])
+def test_a_wrong_share_of_the_last_layer_is_caught(case):
+    law, wider = law_of(case), law_of(case)
+    wider.variances[-1] *= 4  # what the same draws make of the other layers is then four times as much
+    drawn = [(law.draw(3, sample), wider.draw(3, sample).gram) for sample in range(count_of(case))]
+    for factor in (0, 2):
+        grams = [d.gram + (factor - 1) * (4 * d.gram - more) / 3 for d, more in drawn]
+        found = statistics(np.stack(grams), np.stack([d.outputs for d, _ in drawn]), *kind(law))
+        assert differences(found, right_statistics(case))
 
 
 def test_networks_with_weights_are_those_of_mlp():
@@ -110,16 +152,17 @@ def test_uniform_weights_are_stored_and_have_the_law_of_initialisers():
 def test_gaussian_weights_in_place_of_others_are_announced():
     options = dict(activation="relu", X=DATA, k=1, samples=2)
     with pytest.warns(gn.ensemble.LawWarning, match=r"in place of uniform ones .* GB"):
-        stood_in = gn.ensemble.network([64, 64], init="uniform", memory_limit=1e3, **options)
-    plain = gn.ensemble.network([64, 64], **options)
+        stood_in = gn.ensemble.network([640, 640], init="uniform", memory_limit=1e6, **options)
+    plain = gn.ensemble.network([640, 640], **options)
     np.testing.assert_array_equal(stood_in.kappa, plain.kappa)
     assert "not theirs" in stood_in.law and "not theirs" not in plain.law
 
 
 def test_variances_are_those_of_initialisers():
-    for name in ("kaiming", "xavier", "lecun", "ntk"):
+    for name in ("kaiming", "xavier", "lecun", "ntk", "pytorch"):
         law = gn.ensemble.NetworkLaw([40, 30], activation="relu", X=np.ones((2, 50)), k=20, variances=name)
-        net = gn.mlp([50, 40, 30, 20], "relu", init=f"{name}_normal" if name != "ntk" else name)
+        kinds = {"ntk": "ntk", "pytorch": "pytorch_uniform"}
+        net = gn.mlp([50, 40, 30, 20], "relu", init=kinds.get(name, f"{name}_normal"))
         for W, variance in zip(net.parameters(), law.variances, strict=True):
             assert abs(np.var(W) / variance - 1) < 6 * np.sqrt(2 / W.size)
 
@@ -149,12 +192,17 @@ def test_same_sample_for_every_tile_and_thread_count(skip):
     assert not np.allclose(law.draw(6, 1).gram, first.gram, rtol=1e-3)
 
 
+# MiB of a process; the ru_maxrss of resource.getrusage begins with what its parent had.
+PEAK = "peak = lambda: int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024"
+no_peak = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of memory is read in /proc")
+
+
+@no_peak
 def test_memory_does_not_grow_with_the_width():
-    code = """
-import resource
+    code = f"""
 import numpy as np
 import gnfast as gn
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+{PEAK}
 def draw(width):
     gn.ensemble.NetworkLaw(width, activation="relu", X=np.eye(5), k=2, depth=3).draw(0)
     return peak()
@@ -163,6 +211,59 @@ print(draw(1_000_000) - small)
 """
     grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert grown < 8  # MiB; one array of a number for each neuron and sample would take 38
+
+
+@no_peak
+@pytest.mark.parametrize(("n", "k", "widths", "skip"), [(800, 1, [1000, 900], 0.0), (160, 5, [500, 3000], 0.5)])
+def test_memory_is_what_the_model_says(n, k, widths, skip):
+    code = f"""
+import numpy as np
+import gnfast as gn
+from gnfast.ensemble.memory import draw_bytes
+gn.set_num_threads(2)
+X = np.random.default_rng(0).standard_normal(({n}, 8))
+law = gn.ensemble.NetworkLaw({widths}, activation="relu", X=X, k={k}, skip={skip})
+{PEAK}
+gn.ensemble.NetworkLaw({widths}, activation="relu", X=X[:60], k={k}).draw(0)
+before = peak()
+law.draw(0)
+print((peak() - before) * 2**20 / draw_bytes(law.shapes, law.skips, {n}, {k}, 2)[0])
+"""
+    share = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.75 < share < 1.35  # below 32 MB the allocator keeps some of what was freed
+
+
+def test_draws_that_do_not_fit_are_refused_with_sizes(monkeypatch):
+    from gnfast.ensemble import memory
+
+    options = dict(depth=3, activation="relu", X=np.ones((40_000, 1)), k=1, samples=1)
+    with pytest.raises(
+        MemoryError, match=r"a draw of K, 40,000 x 40,000, needs \d.* GB but memory_limit is 50.0 GB; raise"
+    ):
+        gn.ensemble.network(10**5, memory_limit=5e10, **options)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 2e10)
+    with pytest.raises(MemoryError, match=r"needs \d.* GB but this machine has 20.0 GB; pass fewer samples, or take"):
+        gn.ensemble.network(10**5, **options)
+    with pytest.raises(MemoryError, match=r"needs 25.6 GB but this machine has 20.0 GB"):  # K twice
+        gn.ensemble.network(10, init="uniform", **options)
+    for init in ("gaussian", "uniform"):
+        gn.ensemble.network(10, init=init, **options | {"X": DATA})
+
+
+def test_bad_draws_are_told():
+    law = gn.ensemble.NetworkLaw(8, activation="relu", X=DATA, k=2, depth=3)
+    for given, words in (
+        ({"seed": -1}, "seed is -1 but must be from 0 to 18446744073709551615"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"sample": -1}, "sample is -1 but must be from 0"),
+        ({"sample": 2**64}, "sample is 18446744073709551616"),
+        ({"tile": 3}, "tile is 3 but must be a multiple of 4"),
+        ({"tile": -4}, "tile is -4 but must be from 0"),
+        ({"tile": 4.0}, "tile is 4.0 but must be an integer"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            law.draw(**{"seed": 0} | given)
+    assert np.isfinite(law.draw(2**64 - 1, 2**48, tile=2**15).gram).all()
 
 
 def test_repeated_samples_keep_their_rank():
@@ -207,6 +308,30 @@ def test_wide_networks_tend_to_the_arc_cosine_limit():
     assert abs(slope + 0.5) < 0.1
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_wide_networks_tend_to_gnfasts_own_limit(activation):
+    c, widths, draws = 1.3, np.array([300, 3_000, 30_000]), 60
+    limit = gn.limits.gram(DATA, 3, activation, slope=0.1, variances=c)
+    assert limit.error < 1e-4
+    errors = []
+    for width in map(int, widths):
+        law = gn.ensemble.NetworkLaw(
+            [width, width],
+            activation=activation,
+            slope=0.1,
+            X=DATA,
+            k=1,
+            variances=[c / 3, c / width, c / width],
+            reduction="sum",
+        )
+        grams = np.stack([law.draw(1, sample).gram for sample in range(draws)]) / width
+        errors.append(np.sqrt(np.mean((grams - limit.kernel) ** 2)))
+        spread = grams.std(axis=0) / np.sqrt(draws)
+        assert (np.abs(grams.mean(axis=0) - limit.kernel) < 5 * spread + 8 * limit.kernel.max() / width).all()
+    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+    assert abs(slope + 0.5) < 0.1
+
+
 # -------------------------------------------------------------------------------------------------------- manners
 def test_ensemble_has_the_spectra_of_its_samples():
     arguments = {"activation": "relu", "X": DATA, "k": 2, "depth": 3}
@@ -245,6 +370,7 @@ def test_progress_is_told_and_may_stop_the_work():
         ({"activation": "silu"}, "no gain for 'silu'"),
         ({"variances": [1.0, 0.0, 1.0]}, r"variances\[1\] is 0"),
         ({"variances": "kaimin"}, "did you mean 'kaiming'"),
+        ({"widths": [8, 10**19], "depth": None}, r"widths\[1\] is 10000000000000000000 but must be from 1"),
         ({"skip": [1.0]}, "skip has 1 entry"),
         ({"X": DATA[0]}, "2-dimensional"),
         ({"reduction": "none"}, "reduction"),

@@ -138,7 +138,7 @@ def test_ensembles_of_any_width_are_exact_without_a_warning(recwarn):
         k=2,
         init="orthogonal",
         samples=2,
-        memory_limit=1e3,
+        memory_limit=1e6,
         progress=lambda *what: told.append(what),
     )
     assert not [w for w in recwarn if w.category is gn.ensemble.LawWarning]

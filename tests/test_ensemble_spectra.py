@@ -215,6 +215,19 @@ def test_graded_second_moments_keep_their_small_directions():
     assert (found.rank == 6).all()
 
 
+@pytest.mark.parametrize("n", [40, 4000])
+def test_a_moment_in_float32_has_the_rank_that_its_rounding_leaves(n):
+    for seed in range(40):
+        X = np.random.default_rng(seed).standard_normal((n, 4))
+        X[:, 3] = X[:, 0] + X[:, 1] - X[:, 2]
+        double, single = (
+            gn.ensemble.linear(10**6, depth=2, Sigma=Y.T @ Y / n, k=1, samples=1, bounds=False)
+            for Y in (X, X.astype("float32"))
+        )
+        assert (double.rank == 3).all() and (single.rank == 3).all()
+        np.testing.assert_allclose(single.kappa, double.kappa, rtol=1e-4)
+
+
 def test_uniform_weights_beyond_memory_are_told():
     with pytest.warns(gn.ensemble.LawWarning, match="Gaussian weights in place of uniform ones"):
         found = gn.ensemble.linear(10**6, depth=3, d=3, k=2, init="uniform", samples=2)
@@ -252,10 +265,14 @@ def test_results_tell_quantiles_and_rows_of_tables():
         ({"widths": 5, "depth": None}, "depth is missing"),
         ({"depth": 1}, "depth is 1 but must be at least 2"),
         ({"d": None}, "d is missing"),
-        ({"widths": 0}, "widths is 0 but must be at least 1"),
+        ({"widths": 0}, "widths is 0 but must be from 1"),
         ({"init": "normal"}, "init is 'normal'"),
         ({"variances": "kaming"}, "did you mean 'kaiming'"),
         ({"variances": [1.0, 1.0]}, "variances has 2 entries but needs 3"),
+        ({"variances": 1.0}, r"variances is 1.0, one number .* \[c / fan_in, ...\]"),
+        ({"variances": np.float64(2)}, r"one number for layers of any fan-in"),
+        ({"widths": 10**19}, "widths is 10000000000000000000 but must be from 1 to 9007199254740992"),
+        ({"widths": [5, 2**53 + 1], "depth": None}, r"widths\[1\] is 9007199254740993"),
         ({"variances": [1.0, 0.0, 1.0]}, r"variances\[1\] is 0 but must be positive"),
         ({"skip": [1.0]}, "skip has 1 entry but needs 3"),
         ({"Sigma": np.zeros((4, 4))}, "Sigma is zero"),
@@ -271,3 +288,23 @@ def test_bad_arguments_are_told(changes, message):
     given = {"widths": 6, "depth": 3, "d": 4, "k": 2, "samples": 1} | changes
     with pytest.raises((ValueError, TypeError), match=message):
         gn.ensemble.linear(given.pop("widths"), **given)
+
+
+@pytest.mark.parametrize("given", [(-1, 0), (0, -1), (2**64, 0), (0, 2**64), (0.5, 0), (0, None)])
+def test_draws_from_bad_numbers_are_told(given):
+    law = gn.ensemble.LinearLaw(9, depth=3, d=4, k=2)
+    with pytest.raises((ValueError, TypeError), match=r"(seed|sample) is .* but must be"):
+        law.draw(*given)
+    law.draw(2**64 - 1, 2**64 - 1)
+
+
+def test_convergence_to_the_limit_goes_with_the_root_of_the_width_over_decades():
+    X, depth, widths = data(30, 5, smallest=0.2), 4, [10**4, 10**6, 10**8, 10**10]
+    limit = gn.limits.gram(X, depth, "identity").kappa
+    found = [gn.ensemble.linear(m, depth=depth, Sigma=X.T @ X / 30, k=3, samples=100, bounds=False) for m in widths]
+    for errors in (
+        [np.median(np.abs(f.kappa / limit - 1)) for f in found],
+        [np.median(f.kappa_hat_minus_one) for f in found],
+    ):
+        # Of the same draws but for the width: what is left is of order 1 / m.
+        np.testing.assert_allclose(np.diff(np.log10(errors)) / 2, -0.5, atol=0.02)

@@ -179,6 +179,7 @@ def standard_deviation(name, fan_in, fan_out, gain):
         "xavier_normal": math.sqrt(2 / (fan_in + fan_out)),
         "xavier_uniform": math.sqrt(2 / (fan_in + fan_out)),
         "lecun_normal": 1 / math.sqrt(fan_in),
+        "pytorch_uniform": 1 / math.sqrt(3 * fan_in),
         "ntk": 1 / math.sqrt(fan_in),
         "orthogonal": 1 / math.sqrt(max(fan_in, fan_out)),
     }[name]
@@ -225,6 +226,14 @@ def test_gains_are_those_of_torch():
     assert initializers.gain("identity", 0.01) == gain("linear")
     assert initializers.gain("leaky_relu", 0.3) == pytest.approx(gain("leaky_relu", 0.3))
     assert initializers.gain("gelu", 0.01) == pytest.approx(gain("relu"))
+
+
+def test_the_default_of_torch_has_its_name():
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.Linear(300, 500).weight.detach().numpy()
+    (ours,) = gn.mlp([300, 500], init="pytorch_uniform").parameters()
+    assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=1e-3) == pytest.approx(300**-0.5, rel=1e-3)
+    assert ours.var() == pytest.approx(theirs.var(), rel=0.02)
 
 
 @pytest.mark.parametrize("init", ["kaiming_normal", "kaiming_uniform", "orthogonal"])

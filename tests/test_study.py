@@ -142,6 +142,28 @@ def test_the_example_of_the_documentation(tmp_path):
     assert all(f"`{name}`" in page for name in QUANTITIES)
 
 
+def test_kinds_are_all_activations(tmp_path):
+    from gnfast.layers import ACTIVATIONS
+
+    study = Study(networks=({"kind": list(ACTIVATIONS)[1:], "init": "lecun_normal"},), widths=6, depths=2, seeds=0)
+    points = replace(study, samples=5, outputs=2).points()
+    assert {point.activation for point in points} == {*ACTIVATIONS} - {"identity"}
+    for point in points:
+        net = gn.mlp([64, 6, 2], activation=point.kind, init="lecun_normal", seed=0)
+        kappa = gn.cond(gn.GaussNewton(net, gn.datasets.load("digits", 5))).value
+        assert study.compute(point)["kappa"] == pytest.approx(kappa, rel=1e-9)
+    with pytest.raises(ValueError, match="no gain for 'silu'; choose another, such as lecun"):
+        Family(("relu", "silu"))
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "zero everywhere"), (np.nan, "has 10 NaN or infinite values")])
+def test_data_without_a_spectrum_are_told(tmp_path, value, words):
+    np.save(tmp_path / "X.npy", np.full((5, 2), value))
+    for whiten in (False, True):
+        with pytest.raises(ValueError, match=words):
+            Study().compute(Point("linear", 4, 2, 0, data=str(tmp_path / "X.npy"), whiten=whiten))
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         Study.from_toml(tmp_path / "none.toml")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,18 +90,31 @@ def test_a_killed_worker_costs_its_point_one_repeat(pool, steps, tmp_path):
 
 # ---------------------------------------------------------------- a scheduler that runs already
 @contextmanager
-def processes(folder):
-    """A scheduler and two workers, started as a user would, on the loopback address; yields where it listens."""
+def processes(folder, count=2):
+    """A scheduler and workers, started as a user would, on the loopback address.
+
+    Yields its address, the processes, and a function that starts one more worker.
+    """
     file = folder / "scheduler.json"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    ours = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(ours)}
     base = [sys.executable, "-m", "dask"]
     quiet = dict(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
     listen = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     join = ["worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     started = [subprocess.Popen([*base, *listen], **quiet)]
+
+    def one_more():
+        started.append(subprocess.Popen([*base, *join, "--name", str(len(started))], **quiet))
+
     try:
-        started += [subprocess.Popen([*base, *join, "--name", str(i)], **quiet) for i in range(2)]
-        yield file
+        for _ in range(count):
+            one_more()
+        for _ in range(600):
+            if file.exists():
+                break
+            time.sleep(0.05)
+        yield json.loads(file.read_text())["address"], started, one_more
     finally:
         for process in reversed(started):
             process.kill()
@@ -107,20 +122,44 @@ def processes(folder):
 
 
 def test_a_scheduler_elsewhere(steps, tmp_path):
-    import json
-    import time
-
     job = steps(count=8, deadly=3, wrong=6)
-    with processes(tmp_path) as file:
-        for _ in range(600):
-            if file.exists():
-                break
-            time.sleep(0.05)
-        with workers.remote(json.loads(file.read_text())["address"]) as pool:
-            found = ran(job, tmp_path, pool)
+    with processes(tmp_path) as (address, *_), workers.remote(address) as pool:
+        found = ran(job, tmp_path, pool)
     assert [record.point.number for record in found if record.error] == [6]
     assert [record.values["square"] for record in found if record.values] == [n**2 for n in range(8) if n != 6]
     assert [job.tries(point) for point in job.points()] == [1 + (n == 3) for n in range(8)]
+
+
+def test_workers_that_join_later_share_the_threads(steps, tmp_path):
+    job = steps(count=10_000, slow=0.05)
+    with processes(tmp_path, count=0) as (address, _, one_more), workers.remote(address) as pool:
+        pool._cores = 6
+        one_more()  # nobody is there at first
+        threads, joined = [], {}
+        for record in pool.records(job.compute, job.points()):
+            threads.append(record.values["threads"])
+            joined.setdefault(record.values["pid"], len(threads))
+            if len(threads) == 1:
+                one_more()
+                one_more()
+            if len(joined) == 3 and len(threads) > max(joined.values()) + 6:
+                break
+    assert threads[0] == 6 and threads[-3:] == [2, 2, 2] and set(threads) <= {6, 3, 2}
+    assert threads == sorted(threads, reverse=True)  # one more, and all of them take less
+
+
+@pytest.mark.parametrize("gone", ["workers", "scheduler"])
+def test_a_run_ends_where_all_are_gone(monkeypatch, steps, tmp_path, gone):
+    monkeypatch.setattr(workers, "JOIN_SECONDS", 3.0)
+    job = steps(count=30, slow=0.2)
+    words = {"workers": "has no workers; start some", "scheduler": "the Dask scheduler is gone; start one"}[gone]
+    with processes(tmp_path) as (address, started, _):
+        with workers.remote(address) as pool, pytest.raises(ConnectionError, match=words):
+            for number, _ in enumerate(pool.records(job.compute, job.points())):
+                if number == 4:
+                    for process in started[1:] if gone == "workers" else started[:1]:
+                        process.kill()
+        assert 4 <= number < 29
 
 
 def test_no_scheduler(monkeypatch):

@@ -99,6 +99,13 @@ def test_interrupted(capsys, data, monkeypatch):
     assert call(capsys, *arguments)[0] == 0
 
 
+def test_curve_and_limit_have_one_rank(capsys, data, tmp_path):
+    np.save("X.npy", data * [1, 1, 1, 1e-10])  # of rank 4 for its singular values, 3 for X^T X
+    assert call(capsys, "--depth", "3", "--k", "2", "--draws", "5", "--widths", "1e9")[0] == 0
+    wide, limit = rows(tmp_path / "gnfast-width")
+    assert wide["rank"] == "6" and float(wide["deviation_q50"]) < 1e-3 and float(limit["kappa_q50"]) < 100
+
+
 def test_other_activations(capsys, data, tmp_path):
     arguments = ["--activation", "leaky_relu", "--slope", "0.2", "--samples", "5", "--depth", "3", "--draws", "3"]
     status, out, _ = call(capsys, *arguments, "--widths", "16,4000")
@@ -195,9 +202,14 @@ def test_default_widths():
         (["--draws", "0"], "draws is 0 but must be at least 1"),
         (["--depth", "1"], "depth is 1 but must be at least 2"),
         (["--data", "none.npy"], "no such file"),
+        (["--data", "zero.npy"], "are zero everywhere"),
+        (["--data", "zero.npy", "--whiten"], "are zero everywhere"),
+        (["--data", "nan.npy"], "X has 1 NaN or infinite value, the first at [2, 1]; replace them"),
         (["--activation", "rellu", "--widths", "9", "--draws", "1"], "did you mean 'relu'"),
     ],
 )
 def test_mistakes(capsys, data, arguments, words):
+    np.save("zero.npy", 0 * data)
+    np.save("nan.npy", np.where(np.arange(36).reshape(9, 4) == 9, np.nan, data))
     status, out, err = call(capsys, *arguments)
     assert status == 2 and words in err and "Traceback" not in err and not out

@@ -37,11 +37,14 @@ def range_factor(X: Array, scale: float, affine: bool, weights: Array | None = N
     return home.upload((math.sqrt(scale) * factor).astype(X.dtype))
 
 
-def factor_of_moment(second_moment: Array) -> Array:
-    """C^T (r, d) with C C^T = the second moment (d, d) of some data, which is overwritten, in float64."""
+def factor_of_moment(second_moment: Array, cut: float | None = None) -> Array:
+    """C^T (r, d) with C C^T = the second moment (d, d) of some data, which is overwritten, in float64.
+
+    Pivots up to `cut` count as zero; None means the rounding of float64.
+    """
     d = len(second_moment)
     with blas_threads(d):
-        factor, pivots, rank = pivoted_cholesky(second_moment)
+        factor, pivots, rank = pivoted_cholesky(second_moment, cut)
     if rank == 0:
         raise ValueError(
             "X is zero at all samples that count, and so is the Gauss-Newton matrix of a linear network without biases"

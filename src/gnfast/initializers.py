@@ -7,6 +7,7 @@ fan_in and fan_out are the columns and rows of a weight, skips left out; gain is
     xavier_normal     N(0, 2 / (fan_in + fan_out))
     xavier_uniform    uniform with that variance
     lecun_normal      N(0, 1 / fan_in), not truncated
+    pytorch_uniform   uniform with variance 1 / (3 fan_in), on +- 1 / sqrt(fan_in): the weights of torch.nn.Linear
     orthogonal        orthonormal rows or columns, Haar-distributed
     ntk               N(0, 1) / sqrt(fan_in), the factor folded into the weight: the values of lecun_normal. Derivatives
                       are with respect to the folded weight, as for every other name.
@@ -38,6 +39,7 @@ NAMES = (
     "xavier_normal",
     "xavier_uniform",
     "lecun_normal",
+    "pytorch_uniform",
     "orthogonal",
     "ntk",
 )
@@ -54,9 +56,10 @@ def gain(activation: str, slope: float) -> float:
 
 
 def variance(family: str, shape: Shape, gain: float) -> float:
-    """Of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun" or "ntk"."""
+    """Of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun", "ntk" or "pytorch"."""
     fan_out, fan_in = shape
-    return {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out)}.get(family, 1 / fan_in)
+    others = {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out), "pytorch": 1 / (3 * fan_in)}
+    return others.get(family, 1 / fan_in)
 
 
 def weights(

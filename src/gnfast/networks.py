@@ -247,9 +247,10 @@ def mlp(
         slope: Of leaky_relu.
         skip: Strength of the residual connections, one number for all dense layers or one each.
         bias: Whether the dense layers have biases, zero unless `init` gives them.
-        init: "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_normal", "orthogonal" or
-            "ntk" (`gnfast.initializers` has their variances; the gain of kaiming is that of the activation, 1 for
-            "identity"); a function of (shape, seed) that returns a weight; or all arrays, ordered as `parameters()`.
+        init: "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_normal", "pytorch_uniform",
+            "orthogonal" or "ntk" (`gnfast.initializers` has their variances; the gain of kaiming is that of the
+            activation, 1 for "identity"); a function of (shape, seed) that returns a weight; or all arrays, ordered as
+            `parameters()`.
         seed: From 0 to 2^64 - 1; each layer draws its own numbers.
         dtype: "float32" or "float64".
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -20,8 +21,9 @@ from gnfast.factors import factor_of_moment
 from gnfast.initializers import variance
 
 INITS = {"gaussian": "Gaussian", "orthogonal": "Orthogonal (Haar)", "uniform": "Uniform"}
-VARIANCES = ("kaiming", "xavier", "lecun", "ntk")
+VARIANCES = ("kaiming", "xavier", "lecun", "ntk", "pytorch")
 MEMORY = 2.0**30  # bytes of stored weights, where they have to be stored
+WIDEST = 2**53  # a width is a number of degrees of freedom, in float64
 
 
 class LinearLaw:
@@ -54,7 +56,7 @@ class LinearLaw:
         memory_limit: float = MEMORY,
     ) -> None:
         self.inputs = _inputs(Sigma, d)
-        self.hidden = hidden_widths(widths, depth)
+        self.hidden = hidden_widths(widths, depth, WIDEST)
         dims = [len(self.inputs.basis), *self.hidden, _checks.integer(k, "k")]
         self.shapes = list(zip(dims[1:], dims[:-1], strict=True))
         self.skips = _checks.reals(skip, "skip", len(self.shapes), each="layer")
@@ -87,7 +89,12 @@ class LinearLaw:
         return [Gaussian(*shape, v) for shape, v in pairs]
 
     def draw(self, seed: int, sample: int) -> Grams:
-        """P_l and Q_l of one network, from (seed, sample) alone; other samples and other seeds are independent."""
+        """P_l and Q_l of one network, from (seed, sample) alone; other samples and other seeds are independent.
+
+        Args:
+            seed, sample: From 0 to 2^64 - 1.
+        """
+        seed, sample = check_seed(seed), check_seed(sample, "sample")
         with blas_threads(self.inputs.rank):
             if self.is_stored:
                 return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
@@ -122,12 +129,22 @@ def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, in
     if isinstance(given, str):
         family = _checks.choice(given, "variances", VARIANCES)
         return [variance(family, shape, gain) for shape in shapes]
+    if isinstance(given, numbers.Real):
+        raise TypeError(
+            f"variances is {given}, one number for layers of any fan-in; pass a name, or a list with the variance of "
+            "the entries of each weight: [c / fan_in, ...] for the c that gn.limits takes"
+        )
     found = _checks.reals(given, "variances", len(shapes), each="layer")
     return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
 
 
-def hidden_widths(widths: int | Sequence[int], depth: int | None) -> list[int]:
-    """Widths of the hidden layers, one at least."""
+def check_seed(value: int, name: str = "seed") -> int:
+    """What random numbers are drawn from."""
+    return _checks.integer(value, name, 0, 2**64 - 1)
+
+
+def hidden_widths(widths: int | Sequence[int], depth: int | None, widest: int) -> list[int]:
+    """Widths of the hidden layers, one at least, up to `widest`."""
     if depth is not None:
         depth = _checks.integer(depth, "depth", 2)
     if isinstance(widths, Sequence | np.ndarray) and not isinstance(widths, str):
@@ -137,10 +154,10 @@ def hidden_widths(widths: int | Sequence[int], depth: int | None) -> list[int]:
                 f"depth is {depth} but widths has {len(found)} entries, one for each of depth - 1 hidden layers; leave "
                 "depth out, or pass one number for all"
             )
-        return found
+        return [_checks.integer(width, f"widths[{i}]", 1, widest) for i, width in enumerate(found)]
     if depth is None:
         raise ValueError("depth is missing; pass the number of layers, or the width of every hidden layer")
-    return [_checks.integer(widths, "widths")] * (depth - 1)
+    return [_checks.integer(widths, "widths", 1, widest)] * (depth - 1)
 
 
 def _inputs(Sigma: npt.ArrayLike | None, d: int | None) -> InputRange:
@@ -150,15 +167,18 @@ def _inputs(Sigma: npt.ArrayLike | None, d: int | None) -> InputRange:
             raise ValueError("d is missing; pass the number of inputs, or Sigma (d, d)")
         size = _checks.integer(d, "d")
         return InputRange(np.eye(size), np.ones(size), 0.0, ones=False, samples=size)
-    moment = _checks.array(Sigma, "Sigma", ("d", "d") if d is None else (d, d), owner="d").astype(np.float64)
-    if moment.shape[0] != moment.shape[1]:
-        raise ValueError(f"Sigma has shape {moment.shape} but must be square, (d, d)")
-    largest, rounding = float(np.abs(moment).max()), 100 * len(moment) * float(np.finfo(np.asarray(Sigma).dtype).eps)
-    if np.abs(moment - moment.T).max() > rounding * largest:
+    given = _checks.array(Sigma, "Sigma", ("d", "d") if d is None else (d, d), owner="d")
+    if given.shape[0] != given.shape[1]:
+        raise ValueError(f"Sigma has shape {given.shape} but must be square, (d, d)")
+    moment = given.astype(np.float64)
+    largest = float(np.abs(moment).max())
+    # Of the dtype that it was computed in. Pivots of columns that depend on others reach 3 d eps (40 to 40,000 rows).
+    rounding = 10 * len(moment) * float(np.finfo(given.dtype).eps) * largest
+    if np.abs(moment - moment.T).max() > 10 * rounding:
         raise ValueError("Sigma is not symmetric; pass (Sigma + Sigma.T) / 2 if its symmetric part is meant")
     if largest == 0:
         raise ValueError("Sigma is zero, and so is the Gauss-Newton matrix; pass the second moment of some data")
-    if np.linalg.eigvalsh(moment)[0] < -rounding * largest:
+    if np.linalg.eigvalsh(moment)[0] < -10 * rounding:
         raise ValueError("Sigma has negative eigenvalues but must be positive semi-definite; pass X.T @ X / n")
-    factor = factor_of_moment(moment)
+    factor = factor_of_moment(moment, rounding)
     return input_range(math.sqrt(len(factor)) * factor, ones=False)  # C^T has the rows of r samples of their own

@@ -13,7 +13,7 @@ from gnfast import _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds.chains import Chains
 from gnfast.bounds.linear import GRAM_FORMS, gram_form
-from gnfast.ensemble.law import MEMORY, LinearLaw
+from gnfast.ensemble.law import MEMORY, LinearLaw, check_seed
 from gnfast.ensemble.results import Ensemble, LawWarning
 from gnfast.ensemble.spectra import Ends, dual_of, ends
 
@@ -39,16 +39,17 @@ def linear(
     k^3)) for each network whatever the widths, O(L^2 d^3) with skips.
 
     Args:
-        widths: Of the hidden layers: one number for all (with `depth`), or one for each.
+        widths: Of the hidden layers: one number for all (with `depth`), or one for each; up to 2^53.
         depth: Layers with weights, two at least; not needed where `widths` has one number for each hidden layer.
         d: Inputs; not needed with Sigma.
         k: Outputs.
         Sigma: Second moment of the data X^T X / n, (d, d), symmetric positive semi-definite, of any rank; None for the
-            identity.
+            identity. What is below 10 d eps of its largest entry, eps that of its dtype, counts as zero.
         skip: Strength of the residual connections, one number for all layers or one each.
         variances: Of the entries of each weight: "kaiming", "lecun" or "ntk" (1 / fan_in, since the gain of a linear
-            network is one), "xavier" (2 / (fan_in + fan_out)), or one number for each layer. None means "kaiming", and
-            orthonormal rows or columns for init="orthogonal".
+            network is one), "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in), `torch.nn.Linear`'s own,
+            with init="uniform"), or a list with the variance itself for each layer: c_l / fan_in for the c_l of
+            `gnfast.limits`. None means "kaiming", and orthonormal rows or columns for init="orthogonal".
         init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
             for; or "uniform", whose weights are drawn and stored up to `memory_limit`.
         samples: Independent networks.
@@ -82,7 +83,7 @@ def linear(
         init=init,
         memory_limit=memory_limit,
     )
-    samples, seed = _checks.integer(samples, "samples"), _checks.integer(seed, "seed", 0, 2**64 - 1)
+    samples, seed = _checks.integer(samples, "samples"), check_seed(seed)
     forms, family = _forms(bounds, len(law.shapes)), "residual" if any(law.skips) else "linear"
     if not law.is_exact:
         warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy.typing as npt
 import scipy.linalg
 
 from gnfast import _arrays, _checks, _core
-from gnfast._runtime import blas_threads
-from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
+from gnfast._runtime import blas_threads, get_num_threads
+from gnfast.ensemble.law import INITS, MEMORY, check_seed, entry_variances, hidden_widths
+from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
 from gnfast.initializers import gain
@@ -20,8 +22,10 @@ from gnfast.layers import Activation, Dense
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
 from gnfast.operators import GaussNewton
+from gnfast.plan import check_memory
 
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
+LAST = 2**48  # of samples, which take two of 2^64 streams for each layer
 
 
 class Drawn(NamedTuple):
@@ -62,14 +66,13 @@ class NetworkLaw:
         init: str = "gaussian",
         reduction: str = "mean",
         device: str = "cpu",
-        memory_limit: float = MEMORY,
+        memory_limit: float | None = None,
     ) -> None:
         self.device = _arrays.device(device)
         self.activation = Activation(activation, slope)
         self.X = np.ascontiguousarray(_checks.array(X, "X", ("n", "d")), np.float64)
         outputs = _checks.integer(k, "k")
-        hidden = hidden_widths(widths, depth)
-        self.widths = [*(_checks.integer(width, "widths", 1, WIDEST) for width in hidden), outputs]
+        self.widths = [*hidden_widths(widths, depth, WIDEST), outputs]
         self.loss = check_loss(loss, outputs)
         self.rows = hessian_rank(self.loss, outputs)
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
@@ -80,17 +83,21 @@ class NetworkLaw:
         )
         self.variances = entry_variances(variances, self.shapes, factor)
         self.init = _checks.choice(init, "init", INITS)
-        self.memory_limit = _checks.positive(memory_limit, "memory_limit")
+        self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")
         self._reduction = reduction
         mean = _checks.choice(reduction, "reduction", ("mean", "sum")) == "mean"
         self._scale = 1 / len(self.X) if mean else 1.0
+
+    @cached_property
+    def _inputs_gram(self) -> FloatArray:
         with blas_threads(len(self.X)):  # whose threads would spin on the cores that the first draw is made on
-            self._inputs_gram = self.X @ self.X.T
+            return self.X @ self.X.T
 
     @property
     def is_stored(self) -> bool:
         """Whether whole weights are drawn."""
-        return self.init == "uniform" and stored_bytes(self.shapes) <= self.memory_limit
+        limit = MEMORY if self.memory_limit is None else self.memory_limit
+        return self.init == "uniform" and stored_bytes(self.shapes) <= limit
 
     @property
     def is_exact(self) -> bool:
@@ -104,11 +111,18 @@ class NetworkLaw:
 
         Args:
             seed: From 0 to 2^64 - 1.
-            sample: From 0 on.
+            sample: From 0 to 2^48.
             progress: Called with (stage, neurons done, all neurons).
-            tile: Neurons at a time at most, a multiple of 4; 0 for what fits the cache. Another order of sums, nothing
-                else.
+            tile: Neurons at a time at most, a multiple of 4 up to 2^15; 0 for what fits the cache. Another order of
+                sums, nothing else.
+
+        Raises:
+            MemoryError: More than `memory_limit`, or than this machine or the GPU has.
         """
+        seed, sample = check_seed(seed), _checks.integer(sample, "sample", 0, LAST)
+        if _checks.integer(tile, "tile", 0, REPORT) % 4:
+            raise ValueError(f"tile is {tile} but must be a multiple of 4; pass 0 for what fits the cache")
+        self._check_memory()
         if self.is_stored:
             return self._draw_weights(seed, sample)
         size = len(self.X) * self.rows
@@ -139,6 +153,17 @@ class NetworkLaw:
             )
         _arrays.mirror_lower(gram)
         return Drawn(gram, outputs)
+
+    def _check_memory(self) -> None:
+        size, on_gpu = len(self.X) * self.rows, self.device != _arrays.CPU
+        if self.is_stored:
+            needed, there = stored_bytes(self.shapes) + 16.0 * size**2, 0.0
+        else:
+            threads = 1 if on_gpu else get_num_threads()
+            needed, there = draw_bytes(self.shapes, self.skips, len(self.X), self.rows, threads)
+        check_draw(needed, self.memory_limit, size)
+        if on_gpu:
+            check_memory(there, self.device.free_memory, f"a draw of K, {size:,} x {size:,},", "pass fewer samples")
 
     def _draw_weights(self, seed: int, sample: int) -> Drawn:
         weights = uniform_weights(self.shapes, self.variances, seed, sample)
@@ -181,7 +206,7 @@ def network(
     samples: int = 100,
     seed: int = 0,
     device: str = "cpu",
-    memory_limit: float = MEMORY,
+    memory_limit: float | None = None,
     progress: _core.Progress = None,
 ) -> Ensemble:
     """Condition numbers of random networks of any width, exact in law, without their weights.
@@ -201,15 +226,19 @@ def network(
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson", as in `gnfast.GaussNewton`.
         bias: Whether biases are among the parameters; their values are zero.
         variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `gnfast.initializers` has the gains),
-            "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), or one number for each layer.
+            "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in),
+            `torch.nn.Linear`'s own, with init="uniform"), or a list with the variance itself for each layer: c_l /
+            fan_in for the c_l of `gnfast.limits`.
         init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
             for, sqrt(max(shape) variance); or "uniform", whose weights are drawn and stored up to `memory_limit`.
         reduction: "mean" over the samples, or "sum".
         samples: Independent networks.
         seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
         device: "cpu", or "cuda" for neurons that are drawn on a GPU; X is NumPy's and eigenvalues are LAPACK's on both.
-        memory_limit: Bytes of the weights that may be stored; beyond, Gaussian weights stand for uniform ones, with a
-            warning, and `law` says what differs.
+        memory_limit: Bytes that a draw may take, by default what the machine has: the widths do not matter, but it
+            keeps some matrices of K's size for each layer and one or two for each thread. And bytes of uniform weights
+            that may be stored, by default 1 GiB; beyond, Gaussian weights stand for them, with a warning, and `law`
+            says what differs.
         progress: Called with (stage, neurons done, all neurons) during each network that is drawn without weights.
 
     Returns:
@@ -218,6 +247,7 @@ def network(
 
     Raises:
         TypeError, ValueError: Bad arguments, or derivatives that overflow.
+        MemoryError: A draw takes more than `memory_limit`, or than this machine or the GPU has.
 
     Warns:
         LawWarning: Gaussian weights stand for uniform ones.
@@ -240,7 +270,7 @@ def network(
         device=device,
         memory_limit=memory_limit,
     )
-    samples, seed = _checks.integer(samples, "samples"), _checks.integer(seed, "seed", 0, 2**64 - 1)
+    samples, seed = _checks.integer(samples, "samples"), check_seed(seed)
     if not law.is_exact:
         warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())
     spectra = np.empty((samples, len(law.X) * law.rows))

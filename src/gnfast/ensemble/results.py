@@ -31,7 +31,8 @@ class Ensemble:
         samples, seed: How many networks, and what they are drawn from: sample i depends on (seed, i) alone.
         law: One sentence: how the samples were drawn, and what about them is exact.
         kappa: (samples,) float64, lambda_max / lambda_min over the non-zero spectrum of G.
-        kappa_minus_one: (samples,) float64, kappa - 1 without the digits that the subtraction would lose.
+        kappa_minus_one: (samples,) float64, kappa - 1. Of wide linear networks with Gaussian weights and no skips to
+            its own digits, however small; elsewhere from the ends of the spectrum, to some eps of kappa.
         lambda_max, lambda_min: (samples,) float64, the largest and the smallest non-zero eigenvalue of G.
         trace: (samples,) float64, of G.
         rank: (samples,) int64, non-zero eigenvalues of G.

@@ -28,14 +28,21 @@ def variance(
     over m, which takes the second moments of phi^2, phi phi' and phi'^2. Exact at every m for "ntk" and "mup"; for
     "standard", where layer 1 has a share of order 1/m, to leading order. Entries are then nearly Gaussian.
 
+    The mean needs no correction: for "ntk" and "mup" the expected kernel is that of `gram` at every m, for "standard"
+    it is that plus c_2 <x, x'> E phi'(u) phi'(v) / m, layer 1. With more hidden layers the mean is off by order 1/m,
+    since the kernels of all layers vary together (Hanin & Nica 2020), which has no closed form for most activations:
+    `gnfast.ensemble` draws such networks. Linear ones of any depth have their moments in `linear`.
+
     Args:
-        X, activation, parameterization, slope, variances: As for `gram`, with two layers and no biases.
+        X, activation, parameterization, slope, variances: As for `gram`, with two layers, one output and no biases.
 
     Returns:
         (n, n), symmetric.
 
     Raises:
         ValueError: Bad arguments.
+
+    Reference: Hanin & Nica, "Finite depth and width corrections to the neural tangent kernel" (ICLR 2020).
     """
     data = _checks.array(X, "X", ("n", "d")).astype(np.float64)
     phi = Pointwise(activation, slope)

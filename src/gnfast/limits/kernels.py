@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from gnfast import _checks, initializers
 from gnfast.limits import covariance
 from gnfast.limits.covariance import Covariance, FloatArray
 from gnfast.limits.moments import Pointwise
-from gnfast.limits.neurons import sampled
+from gnfast.limits.neurons import BATCHES, sampled
 from gnfast.spectrum import matrices
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")
@@ -24,22 +25,26 @@ class Limit:
     """The infinitely wide network at given samples; made by `gram`.
 
     With mean squares the Gram matrix K = J J^T / n, in the scale of the parameterization, tends to kernel (x) I_k / n:
-    the spectrum of the Gauss-Newton matrix, each eigenvalue k times.
+    the spectrum of the Gauss-Newton matrix, each eigenvalue k times. The outputs themselves become independent Gaussian
+    processes with covariance nngp over the samples.
 
     Attributes:
-        kernel: (n, n), float64.
+        kernel: (n, n), float64, the neural tangent kernel (NTK).
+        nngp: (n, n), float64, E f(x) f(x') of an output f over the weights (biases are zero): the kernel of the neural
+            network Gaussian process. In "mup", where outputs vanish like 1 / sqrt(m), that of sqrt(m) f.
         shares: (L,), what each dense layer contributes to the trace of the kernel; they add up to 1.
         eigenvalues: (n,), of kernel / n, ascending.
         rank: How many are above `cut`, up to which they count as zero.
         kappa: lambda_max / lambda_min, over those.
-        error: The kernel's relative error beyond rounding: 0 from closed forms, what is left out of Hermite expansions,
-            the standard error where neurons are drawn.
+        error: The kernels' relative error beyond rounding: 0 from closed forms, what is left out of Hermite expansions,
+            the standard error of the whole kernel in the Frobenius norm where neurons are drawn.
     """
 
     activation: str
     parameterization: str
     depth: int
     kernel: FloatArray = field(compare=False)
+    nngp: FloatArray = field(compare=False)
     shares: FloatArray = field(compare=False)
     eigenvalues: FloatArray = field(compare=False)
     rank: int
@@ -81,15 +86,16 @@ def gram(
     neurons: int = NEURONS,
     seed: int = 0,
 ) -> Limit:
-    """The limit of the Gram (NTK) matrix of `gnfast.mlp` networks as all hidden widths m grow together.
+    """The limits of the Gram matrix (NTK) and of the outputs' covariance (NNGP) as all hidden widths m grow together.
 
-    Weights are Gaussian, of variance c_l / fan_in. Layer l adds <a_{l-1}, a_{l-1}'> <b_l, b_l'> to J J^T, a_{l-1} its
-    input and b_l the derivative of an output in its pre-activation. With E_l the limit of <a_l, a_l'> / m and B_l that
-    of <b_l, b_l'>,
+    Networks are those of `gnfast.mlp`, with Gaussian weights of variance c_l / fan_in. Layer l adds <a_{l-1}, a_{l-1}'>
+    <b_l, b_l'> to J J^T, a_{l-1} its input and b_l the derivative of an output in its pre-activation. With E_l the
+    limit of <a_l, a_l'> / m and B_l that of <b_l, b_l'>,
 
         E_l = E phi(u) phi(v) under c_l E_{l-1},    B_l = c_{l+1} B_{l+1} E phi'(u) phi'(v),    B_L = 1,
 
-    starting from c_1 X X^T / d, products elementwise. What the parameterizations make of it:
+    starting from c_1 X X^T / d, products elementwise. c_L E_{L-1} is the covariance of an output (NNGP), in all
+    parameterizations. What they make of the rest:
 
         standard    lim J J^T / m = sum_{l >= 2} E_{l-1} B_l: of our networks, by their own weights. The shares of layer
                     1 and of biases are of order 1/m.
@@ -112,8 +118,9 @@ def gram(
         slope: Of leaky_relu.
         skip: Strength, one number for all layers or one each.
         bias: Whether there are biases, zero at initialisation, but parameters.
-        variances: c_l: "kaiming" is the squared gain of the activation, "lecun" 1; or numbers, one for all or one each.
-        neurons, seed: Where neurons are drawn; their memory is 8 n (L + 1) `neurons` bytes.
+        variances: c_l, fan_in times the variance of the entries that `gnfast.ensemble` takes: "kaiming" is the squared
+            gain of the activation, "lecun" 1, "pytorch" 1/3; or numbers, one for all or one each.
+        neurons, seed: Where neurons are drawn, 16 at least; their memory is 8 n (L + 1) `neurons` bytes.
 
     Returns:
         A `Limit`.
@@ -121,7 +128,8 @@ def gram(
     Raises:
         ValueError: Bad arguments, X zero everywhere, a skip without a limit.
 
-    References: Jacot, Gabriel & Hongler (NeurIPS 2018); Cho & Saul (NeurIPS 2009); Yang & Hu (ICML 2021).
+    References: Jacot, Gabriel & Hongler (NeurIPS 2018); Lee et al. (ICLR 2018) for the NNGP; Cho & Saul (NeurIPS 2009);
+    Yang & Hu (ICML 2021).
     """
     data = _checks.array(X, "X", ("n", "d")).astype(np.float64)
     if not data.any():
@@ -133,36 +141,54 @@ def gram(
     c = variances_of(variances, phi, depth)
     biased = _checks.boolean(bias, "bias")
     _check_last(skips[-1], phi, parameterization)
-    neurons, seed = _checks.integer(neurons, "neurons", 2), _checks.integer(seed, "seed", 0)
+    neurons, seed = _checks.integer(neurons, "neurons", BATCHES), _checks.integer(seed, "seed", 0)
 
     own, ones = layer_factors(parameterization, c, data.shape[1], biased)
 
-    def parts(samples: Covariance) -> tuple[list[FloatArray], list[FloatArray], float]:
-        """What the weights of each layer add to the kernel, and what its bias adds."""
-        first = samples.times(c[0] / data.shape[1])
-        if any(skips[1:-1]) and not phi.is_linear:
-            inputs, backward, error = sampled(first.matrix, phi, c, skips, neurons, seed)
-        else:
-            inputs, backward, error = _recursion(first, phi, _gains(c, skips) if phi.is_linear else c)
-        layers = zip(own, [samples.matrix, *inputs], backward, strict=True)
-        return [f * A * B for f, A, B in layers], [ones * B for B in backward], error
+    is_drawn, gains = any(skips[1:-1]) and not phi.is_linear, _gains(c, skips) if phi.is_linear else c
 
-    weights, biases, error = parts(covariance.of_rows(data))
-    traces = np.array([np.trace(a) + np.trace(b) for a, b in zip(weights, biases, strict=True)])
-    kernel = np.sum([*weights, *biases], axis=0)
+    def parts(samples: Covariance, count: int, stream: int = 0) -> _Parts:
+        first, error = samples.times(c[0] / data.shape[1]), 0.0
+        if is_drawn:
+            inputs, backward = sampled(first.matrix, phi, c, skips, count, seed, stream)
+        else:
+            inputs, backward, error = _recursion(first, phi, gains)
+        layers = zip(own, [samples.matrix, *inputs], backward, strict=True)
+        weights = [f * A * B for f, A, B in layers]
+        return _Parts(weights, [ones * B for B in backward], gains[-1] * inputs[-1], error)
+
+    samples = covariance.of_rows(data)
+    found = parts(samples, neurons)
+    kernel, nngp, error = found.kernel, found.nngp, found.error
+    traces = np.array([np.trace(a) + np.trace(b) for a, b in zip(found.weights, found.biases, strict=True)])
+    if is_drawn:
+        streams = range(depth, depth * (BATCHES + 1), depth)
+        error = _standard_error([parts(samples, neurons // BATCHES, stream).kernel for stream in streams])
     if phi.is_linear:
-        one, shift, _ = parts(Covariance(np.ones(1), np.zeros((1, 1))))
-        values, cut = _squares(
-            np.hstack([np.sqrt(np.sum(one)) * data, np.full((len(data), 1), np.sqrt(np.sum(shift)))])
-        )
+        one = parts(Covariance(np.ones(1), np.zeros((1, 1))), neurons)
+        shift = np.full((len(data), 1), np.sqrt(np.sum(one.biases)))
+        values, cut = _squares(np.hstack([np.sqrt(np.sum(one.weights)) * data, shift]))
     else:
-        values = np.linalg.eigvalsh(kernel)
+        values = np.asarray(np.linalg.eigvalsh(kernel), np.float64)
         cut = matrices.zero_cut(values[-1], len(kernel), kernel.dtype)
     rank = int((values > cut).sum())
     scale = 1 / len(data)
     return Limit(
-        phi.name, parameterization, depth, kernel, traces / traces.sum(), scale * values, rank, scale * cut, error
+        phi.name, parameterization, depth, kernel, nngp, traces / traces.sum(), scale * values, rank, scale * cut, error
     )
+
+
+class _Parts(NamedTuple):
+    """What the weights and the bias of each layer add to the kernel; the covariance of an output."""
+
+    weights: list[FloatArray]
+    biases: list[FloatArray]
+    nngp: FloatArray
+    error: float
+
+    @property
+    def kernel(self) -> FloatArray:
+        return np.asarray(np.sum([*self.weights, *self.biases], axis=0))
 
 
 def _recursion(
@@ -180,6 +206,13 @@ def _recursion(
     for gain, slope in zip(reversed(gains[1:]), reversed(slopes), strict=True):
         backward.insert(0, gain * backward[0] * slope)
     return inputs, backward, error
+
+
+def _standard_error(batches: Sequence[FloatArray]) -> float:
+    """Of the mean of independent matrices, relative, in the Frobenius norm."""
+    mean = np.mean(batches, axis=0)
+    squares = sum(float(np.sum((batch - mean) ** 2)) for batch in batches)
+    return math.sqrt(squares / (len(batches) * (len(batches) - 1))) / float(np.linalg.norm(mean))
 
 
 def _gains(c: Sequence[float], skips: Sequence[float]) -> list[float]:
@@ -205,8 +238,8 @@ def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
 
 def variances_of(given: Any, phi: Pointwise, depth: int) -> list[float]:
     if isinstance(given, str):
-        if _checks.choice(given, "variances", ("kaiming", "lecun")) == "lecun":
-            return [1.0] * depth
+        if _checks.choice(given, "variances", ("kaiming", "lecun", "pytorch")) != "kaiming":
+            return [1.0 if given == "lecun" else 1 / 3] * depth
         if phi.name not in (*initializers.GAINS, "leaky_relu"):
             raise ValueError(f"variances is 'kaiming', which has no gain for {phi.name}; pass 'lecun' or numbers")
         return [initializers.gain(phi.name, phi.slope) ** 2] * depth

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gnfast import _checks, initializers
+from gnfast.layers import ACTIVATIONS
 from gnfast.losses import LOSSES
 from gnfast.networks import mlp
 from gnfast.study import quantities, readers
@@ -20,14 +21,14 @@ from gnfast.study.jobs import REAL, Keyed, Value
 from gnfast.study.readers import key
 
 # The activation that each kind stands for; a residual network is a linear one whose layers carry a skip.
-KINDS = {
-    "linear": "identity",
-    "residual": "identity",
-    "relu": "relu",
-    "leaky_relu": "leaky_relu",
-    "tanh": "tanh",
-    "gelu": "gelu",
-    "sigmoid": "sigmoid",
+KINDS = {"linear": "identity", "residual": "identity"} | {name: name for name in ACTIVATIONS if name != "identity"}
+WORDS = {
+    "relu": "ReLU",
+    "leaky_relu": "leaky ReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "gelu_tanh": "GELU (tanh)",
+    "silu": "SiLU",
 }
 SKIPS: dict[str, Callable[[int], float]] = {
     "1/L": lambda depth: 1 / depth,
@@ -65,11 +66,11 @@ class Family:
     Every key takes one value or a list of them.
 
     Args:
-        kind: "linear", "residual" (linear with a skip), "relu", "leaky_relu", "tanh", "gelu" or "sigmoid".
+        kind: "linear", "residual" (linear with a skip), or any activation of `gnfast.Activation`.
         skip: strength of the skip connections, a number or "1/L", "1/sqrt(L)" of the depth L; 1 if residual, else 0.
         slope: negative slope of "leaky_relu".
         bias: whether the layers have biases.
-        init: name of the initialisation.
+        init: name of the initialisation; kaiming's have no gain for elu, gelu_tanh, silu and softplus.
         widths, depths, samples: instead of the study's, where given.
     """
 
@@ -84,6 +85,9 @@ class Family:
 
     def __post_init__(self) -> None:
         readers.read_fields(self)
+        if any(init.startswith("kaiming") for init in self.init):
+            for kind in self.kind:
+                initializers.gain(KINDS[kind], SLOPE)  # or an error that says what to choose
 
     def members(self) -> Iterable[dict[str, Any]]:
         """Return what the networks of each panel have in common, as fields of a Point."""
@@ -138,7 +142,7 @@ class Point(Keyed):
     @property
     def family(self) -> str:
         """What networks of one panel have in common, in words."""
-        name = {"leaky_relu": "leaky ReLU", "relu": "ReLU", "gelu": "GELU"}.get(self.kind, self.kind)
+        name = WORDS.get(self.kind, self.kind)
         parts = [f"{name}, slope {self.slope:g}" if self.kind == "leaky_relu" else name]
         if self.skip != 0.0:
             parts.append(f"skip {self.skip:g}" if isinstance(self.skip, float) else f"skip {self.skip}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import bounds, datasets
+from gnfast import _checks, bounds, datasets
 from gnfast.bounds import Bound
 from gnfast.bounds.linear import linear_forms
 from gnfast.bounds.paths import after, before
@@ -54,6 +54,9 @@ def inputs(data: str, samples: int | None, whiten: bool, dtype: str) -> tuple[ND
     X = datasets.load(data, samples)
     if np.issubdtype(X.dtype, np.floating):
         X = X.astype(dtype)
+    X = _checks.array(X, "X", ("n", "d"))
+    if not X.any():
+        raise ValueError(f"data {data!r} are zero everywhere, with nothing to tell; pass samples that are not all zero")
     if whiten:
         X = datasets.whiten(X)
     s = np.linalg.svd(X, compute_uv=False)
@@ -157,7 +160,7 @@ QUANTITIES: dict[str, Quantity] = {
         lambda subject: {"kappa_data": subject.kappa_data},
     ),
     "forms": Quantity(
-        "every bound of dense networks by itself, infinite where it does not apply",
+        "the bounds of a dense network on its data by themselves, infinite where one does not apply",
         dict.fromkeys((*LINEAR_FORMS, "relu", "deep"), REAL),
         _forms,
     ),

@@ -93,11 +93,11 @@ class WidthStudy:
     @property
     def X(self) -> FloatArray:
         """The data."""
-        return self._inputs[0]
+        return inputs(self.data, self.samples, self.whiten, "float64")[0]
 
     @property
-    def _inputs(self) -> tuple[FloatArray, float]:
-        return inputs(self.data, self.samples, self.whiten, "float64")
+    def _moment(self) -> FloatArray:
+        return self.X.T @ self.X / len(self.X)
 
     @property
     def definition(self) -> str:
@@ -139,14 +139,14 @@ class WidthStudy:
             "seed": seed,
         }
         if self.is_linear:
-            Sigma = self.X.T @ self.X / len(self.X)
-            return ensemble.linear(point.width, Sigma=Sigma, bounds=("convex",), **same)
+            return ensemble.linear(point.width, Sigma=self._moment, bounds=("convex",), **same)
         return ensemble.network(point.width, activation=self.activation, slope=self.slope, X=self.X, **same)
 
     def limit(self) -> tuple[float, str]:
         """kappa of infinitely wide networks; nan and the reason where there is no such number."""
-        if self.is_linear:  # that of the data: no matrix of all samples
-            return self._inputs[1], ""
+        if self.is_linear:  # that of the data as draws see them, of the same rank: no matrix of all samples
+            law = ensemble.LinearLaw(1, depth=self.depth, k=self.k, Sigma=self._moment)
+            return float(law.inputs.scale[0] / law.inputs.scale[-1]) ** 2, ""
         try:
             found = limits.gram(self.X, self.depth, self.activation, slope=self.slope, skip=self.skip)
         except ValueError as error:

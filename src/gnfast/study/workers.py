@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from gnfast import _checks
@@ -14,7 +15,13 @@ from gnfast._runtime import get_num_threads, set_num_threads
 from gnfast.study.jobs import Record
 from gnfast.study.runner import Compute, attempt
 
-JOIN_SECONDS = 30.0  # how long a scheduler, and then its first worker, may take to answer
+JOIN_SECONDS = 30.0  # how long a scheduler, and then a first worker or one in place of the last, may take to come
+CHECK_SECONDS = 1.0  # between two looks at who is there while no point is done
+
+NO_WORKERS = (
+    "the Dask scheduler has no workers; start some with: dask worker ADDRESS --nthreads 1, and run the same command"
+)
+NO_SCHEDULER = "the Dask scheduler is gone; start one and run the same command, which goes on"
 
 
 class Pool:
@@ -23,63 +30,76 @@ class Pool:
     A worker gets its next point when the result of the last one is here, so that a worker that dies takes one point
     with it and no result. Dask gives that point to another worker and, after three more deaths, gives it up, which is
     recorded as its error.
+
+    The threads of each machine are divided among as many points as were ever computed on it at once: workers that come
+    later take part, and one that comes in place of another takes its share.
+
+    Args:
+        client: Of Dask.
+        cores: Threads of each machine, None for all that it has.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, cores: int | None) -> None:
+        self._client, self._cores = client, cores
+        self._places: Counter[str] = Counter()  # by machine
 
     def records(self, compute: Compute, points: Iterable[Any]) -> Iterator[Record]:
         """Compute all points and yield their records as they come.
 
         Raises:
-            ConnectionError: the scheduler is gone, or all workers are and none comes back.
+            ConnectionError: the scheduler is gone, or there is no worker and none comes within `JOIN_SECONDS`.
         """
-        from distributed import as_completed
-
-        waiting, running = deque(points), as_completed()
+        waiting, done = deque(points), SimpleQueue[Any]()
         handed_out: dict[str, tuple[Any, str, Any]] = {}  # by key of the future: point, address of the worker, future
-
-        def hand_out() -> None:
-            busy = Counter(place for _, place, _ in handed_out.values())
-            for place in (Counter(self._slots(wait=not busy)) - busy).elements():
-                if waiting:
-                    point = waiting.popleft()
-                    # Not pure: a point that is tried again is computed again. Other workers: should this one die.
-                    options: dict[str, Any] = dict(pure=False, workers=[place], allow_other_workers=True)
-                    future = self._client.submit(attempt, compute, point, **options)
-                    handed_out[future.key] = point, place, future
-                    running.add(future)
-
+        seen = time.monotonic()  # when there was a worker
         try:
-            if waiting:
-                hand_out()
-            for future in running:
+            while waiting or handed_out:
+                slots = self._slots()
+                if slots:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > JOIN_SECONDS:
+                    raise ConnectionError(NO_WORKERS)
+                busy = Counter(place for _, place, _ in handed_out.values())
+                for place in (Counter(slots) - busy).elements():
+                    if waiting:
+                        point = waiting.popleft()
+                        # Not pure: a point that is tried again is computed again. Other workers: should this one die.
+                        options: dict[str, Any] = dict(pure=False, workers=[place], allow_other_workers=True)
+                        future = self._client.submit(attempt, compute, point, **options)
+                        handed_out[future.key] = point, place, future
+                        future.add_done_callback(done.put)
+                try:
+                    future = done.get(timeout=CHECK_SECONDS)
+                except Empty:
+                    continue
                 point, _, _ = handed_out.pop(future.key)
                 record = _record(future, point)
                 future.release()  # or Dask would compute it again if its worker died now
-                if waiting:
-                    hand_out()
                 yield record
         finally:
             self._client.cancel([future for _, _, future in handed_out.values()])
 
-    def _slots(self, wait: bool) -> dict[str, int]:
-        """How many points each worker can compute at once, now; or as soon as there is a worker."""
-        if wait:
-            try:
-                self._client.wait_for_workers(1, timeout=JOIN_SECONDS)
-            except TimeoutError as error:
-                raise ConnectionError(
-                    "the Dask scheduler has no workers; start some with: dask worker ADDRESS --nthreads 1, and run the "
-                    "same command"
-                ) from error
-        found: dict[str, int] = self._client.nthreads()
+    def _slots(self) -> dict[str, int]:
+        """How many points each worker can compute at once, now, each worker having its share of the threads."""
+        from distributed.comm import get_address_host
+
+        try:
+            found: dict[str, int] = self._client.nthreads()
+        except OSError as error:
+            raise ConnectionError(NO_SCHEDULER) from error
+        now: Counter[str] = Counter()
+        for address, threads in found.items():
+            now[get_address_host(address)] += threads
+        if now - self._places:
+            with suppress(OSError):  # one that has just died: at the next look
+                self._client.register_plugin(_plugin(self._places | now, self._cores))
+                self._places |= now  # the larger of both
         return found
 
 
 def _record(future: Any, point: Any) -> Record:
     if future.cancelled():
-        raise ConnectionError("the Dask scheduler is gone; start one and run the same command, which goes on")
+        raise ConnectionError(NO_SCHEDULER)
     if error := future.exception():  # the worker died again and again, or could not read what it was sent
         return Record(point, None, f"{type(error).__name__}: {error}")
     found: Record = future.result()
@@ -103,7 +123,7 @@ def local(count: int) -> Iterator[Pool]:
         distributed.LocalCluster(processes=True, silence_logs=logging.CRITICAL, **options) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield _shared(client, get_num_threads())
+        yield Pool(client, get_num_threads())
 
 
 @contextmanager
@@ -125,27 +145,28 @@ def remote(address: str) -> Iterator[Pool]:
             f"no Dask scheduler answers at {address!r}; start one with: dask scheduler, and pass the address it prints"
         ) from error
     with client:
-        yield _shared(client, None)
+        yield Pool(client, None)
 
 
-def _shared(client: Any, cores: int | None) -> Pool:
-    """Divide the threads of each machine (``cores``, or all it has) among its workers, also those that come later."""
-    from distributed.comm import get_address_host
+def _plugin(places: Mapping[str, int], cores: int | None) -> Any:
+    """What takes its share on each worker, those that come later too; one in place of any before it."""
+    from distributed import WorkerPlugin
 
-    slots: dict[str, int] = {}
-    for address, threads in client.nthreads().items():
-        host = get_address_host(address)
-        slots[host] = slots.get(host, 0) + threads
-    client.register_worker_callbacks(partial(_take_share, slots, cores))
-    return Pool(client)
+    class Share(WorkerPlugin):  # type: ignore[misc]
+        name = "gnfast-threads"
+
+        def setup(self, worker: Any) -> None:
+            _take_share(places, cores, worker)
+
+    return Share()
 
 
-def _take_share(slots: Mapping[str, int], cores: int | None, dask_worker: Any) -> None:
+def _take_share(places: Mapping[str, int], cores: int | None, worker: Any) -> None:
     """On a worker: leave the other points of this machine their threads, in our loops and in BLAS."""
     from dask.system import CPU_COUNT
     from distributed.comm import get_address_host
     from threadpoolctl import threadpool_limits
 
-    share = max(1, (cores or CPU_COUNT) // slots.get(get_address_host(dask_worker.address), 1))
+    share = max(1, (cores or CPU_COUNT) // places.get(get_address_host(worker.address), 1))
     set_num_threads(share)
     threadpool_limits(share, user_api="blas")
