@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "0.35"
+LETTERS = 17  # of the heading's size in an inch: on average 18
 
 
 def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
@@ -38,11 +40,13 @@ def draw(figure: Figure, table: Table, footnote: str, folder: Path) -> None:
         raise ValueError(f"there is nothing to draw: no point of {figure.name} has succeeded")
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
-    with canvas((3.1 * columns + 1.6, 2.7 * rows + 0.8)) as page:
+    width = 3.1 * columns + 1.6
+    with canvas((width, 2.7 * rows + 0.8)) as page:
         axes = page.subplots(rows, columns, squeeze=False).ravel()
         for place, (panel, found) in zip(axes, panels, strict=True):
             _panel(place, panel, found)
-        page.suptitle(f"{figure.title}\n{footnote}", fontsize=7.5, x=0.01, ha="left")
+        heading = [line for text in (figure.title, footnote) for line in textwrap.wrap(text, round(LETTERS * width))]
+        page.suptitle("\n".join(heading), fontsize=7.5, x=0.01, ha="left")
         if not figure.derive:
             _legend(page, [line for panel, _ in panels for line in panel.lines], columns)
         page.draw_without_rendering()  # places the axes, so that labels can be kept apart
