@@ -142,6 +142,11 @@ def integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None)
     return found
 
 
+def seed(value: Any, name: str = "seed") -> int:
+    """What random numbers are drawn from: 64 bits."""
+    return integer(value, name, 0, 2**64 - 1)
+
+
 def integers(value: Any, name: str, at_least: int, minimum: int = 1) -> list[int]:
     """A sequence of `at_least` or more integers."""
     if isinstance(value, str) or not isinstance(value, Iterable):

@@ -59,7 +59,7 @@ def resnet20(
         shapes += [(out, before * 9), (out, out * 9)] + [(out, before)] * (out != before)
         shapes += [(out, out * 9)] * (2 * BLOCKS - 2)
     shapes.append((classes, stages[-1]))
-    seed = _checks.integer(seed, "seed", 0, 2**64 - 1)
+    seed = _checks.seed(seed)
     weights = iter(initializers.weights("kaiming_normal", shapes, "relu", 0.0, seed, kind))
 
     def convolution(size: int, stride: int = 1) -> Iterator[Layer]:

@@ -261,7 +261,7 @@ def mlp(
     skips = _checks.reals(skip, "skip", len(shapes), each="dense layer")
     biased = _checks.boolean(bias, "bias")
     if isinstance(init, str) or callable(init):
-        seed = _checks.integer(seed, "seed", 0, 2**64 - 1)
+        seed = _checks.seed(seed)
         weights = initializers.weights(init, shapes, activation, between.slope, seed, kind)
         biases = [np.zeros(out, kind) if biased else None for out, _ in shapes]
     else:

@@ -94,7 +94,7 @@ class LinearLaw:
         Args:
             seed, sample: From 0 to 2^64 - 1.
         """
-        seed, sample = check_seed(seed), check_seed(sample, "sample")
+        seed, sample = _checks.seed(seed), _checks.seed(sample, "sample")
         with blas_threads(self.inputs.rank):
             if self.is_stored:
                 return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
@@ -136,11 +136,6 @@ def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, in
         )
     found = _checks.reals(given, "variances", len(shapes), each="layer")
     return [_checks.positive(value, f"variances[{i}]") for i, value in enumerate(found)]
-
-
-def check_seed(value: int, name: str = "seed") -> int:
-    """What random numbers are drawn from."""
-    return _checks.integer(value, name, 0, 2**64 - 1)
 
 
 def hidden_widths(widths: int | Sequence[int], depth: int | None, widest: int) -> list[int]:

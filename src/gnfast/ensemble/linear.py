@@ -13,7 +13,7 @@ from gnfast import _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds.chains import Chains
 from gnfast.bounds.linear import GRAM_FORMS, gram_form
-from gnfast.ensemble.law import MEMORY, LinearLaw, check_seed
+from gnfast.ensemble.law import MEMORY, LinearLaw
 from gnfast.ensemble.results import Ensemble, LawWarning
 from gnfast.ensemble.spectra import Ends, dual_of, ends
 
@@ -83,7 +83,7 @@ def linear(
         init=init,
         memory_limit=memory_limit,
     )
-    samples, seed = _checks.integer(samples, "samples"), check_seed(seed)
+    samples, seed = _checks.integer(samples, "samples"), _checks.seed(seed)
     forms, family = _forms(bounds, len(law.shapes)), "residual" if any(law.skips) else "linear"
     if not law.is_exact:
         warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())

@@ -13,7 +13,7 @@ import scipy.linalg
 
 from gnfast import _arrays, _checks, _core
 from gnfast._runtime import blas_threads, get_num_threads
-from gnfast.ensemble.law import INITS, MEMORY, check_seed, entry_variances, hidden_widths
+from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
@@ -119,7 +119,7 @@ class NetworkLaw:
         Raises:
             MemoryError: More than `memory_limit`, or than this machine or the GPU has.
         """
-        seed, sample = check_seed(seed), _checks.integer(sample, "sample", 0, LAST)
+        seed, sample = _checks.seed(seed), _checks.integer(sample, "sample", 0, LAST)
         if _checks.integer(tile, "tile", 0, REPORT) % 4:
             raise ValueError(f"tile is {tile} but must be a multiple of 4; pass 0 for what fits the cache")
         self._check_memory()
@@ -270,7 +270,7 @@ def network(
         device=device,
         memory_limit=memory_limit,
     )
-    samples, seed = _checks.integer(samples, "samples"), check_seed(seed)
+    samples, seed = _checks.integer(samples, "samples"), _checks.seed(seed)
     if not law.is_exact:
         warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())
     spectra = np.empty((samples, len(law.X) * law.rows))

@@ -6,12 +6,11 @@ import json
 import os
 import time
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, _files
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 
@@ -77,16 +76,11 @@ class Checkpoint:
         now = time.monotonic()
         if not last and now - self._written < EVERY:
             return
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with open(scratch, "wb") as file:
-                arrays: dict[str, Any] = dict(state)
-                np.savez(file, search=np.array(json.dumps(self._search)), probe=self._probe, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, self.path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+        arrays: dict[str, Any] = dict(state)
+        with _files.replacing(self.path) as beside, beside.open("xb") as file:
+            np.savez(file, search=np.array(json.dumps(self._search)), probe=self._probe, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         self._written = time.monotonic()
 
     def remove(self) -> None:
