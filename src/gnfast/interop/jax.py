@@ -28,8 +28,8 @@ JaxArray: TypeAlias = Any  # jax.Array
 Product: TypeAlias = Callable[[JaxArray], JaxArray]
 ENGINES = ("auto", "gnfast", "jax")
 CHECKED = 16  # samples at which a network's outputs are compared with `apply`
-# What the hand-over of one entry of a vector, there and back, costs in flops of our product, and a flop of XLA's:
-# benchmarks/dropin.py, on dense networks with 128 and 256 samples.
+# What the hand-over of one entry of a vector, there and back, costs in flops of our product, and a flop of XLA's: from
+# a profile of the cases of benchmarks/jax_peers.py.
 HANDOVER_FLOPS, OWN_FLOPS = 3000, 1.6
 # Outputs of `apply` may be off by so many times what our own are, or what the last sum is rounded by. Measured in
 # float32 for 7 activations, 2 to 30 layers of 16 to 1,500 units and weights from a tenth to five times the usual: 5
@@ -348,7 +348,7 @@ class GaussNewton:
 class _Reordered(LinearOperator):  # type: ignore[misc]  # SciPy has no types
     """A Gauss-Newton matrix on vectors in the order of `ravel_pytree`, in the machine's memory.
 
-    The core turns kernels around while it copies, several times faster than XLA on its way in and out.
+    The core turns kernels around while it copies, so that XLA only joins the leaves and takes them apart.
     """
 
     def __init__(self, operator: gn.GaussNewton, order: Order, own: Product | None) -> None:
