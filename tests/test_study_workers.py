@@ -162,6 +162,29 @@ def test_a_run_ends_where_all_are_gone(monkeypatch, steps, tmp_path, gone):
         assert 4 <= number < 29
 
 
+def test_a_result_that_dies_with_its_worker_is_computed_again(monkeypatch, steps, tmp_path):
+    job, taken = steps(count=4), []
+    with processes(tmp_path, count=1) as (address, started, one_more), workers.remote(address) as pool:
+        fetch = workers._record
+
+        def late(future, point):
+            taken.append(point.number)
+            if len(taken) != 2:
+                return fetch(future, point)
+            started[1].kill()
+            while pool._client.nthreads():
+                time.sleep(0.05)
+            assert fetch(future, point) is None
+            one_more()
+            return None
+
+        monkeypatch.setattr(workers, "_record", late)
+        found = ran(job, tmp_path, pool)
+    assert [record.values["square"] for record in found] == [0, 1, 4, 9]
+    assert taken == [0, 1, 1, 2, 3]
+    assert [job.tries(point) for point in job.points()] == [1, 2, 1, 1]
+
+
 def test_no_scheduler(monkeypatch):
     monkeypatch.setattr(workers, "JOIN_SECONDS", 0.2)
     with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'; start one with"):

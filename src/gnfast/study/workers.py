@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -75,7 +76,10 @@ class Pool:
                 point, _, _ = handed_out.pop(future.key)
                 record = _record(future, point)
                 future.release()  # or Dask would compute it again if its worker died now
-                yield record
+                if record is None:
+                    waiting.appendleft(point)
+                else:
+                    yield record
         finally:
             self._client.cancel([future for _, _, future in handed_out.values()])
 
@@ -97,13 +101,19 @@ class Pool:
         return found
 
 
-def _record(future: Any, point: Any) -> Record:
-    if future.cancelled():
-        raise ConnectionError(NO_SCHEDULER)
-    if error := future.exception():  # the worker died again and again, or could not read what it was sent
-        return Record(point, None, f"{type(error).__name__}: {error}")
-    found: Record = future.result()
-    return found
+def _record(future: Any, point: Any) -> Record | None:
+    """Of a point that is done; None where the worker died before its result was here."""
+    while True:
+        try:
+            if error := future.exception(CHECK_SECONDS):  # its worker died again and again, or could not read it
+                return Record(point, None, f"{type(error).__name__}: {error}")
+            found: Record = future.result(CHECK_SECONDS)
+            return found
+        except TimeoutError:
+            if not future.done():  # nor need it ever be: without another worker Dask waits for one
+                return None
+        except (CancelledError, OSError) as error:
+            raise ConnectionError(NO_SCHEDULER) from error
 
 
 @contextmanager
