@@ -62,7 +62,7 @@ NOT_REPRODUCED = {
             "larger kernels act as width: kappa falls",
         )
     ),
-    "pruning": ("kappa at initialisation",),
+    "pruning": ("kappa at initialisation", "the more weights are pruned"),
 }
 
 

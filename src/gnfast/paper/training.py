@@ -278,6 +278,9 @@ class PruningPoint(Keyed):
 
     kappa is that at initialisation, of the mean squared error over a few images and with the statistics of these as
     batch, in float64. A row of the Jacobian is a product with the whole batch, which limits the number of images.
+
+    At this rate the loss falls from the first step on. At 0.05 it rises from 12 to 311 in two steps for the whole
+    network and to 102 without a fifth of its weights, here as in PyTorch; what was thrown less far is then ahead.
     """
 
     fraction: float
@@ -288,7 +291,7 @@ class PruningPoint(Keyed):
     every: int
     images: int
     channels: int
-    rate: float = 0.05
+    rate: float = 0.01
     batch: int = 32
 
     def network(self, dtype: str) -> Network:
