@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,10 @@ class Placed(NamedTuple):
     """k, those of an output."""
 
 
+# Compares a network with what it was read from, at samples: whether that could be done; raises where both differ.
+Source: TypeAlias = Callable[["Network", Array], bool]
+
+
 class Network:
     """A feed-forward network, F(x) = its layers applied in order.
 
@@ -54,6 +58,10 @@ class Network:
     The parameters are flat in layer order, row-major, weight before bias: the order of `torch.nn.Module.parameters()`.
     A network does not change: `with_parameters` makes another.
 
+    Attributes:
+        source: What the network was read from, as a function with which it is compared at its first samples; None
+            after that, and for networks that were not read.
+
     Raises:
         TypeError: A layer of another kind, or layers of different dtypes.
         ValueError: No layer with parameters, a `Dense` that takes another number of features than the one before it
@@ -64,6 +72,7 @@ class Network:
         self._layers = _check_layers(layers)
         self._dense = tuple(layer for layer in self._layers if isinstance(layer, Dense))
         self._placed: dict[tuple[Shape, Device], Placed] = {}
+        self.source: Source | None = None
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -138,7 +147,9 @@ class Network:
         """
         shapes = [array.shape for array in self.parameters()]
         values = iter(_check_parameters(parameters, "parameters", shapes))
-        return Network([layer.with_parameters(values) for layer in self._layers])
+        found = Network([layer.with_parameters(values) for layer in self._layers])
+        found.source = self.source
+        return found
 
     def output_shape(self, shape: Sequence[int]) -> Shape:
         """The shape of the output for a sample of `shape`: (k,).
@@ -149,8 +160,22 @@ class Network:
         return chain(self._layers, tuple(_checks.integers(shape, "shape", 1)))[1]
 
     def check_samples(self, X: Any, device: Device = CPU) -> Array:
-        """X checked, (n, d) for chains of dense layers, an array on the device."""
-        X = _arrays.as_array(X, "X", device, "the network")
+        """X checked, (n, d) for chains of dense layers, an array on the device.
+
+        A network that was read from something else is compared with it at the first samples that come here.
+
+        Raises:
+            ValueError: Samples that the network does not take, or at which it differs from what it was read from.
+        """
+        given = _arrays.as_array(X, "X", device, "the network")
+        samples = self._checked(given, device)
+        if self.source is not None:
+            self.place(samples.shape[1:])  # first: what these samples do not fit has its own error
+            if self.source(self, given):
+                self.source = None
+        return samples
+
+    def _checked(self, X: Array, device: Device) -> Array:
         if not self.is_chain:
             if X.ndim not in SAMPLES:
                 raise ValueError(f"X has shape {X.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")

@@ -110,4 +110,6 @@ def _masked(net: Network, kept: Array) -> PrunedNetwork:
         masked[inside] = array.ravel()[inside]
         values.append(masked.reshape(array.shape))
         first += array.size
-    return PrunedNetwork(Network(net.layers).with_parameters(values).layers, kept)
+    found = PrunedNetwork(Network(net.layers).with_parameters(values).layers, kept)
+    found.source = net.source
+    return found

@@ -6,16 +6,19 @@ common dominator, the last value that all paths from the input pass through.
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 import torch.fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gnfast.interop._layers import CALLS, MODULES, UnsupportedError, altered
+from gnfast import _checks
+from gnfast.interop._layers import CALLS, MODULES, RESHAPES, SAME_MEMORY, UnsupportedError, altered
 from gnfast.interop._models import Watch, left_alone
+from gnfast.interop._sources import ModuleSource
 from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
 
@@ -23,11 +26,12 @@ Node: TypeAlias = Any  # torch.fx.Node
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+NEGATIVES = (operator.neg, torch.neg, "neg", torch.neg_, "neg_")
 QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
 INSTEAD = "gnfast.interop.torch.GaussNewton takes any module"
 
 
-def from_torch(module: Any) -> Network:
+def from_torch(module: Any, check: bool = True) -> Network:
     """A PyTorch module as a network of the core: the same function, the same parameters in the same order.
 
     Reads what torch.fx can trace and what is made of `Linear`, `Conv1d`, `Conv2d`, `BatchNorm1d`, `BatchNorm2d`,
@@ -38,31 +42,55 @@ def from_torch(module: Any) -> Network:
     Args:
         module: A `torch.nn.Module` on the CPU, float32 or float64. Its parameters must be registered in the order in
             which the layers use them, of two branches the one first whose parameters come first.
+        check: Whether the network is compared with the module at the first samples that it gets (of a call, of an
+            operator): outputs, and one random product with J^T by plain reverse mode, at 16 of the samples. The module
+            is kept until then, and networks that `with_parameters` and `gnfast.prune` make of this one do the same
+            with their own values; what `save` writes is not compared.
 
     Returns:
         A network whose arrays share their memory with the parameters where these are contiguous (always but for
         `channels_last`): after a training step read the module again; operators that were made before it refuse to go
-        on. All parameters of the module are parameters.
+        on. All parameters of the module are parameters; either all or none of them may require gradients.
 
     Raises:
         ImportError: PyTorch is not installed.
         TypeError: Not a module, or of another dtype.
         ValueError: An operation that gnfast has no layer for, named with its place, or a layer with forward hooks or
-            whose weight is made of others, as pruning and `weight_norm` do; shared, unused or unordered parameters.
-            `gnfast.interop.torch.GaussNewton` takes any module.
+            whose weight is made of others, as pruning and `weight_norm` do; shared, unused, unordered or partly frozen
+            parameters; layers under `torch.no_grad()` or autocast; values that an operation in place changes under
+            another name, or whose result the outputs do not use. The network's first samples: its outputs or
+            derivatives are not the module's. `gnfast.interop.torch.GaussNewton` takes any module.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is of type {type(module).__name__} but must be a torch.nn.Module")
+    check = _checks.boolean(check, "check")
     _check_sharing(module)
+    _check_frozen(module)
     if why := altered(module):  # which the tracer passes over
         raise ValueError(f"module has {why}, which gnfast has no layer for; {INSTEAD}")
     with left_alone(module):
-        return _ModuleNetwork(_Walk(module, _traced(module)).layers(), module)
+        network = _ModuleNetwork(_Walk(module, _traced(module)).layers(), module)
+    if check:
+        network.source = ModuleSource(module)
+    return network
+
+
+class _Tracer(torch.fx.Tracer):  # type: ignore[misc]  # a type checker sees no PyTorch
+    """Notes the modes of PyTorch that an operation is in, which graphs leave out."""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Any:
+        node = super().create_node(*args, **kwargs)
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            node.meta["without gradients"] = True
+        if torch.is_autocast_enabled("cpu"):
+            node.meta["autocast"] = True
+        return node
 
 
 def _traced(module: Any) -> Any:
     try:
-        return torch.fx.Tracer().trace(module)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            return _Tracer().trace(module)
     except Exception as error:  # whatever the module's own code raises on a value that is not there yet
         reason = str(error).strip().splitlines()
         raise ValueError(
@@ -95,6 +123,9 @@ class _Walk:
         self.names = {id(tensor): name for name, tensor in module.named_parameters()}
         self.used: dict[int, Node] = {}  # parameter, and the node that has taken it
         self.flat: list[int] = []  # parameters in the order of the layers
+        self.nodes = list(graph.nodes)
+        self.places = {node: i for i, node in enumerate(self.nodes)}
+        self.reached: set[Node] = set()
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
         if len(inputs) != 1:
             raise ValueError(f"module takes {len(inputs)} inputs but a network takes one; {INSTEAD}")
@@ -109,6 +140,7 @@ class _Walk:
     def layers(self) -> list[Layer]:
         """Those of the whole module, its parameters accounted for."""
         found = self.chain(self.input, self.result)
+        self._check_rest()
         unused = [name for key, name in self.names.items() if key not in self.used]
         if unused:
             raise ValueError(f"parameter {unused[0]!r} does not take part in the outputs; remove it, or {INSTEAD}")
@@ -120,6 +152,23 @@ class _Walk:
                 f"{positions[at]}; define the submodules in the order in which forward uses them, or {INSTEAD}"
             )
         return found
+
+    def _check_rest(self) -> None:
+        """What the walk from the output does not show: results that nobody uses, and modes."""
+        for node in self.nodes:
+            if not node.op.startswith("call") or _is_size(node):
+                continue
+            if node not in self.reached:
+                raise self._unsupported(node, f"{self._name(node)}, whose result the outputs do not use,")
+            if node.meta.get("autocast"):
+                raise self._unsupported(node, f"{self._name(node)} under torch.autocast")
+            if node.meta.get("without gradients") and self._first_parameter(node, self.input) < len(self.order):
+                raise self._unsupported(node, f"{self._name(node)} under torch.no_grad() or torch.inference_mode()")
+
+    def _name(self, node: Node) -> str:
+        if node.op == "call_module":
+            return f"the module {type(self.module.get_submodule(node.target)).__name__}"
+        return f"the operation {getattr(node.target, '__name__', node.target)}"
 
     def chain(self, first: Node, last: Node) -> list[Layer]:
         """The layers that lead from one value to another, which it dominates."""
@@ -135,10 +184,13 @@ class _Walk:
 
     def _step(self, node: Node) -> tuple[Node, Callable[[], list[Layer]]]:
         """The value before `node`, and how the layers between are made."""
+        self.reached.add(node)
         if node.op == "call_module":
             return self._data(node), lambda: self._module(node)
         if _is_sum(node):
             return self.dominator(node), lambda: [self._residual(node)]
+        if node.target in NEGATIVES:
+            return self._data(node), lambda: [self._negative(node)]
         if node.target in (*PRODUCTS, *QUOTIENTS):
             return self._data(node), lambda: [self._scale(node)]
         return self._data(node), lambda: self._call(node)
@@ -146,39 +198,47 @@ class _Walk:
     def _module(self, node: Node) -> list[Layer]:
         found = self.module.get_submodule(node.target)
         make = MODULES.get(type(found))
-        if make is None:
-            raise self._unsupported(node, f"the module {type(found).__name__}")
+        if make is None or len(node.args) + len(node.kwargs) != 1:
+            raise self._unsupported(node, self._name(node))
         own = dict(found.named_parameters())
-        usual = {name for name in ("weight", "bias") if getattr(found, name, None) is not None}
-        if own.keys() != usual:
-            odd = ", ".join(sorted(own.keys() ^ usual))
-            raise self._unsupported(node, f"the module {type(found).__name__} with its parameters changed ({odd})")
+        usual = [name for name in ("weight", "bias") if getattr(found, name, None) is not None]
+        if own.keys() != set(usual):
+            odd = ", ".join(sorted(own.keys() ^ set(usual)))
+            raise self._unsupported(node, f"{self._name(node)} with its parameters changed ({odd})")
         if why := altered(found):
             raise self._unsupported(node, why)
-        return self._made(node, lambda: make(found), list(own.values()))
+        in_place = getattr(found, "inplace", False) is True
+        return self._made(node, lambda: make(found), [own[name] for name in usual], in_place)
 
     def _call(self, node: Node) -> list[Layer]:
         make = CALLS.get(node.target)
-        name = getattr(node.target, "__name__", node.target)
         if make is None or node.op not in ("call_function", "call_method"):
-            raise self._unsupported(node, f"the operation {name}")
-        tensors: list[Any] = []
+            raise self._unsupported(node, self._name(node))
 
         def value(arg: Any) -> Any:
             if isinstance(arg, torch.fx.Node) and arg.op == "get_attr":
-                tensors.append(self._attribute(arg))
-                return tensors[-1]
+                return self._attribute(arg)
             return arg
 
         args = [value(arg) for arg in node.args[1:]]
         kwargs = {key: value(arg) for key, arg in node.kwargs.items() if key != "input"}
-        return self._made(node, lambda: make(*args, **kwargs), [t for t in tensors if id(t) in self.order])
+        if make not in RESHAPES and _nodes_in((args, kwargs)):
+            raise self._unsupported(node, f"{self._name(node)} with an argument that depends on the input")
+        try:
+            given = inspect.signature(make).bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise self._unsupported(node, f"{self._name(node)} with other arguments ({error})") from None
+        tensors = [given[name] for name in ("weight", "bias") if isinstance(given.get(name), torch.Tensor)]
+        own = [tensor for tensor in tensors if id(tensor) in self.order]
+        return self._made(node, lambda: make(*args, **kwargs), own, _is_in_place(node))
 
     def _attribute(self, node: Node) -> Any:
         return operator.attrgetter(node.target)(self.module)
 
-    def _made(self, node: Node, make: Callable[[], list[Layer]], parameters: list[Any]) -> list[Layer]:
-        self._check_in_place(node)
+    def _made(self, node: Node, make: Callable[[], list[Layer]], parameters: list[Any], in_place: bool) -> list[Layer]:
+        """The layers of a node, and its parameters counted; `parameters` in the order of the layer."""
+        if in_place:
+            self._check_in_place(node, self._data(node))
         for tensor in parameters:
             if id(tensor) in self.used:
                 raise ValueError(
@@ -191,15 +251,22 @@ class _Walk:
             layers = make()
         except UnsupportedError as error:
             raise self._unsupported(node, str(error)) from None
+        except (TypeError, ValueError) as error:  # what a layer of ours does not take
+            raise self._unsupported(node, f"{self._name(node)} with other arguments ({error})") from error
         if sum(len(layer.parameters()) for layer in layers) != len(parameters):
             raise self._unsupported(node, "a weight or bias that is no parameter")
         return layers
 
     def _residual(self, node: Node) -> Layer:
-        self._check_in_place(node)
+        operands = self._operands(node, 2, ("alpha",))
+        if _is_in_place(node):
+            self._check_in_place(node, operands[0])
         start = self.dominator(node)
-        signs = [1.0, float(node.kwargs.get("alpha", 1.0)) * (-1 if node.target in SUBTRACTIONS else 1)]
-        branches = list(zip(node.args, signs, strict=True))
+        alpha = node.kwargs.get("alpha", 1)
+        if not isinstance(alpha, int | float):
+            raise self._unsupported(node, f"{self._name(node)} with alpha={alpha!r}")
+        signs = [1.0, float(alpha) * (-1 if node.target in SUBTRACTIONS else 1)]
+        branches = list(zip(operands, signs, strict=True))
         branches.sort(key=lambda branch: self._first_parameter(branch[0], start))
         made = []
         for value, sign in branches:
@@ -226,13 +293,33 @@ class _Walk:
         return min(found)
 
     def _scale(self, node: Node) -> Layer:
-        self._check_in_place(node)
-        left, right = node.args[:2]
+        left, right = self._operands(node, 2, ("rounding_mode",))
         number = right if isinstance(left, torch.fx.Node) else left
         inverse = node.target in QUOTIENTS
         if isinstance(number, torch.fx.Node) or not isinstance(number, int | float) or (inverse and number is left):
             raise self._unsupported(node, "a product or quotient of two values that depend on the input")
-        return Scale(1 / number if inverse else float(number))
+        if node.kwargs.get("rounding_mode") is not None:
+            raise self._unsupported(node, f"{self._name(node)} with rounding_mode={node.kwargs['rounding_mode']!r}")
+        if _is_in_place(node):
+            self._check_in_place(node, left)
+        try:
+            return Scale(1 / number if inverse else float(number))
+        except (ZeroDivisionError, ValueError) as error:
+            raise self._unsupported(node, f"{self._name(node)} by {number} ({error})") from error
+
+    def _negative(self, node: Node) -> Layer:
+        (value,) = self._operands(node, 1)
+        if _is_in_place(node):
+            self._check_in_place(node, value)
+        return Scale(-1.0)
+
+    def _operands(self, node: Node, count: int, options: Sequence[str] = ()) -> list[Any]:
+        """The values that an operation on one or two of them takes, by place or by name."""
+        found = _operands_of(node)
+        odd = [name for name in node.kwargs if name not in ("input", "other", *options)]
+        if len(found) != count or odd:
+            raise self._unsupported(node, f"{self._name(node)} with other arguments ({', '.join(odd) or len(found)})")
+        return found
 
     def _data(self, node: Node) -> Node:
         """The one value that `node` takes and that depends on the input."""
@@ -240,7 +327,7 @@ class _Walk:
             raise self._unsupported(node, f"a value of its own, {node.target!r}, beside the input")
         found = [arg for arg in node.all_input_nodes if arg.op != "get_attr" and not _is_size(arg)]
         if len(found) != 1 or (node.args and isinstance(node.args[0], torch.fx.Node) and node.args[0].op == "get_attr"):
-            raise self._unsupported(node, f"the operation {getattr(node.target, '__name__', node.target)}")
+            raise self._unsupported(node, self._name(node))
         return found[0]
 
     def dominator(self, node: Node) -> Node:
@@ -251,7 +338,7 @@ class _Walk:
             if top in self._depths:
                 todo.pop()
                 continue
-            inputs = list(dict.fromkeys(top.args[:2])) if _is_sum(top) else [self._data(top)]
+            inputs = list(dict.fromkeys(_operands_of(top))) if _is_sum(top) else [self._data(top)]
             unknown = [value for value in inputs if value not in self._depths]
             if unknown:
                 todo += unknown
@@ -269,16 +356,28 @@ class _Walk:
             a = self._above[a]
         return a
 
-    def _check_in_place(self, node: Node) -> None:
-        """An operation in place changes its input for all who read it later."""
-        target = self.module.get_submodule(node.target) if node.op == "call_module" else node.target
-        name = getattr(target, "__name__", target if isinstance(target, str) else "")
-        in_place = getattr(target, "inplace", False) is True or node.kwargs.get("inplace", False)
-        in_place = in_place or (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv"))
-        if in_place and isinstance(node.args[0], torch.fx.Node):
-            later = [user for user in node.args[0].users if user is not node and user > node]
-            if later:
-                raise self._unsupported(node, f"an operation in place whose input {later[0].name!r} reads afterwards")
+    def _check_in_place(self, node: Node, changed: Node) -> None:
+        """An operation in place changes its input for all who read it later, under whatever name."""
+        memory, place = self._memory(changed), self.places[node]
+        for later in self.nodes[place + 1 :]:
+            for value in later.all_input_nodes:
+                if self.places[value] < place and not _is_size(later) and self._memory(value) is memory:
+                    raise self._unsupported(
+                        node, f"an operation in place whose input {str(later.name)!r} reads afterwards"
+                    )
+
+    def _memory(self, node: Node) -> Node:
+        """The value whose memory this one may share: a view of it, itself under another name, or changed in place."""
+        while True:
+            if node.op == "call_module":
+                found = self.module.get_submodule(node.target)
+                shares = type(found) in SAME_MEMORY or getattr(found, "inplace", False) is True
+            else:
+                shares = node.target in SAME_MEMORY or _is_in_place(node)
+            inputs = [arg for arg in node.all_input_nodes if arg.op != "get_attr" and not _is_size(arg)]
+            if not shares or not inputs:
+                return node
+            node = inputs[0]
 
     def _unsupported(self, node: Node, what: str) -> ValueError:
         before = [arg.name for arg in node.all_input_nodes]
@@ -287,17 +386,56 @@ class _Walk:
         return ValueError(f"module has {what} at {str(name)!r}{where}, which gnfast has no layer for; {INSTEAD}")
 
 
+def _operands_of(node: Node) -> list[Any]:
+    names = [name for name in ("input", "other") if name in node.kwargs]
+    return [*node.args, *(node.kwargs[name] for name in names)]
+
+
 def _is_sum(node: Node) -> bool:
     """Whether two values are added or subtracted."""
-    both = node.op != "call_module" and node.target in (*ADDITIONS, *SUBTRACTIONS) and len(node.args) == 2
-    return both and all(isinstance(arg, torch.fx.Node) for arg in node.args)
+    if node.op == "call_module" or node.target not in (*ADDITIONS, *SUBTRACTIONS):
+        return False
+    found = _operands_of(node)
+    return len(found) == 2 and all(isinstance(arg, torch.fx.Node) for arg in found)
+
+
+def _is_in_place(node: Node) -> bool:
+    """Whether a function or method changes its first argument."""
+    name = getattr(node.target, "__name__", node.target)
+    if node.op not in ("call_function", "call_method"):
+        return False
+    return _option(node, "inplace") or name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")
+
+
+def _option(node: Node, name: str) -> bool:
+    """Whether an argument of a call that has it is true, by place or by name."""
+    names = list(inspect.signature(CALLS[node.target]).parameters) if node.target in CALLS else []
+    given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    return given.get(name, False) is True
 
 
 def _is_size(node: Node) -> bool:
     """x.size(0), x.shape[0]: what a flattening asks for."""
-    if node.target in ("size", getattr):
+    if node.target in ("size", "dim"):
         return True
-    return node.target is operator.getitem and _is_size(node.args[0])
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    return node.target is operator.getitem and isinstance(node.args[0], torch.fx.Node) and _is_size(node.args[0])
+
+
+def _nodes_in(args: Any) -> list[Node]:
+    found: list[Node] = []
+    torch.fx.node.map_arg(args, found.append)
+    return found
+
+
+def _check_frozen(module: Any) -> None:
+    frozen = [name for name, tensor in module.named_parameters() if not tensor.requires_grad]
+    if frozen and len(frozen) < len(list(module.parameters())):
+        raise ValueError(
+            f"module has parameters of both kinds, {frozen[0]!r} does not require a gradient, and a network has all "
+            f"of them as parameters; {INSTEAD}, and has those that require a gradient"
+        )
 
 
 def _check_sharing(module: Any) -> None:

@@ -136,8 +136,10 @@ def flatten(start_dim: int = 0, end_dim: int = -1) -> list[Layer]:
     return [gn.Flatten()]
 
 
-def _view(*sizes: Any) -> list[Layer]:
+def _view(*sizes: Any, shape: Any = None) -> list[Layer]:
     """x.view(x.size(0), -1) and its spellings."""
+    if shape is not None:  # by name
+        sizes = (*sizes, shape)
     shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
     if len(shape) == 2 and shape[1] == -1 and _is_count(shape[0]):
         return [gn.Flatten()]
@@ -150,7 +152,10 @@ def _is_count(size: Any) -> bool:
         return False
     if size.target == "size":
         return bool(size.args[1:] == (0,) or size.kwargs.get("dim") == 0)
-    return size.target is operator.getitem and size.args[1] == 0
+    if size.target is not operator.getitem or size.args[1] != 0:
+        return False
+    whole = size.args[0]
+    return whole.target is getattr or (whole.target == "size" and len(whole.args) == 1 and not whole.kwargs)
 
 
 def average_pool(
@@ -186,8 +191,14 @@ def global_pool(output_size: Any) -> list[Layer]:
     return [gn.Pool("global_average")]
 
 
-def _mean(dim: Any = None, keepdim: bool = False) -> list[Layer]:
+def _contiguous(memory_format: Any = None) -> list[Layer]:
+    return []
+
+
+def _mean(dim: Any = None, keepdim: bool = False, dtype: Any = None) -> list[Layer]:
     """The mean over height and width of images."""
+    if dtype is not None:
+        raise UnsupportedError(f"a mean with dtype={dtype}")
     axes = sorted(axis % 4 for axis in dim) if isinstance(dim, tuple | list) and len(dim) == 2 else []
     if axes != [2, 3]:
         raise UnsupportedError(f"a mean over dimensions {dim}, not over (2, 3),")
@@ -251,5 +262,12 @@ CALLS: dict[Any, Callable[..., list[Layer]]] = {
     **dict.fromkeys((F.max_pool1d, F.max_pool2d), max_pool),
     **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d), global_pool),
     **dict.fromkeys((torch.mean, "mean"), _mean),
-    "contiguous": lambda: [],
+    "contiguous": _contiguous,
+}
+RESHAPES = (_view,)  # the only ones that may ask for sizes
+# Results that are the input itself, or a view of its memory.
+SAME_MEMORY = {
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten),
+    *(F.dropout, F.dropout1d, F.dropout2d, torch.flatten, torch.reshape),
+    *("flatten", "view", "reshape", "contiguous"),
 }
