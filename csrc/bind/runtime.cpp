@@ -3,10 +3,12 @@
 
 #include <optional>
 #include <tuple>
+#include <utility>
 
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
 #include "cpu/blas.hpp"
+#include "cpu/checksum.hpp"
 #include "cpu/permute.hpp"
 #include "cpu/threads.hpp"
 
@@ -83,6 +85,19 @@ void register_runtime(py::module_& m) {
         api::fill_uniform(dtype, target, seed, stream, low, high);
     });
 #ifndef GNFAST_CUDA_MODULE
+    // Of each array, in C order and of any dtype, a number by which a change of it is noticed.
+    m.def("checksums", [](const py::list& arrays) {
+        std::vector<std::pair<const unsigned char*, index>> found;
+        for (const py::handle one : arrays) {
+            const auto a = py::cast<py::array>(one);
+            if (!(a.flags() & py::array::c_style)) throw py::value_error("an array is not in C order");
+            found.emplace_back(static_cast<const unsigned char*>(a.data()), a.nbytes());
+        }
+        std::vector<std::uint64_t> sums;
+        const py::gil_scoped_release release;
+        for (const auto& [bytes, count] : found) sums.push_back(cpu::checksum(bytes, count));
+        return sums;
+    });
     // arrays: (from, to, shape, axes) each, see cpu/permute.hpp
     m.def("permute_rows", [](const array& in, const array& out, const py::list& arrays) {
         const api::DType dtype = dtype_of(in);

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.fx
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnfast import _checks
 from gnfast.interop._layers import CALLS, MODULES, RESHAPES, SAME_MEMORY, UnsupportedError, altered
-from gnfast.interop._models import Watch, left_alone
+from gnfast.interop._models import left_alone
 from gnfast.interop._sources import ModuleSource
+from gnfast.interop._watch import Watch
 from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
 
@@ -100,20 +100,19 @@ def _traced(module: Any) -> Any:
 
 
 class _ModuleNetwork(Network):
-    """A network whose arrays are a module's, which training changes in place."""
+    """A network whose arrays are a module's, which training changes in place.
+
+    `watched` says whether each use looks whether the module is as it was; who looks himself does it once for many.
+    """
 
     def __init__(self, layers: list[Layer], module: Any) -> None:
         super().__init__(layers)
-        averages = [  # a step of theirs is seen in their count only
-            (f"{name}.{key}".lstrip("."), tensor)
-            for name, child in module.named_modules()
-            if isinstance(child, _BatchNorm) and not child.training
-            for key, tensor in child.named_buffers(recurse=False)
-        ]
-        self._watch = Watch([*module.named_parameters(), *averages])
+        self.watched = True
+        self._watch = Watch(module.named_parameters(), module, all_modes=False)
 
     def check_unchanged(self) -> None:
-        self._watch.check()
+        if self.watched:
+            self._watch.check()
 
 
 class _Walk:

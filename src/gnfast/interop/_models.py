@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -11,48 +10,11 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from gnfast.interop._watch import Watch
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-
-
-# Steps of optimizers by the ids of their tensors; one that is given out again counts on, which changes no comparison.
-_steps: Counter[int] = Counter()
-
-
-def _count(optimizer: Any, *_: Any) -> None:
-    _steps.update(id(tensor) for group in optimizer.param_groups for tensor in group["params"])
-
-
-register_optimizer_step_post_hook(_count)
-
-
-def state(tensor: Tensor) -> tuple[int, int, int]:
-    """What changes when a tensor does: its version, which one made in inference mode has not, but for two cases.
-
-    Fused optimizers raise no version: their steps are counted. Assigning to `.data` moves the tensor in memory.
-    """
-    version = -1 if tensor.is_inference() else int(tensor._version)
-    return version, _steps[id(tensor)], tensor.data_ptr() if tensor.layout is torch.strided else 0
-
-
-class Watch:
-    """Tensors, and a module's modes, as they are now: what is kept was made with these, and a change is an error."""
-
-    def __init__(self, tensors: Iterable[tuple[str, Tensor]], module: Any = None) -> None:
-        self._tensors = [(name, tensor, state(tensor)) for name, tensor in tensors]
-        children = () if module is None else module.named_modules()
-        self._modes = [(name, child, child.training) for name, child in children]
-
-    def check(self) -> None:
-        """Raise if one has been changed."""
-        changed = [name for name, tensor, before in self._tensors if state(tensor) != before]
-        changed += [f"the mode of {name or 'module'}" for name, child, mode in self._modes if child.training != mode]
-        if changed:
-            raise RuntimeError(
-                f"{changed[0]} has been changed since this operator was made; make a new one after a training step"
-            )
 
 
 @contextlib.contextmanager
@@ -143,7 +105,7 @@ def model_of(module: Any, params: Any, X: Any) -> Model:
     if params is None:
         raise TypeError("params is None but a function needs its parameters: a tensor, or a list or dict of tensors")
     names, tensors, rebuild = _flatten(params)
-    return Model(lambda values, x: module(rebuild(values), x), names, tensors, X)
+    return Model(lambda values, x: module(rebuild(values), x), names, tensors, X, [("", module)])
 
 
 def _of_module(module: Any, params: Any, X: Any) -> Model:

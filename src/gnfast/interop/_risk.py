@@ -13,25 +13,17 @@ import torch
 import gnfast as gn
 from gnfast._arrays import Array
 from gnfast.interop._layers import UnsupportedError as UnsupportedError  # for those above, who find it here
-from gnfast.interop._models import state
+from gnfast.interop._layers import altered
+from gnfast.interop._targets import CrossEntropyOf
 from gnfast.losses import loss_at
 from gnfast.networks import Network
 from gnfast.plan import megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
+_Module: Any = torch.nn.Module  # of which a type checker knows nothing where PyTorch is not installed
+WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 # Of the forward passes that stay between products; beyond, each product makes them again, as other libraries do.
 KEPT_BYTES = 2e9
-
-
-def state_of(module: Any) -> object:
-    """What changes when the function that a module computes may have changed."""
-    if not isinstance(module, torch.nn.Module):
-        return ()
-    tensors = [*module.parameters(), *module.buffers()]
-    # Ids and memory are not given out again for as long as a network that has been read has the tensors.
-    return [(id(t), state(t)) for t in tensors], [
-        (m.training, *m._forward_hooks, *m._forward_pre_hooks) for m in module.modules()
-    ]
 
 
 @dataclass(frozen=True)
@@ -125,13 +117,49 @@ class Risk:
         return f"gnfast's engine, {self.loss}, {samples} samples in {len(self.batches)} batches{forward}"
 
 
-def network_of(module: Any, params: list[Tensor]) -> tuple[Network, list[int]]:
-    """The module as a network, and for each of its parameters the place in `params`."""
+def network_of(module: Any, params: list[Tensor], loss: Any = None) -> tuple[Network, list[int]]:
+    """The module as a network, and for each of its parameters the place in `params`.
+
+    Who asks for it watches the module himself: the network does not. A last LogSoftmax is left out where the loss is
+    cross-entropy, which is the same of log-probabilities as of logits.
+    """
+    module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise UnsupportedError(f"the model is a {type(module).__name__}, not a torch.nn.Module")
     order = _order(list(module.parameters()), params)
+    kinds = (torch.nn.CrossEntropyLoss, CrossEntropyOf)
+    if type(loss) in kinds and type(module) is torch.nn.Sequential and len(module) and not altered(module):
+        last = module[-1]
+        if type(last) is torch.nn.LogSoftmax and last.dim in (1, -1) and not altered(last):
+            module = module[:-1]
     with _refusals():
-        return gn.from_torch(module), order
+        net = gn.from_torch(module)
+    net.watched = False
+    return net, order
+
+
+def unwrapped(module: Any) -> Any:
+    """What is inside of wrappers that compute the same on the CPU; neither torch.func nor torch.fx takes these."""
+    while type(module) in WRAPPERS and all(tensor.device.type == "cpu" for tensor in module.parameters()):
+        if altered(module):
+            return _Hooked(module)
+        module = module.module
+    return module
+
+
+class _Hooked(_Module):  # type: ignore[misc]  # see _Module
+    """In the place of a wrapper with hooks, which are called as it calls them."""
+
+    def __init__(self, wrapper: Any) -> None:
+        super().__init__()
+        self.module = wrapper.module
+        self.training = wrapper.training
+        for key, value in vars(wrapper).items():
+            if "_hooks" in key:
+                setattr(self, key, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 def samples_of(X: Any, like: Tensor) -> Array:
@@ -169,6 +197,8 @@ def _order(own: list[Tensor], params: list[Tensor]) -> list[int]:
 
 def _hessians(loss: Any, X: Tensor, y: Tensor, outputs: tuple[int, int]) -> tuple[str, Array | None, float]:
     """A mini-batch loss of PyTorch at outputs of some shape as (a loss of ours, weights of the samples, factor)."""
+    if isinstance(loss, CrossEntropyOf):
+        loss = loss.as_module()
     kind, reduction, shape = type(loss), getattr(loss, "reduction", None), tuple(y.shape)
     if reduction not in ("mean", "sum"):
         raise UnsupportedError(f"the loss {loss} with reduction={reduction!r}")

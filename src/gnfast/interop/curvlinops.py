@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from gnfast import _checks
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.curvlinops", "curvlinops")
-_theirs: Any = _checks.optional_import("curvlinops", "gnfast.interop.curvlinops", "curvlinops")
+curvlinops: Any = _checks.optional_import("curvlinops", "gnfast.interop.curvlinops", "curvlinops")
 
-from gnfast.interop._risk import Risk, UnsupportedError, network_of, state_of  # noqa: E402  (needs torch: see the error above)
+from gnfast.interop._risk import Risk, UnsupportedError, network_of, unwrapped  # noqa: E402  (needs torch: see above)
+from gnfast.interop._targets import LossFunction, loss_module, reduction_of, source_of  # noqa: E402
+from gnfast.interop._watch import Watch, fingerprint  # noqa: E402
 
 # A class of a library that need not be there: to a type checker its subclasses have no base.
-_Base: Any = _theirs.GGNLinearOperator
+_Base: Any = curvlinops.GGNLinearOperator
 
 __all__ = ["GGNLinearOperator"]
 
@@ -27,22 +31,38 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
     curvlinops' own, which is the base class. `repr` says which and why. Everything of curvlinops that takes one of its
     operators takes this one.
 
-    The data are read once more than theirs' constructor reads them, at the first product, and kept: they must be the
-    same at every pass, which `check_deterministic` tests. After a training step or a change of mode the engine reads
-    the module again.
+    The engine keeps what it has read, and each product first looks whether it still is so: parameters and buffers by
+    their values, the module by its structure, modes, hooks and numbers, the loss by its options, the data by their
+    values. Once something has changed all is read again, so that products are of the matrix as it is now, as
+    curvlinops' are. Data that are no list of tensors and no `DataLoader` of a `TensorDataset` are gone through at each
+    product, as curvlinops does, and compared. What forward takes from files, or from globals by way of other functions,
+    is not seen.
+
+    Beyond curvlinops: the loss may be a function, as `torch.nn.functional.cross_entropy`; parameters that the outputs
+    do not depend on have rows of zeros; `torch.nn.DataParallel` around the model is taken off.
 
     Args:
         *args, **kwargs: Those of `curvlinops.GGNLinearOperator`.
 
     Raises:
         ImportError: PyTorch or curvlinops is not installed.
+        ValueError: A loss function of which it is not clear whether it is a mean or a sum over samples.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, model_func: Any, loss_func: Any, params: list[Tensor], data: Any, *args: Any, **kwargs: Any
+    ) -> None:
         self._risk: Risk | None = None
         self._reason = ""
-        self._state: object = None
-        super().__init__(*args, **kwargs)
+        self._watch: Watch | None = None
+        self._all_used: bool | None = None  # whether the outputs at the first batch depend on all parameters
+        self._prints: list[object] = []  # of the batches that the engine has, where each pass makes them anew
+        loss = loss_module(loss_func)
+        model = unwrapped(model_func)
+        if not isinstance(loss, torch.nn.Module) and callable(loss):
+            reduction = getattr(loss, "reduction", None) or reduction_of(loss, model, next(iter(data)))
+            loss = LossFunction(loss, reduction)
+        super().__init__(model, loss, params, data, *args, **kwargs)
 
     def __matmul__(self, X: Any) -> Any:
         risk = self._current() if isinstance(X, torch.Tensor) else None
@@ -58,19 +78,67 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
         return found
 
     def _current(self) -> Risk | None:
-        """The engine for the module as it is now, or None where theirs is used."""
-        module = self._model_func
-        state = state_of(module)
-        if self._state is None or state != self._state:
-            self._risk, self._reason = None, ""
-            try:
-                read = network_of(module, self._params)
-                data, share = self._loop_over_data(), self._get_normalization_factor
-                self._risk = Risk(read, self._loss_func, self._params, data, share)
-            except UnsupportedError as reason:
-                self._reason = str(reason)
-            self._state = state
+        """The engine for all as it is now, or None where theirs is used."""
+        batches = None
+        if self._watch is not None and not self._watch.changed():
+            if self._risk is None or source_of(self._data) is not None:
+                return self._risk
+            batches = list(self._loop_over_data())
+            if fingerprint(batches) == self._prints:
+                return self._risk
+        self._read(batches)
         return self._risk
+
+    def _read(self, batches: list[Any] | None) -> None:
+        module, source = self._model_func, source_of(self._data)
+        self.__dict__.pop("_mp", None)  # theirs keeps the buffers, and of the parameters the names
+        self._watch = Watch([("loss", self._loss_func), ("params", self._params), ("data", source)], module)
+        self._risk, self._reason, self._all_used = None, "", None
+        try:
+            read = network_of(module, self._params, self._loss_func)
+            if source is None:
+                batches = list(self._loop_over_data()) if batches is None else batches
+                self._prints = fingerprint(batches)
+            data, share = self._loop_over_data() if batches is None else batches, self._get_normalization_factor
+            self._risk = Risk(read, self._loss_func, self._params, data, share)
+        except UnsupportedError as reason:
+            self._reason = str(reason)
+
+    def _matmat_batch(self, X: Any, y: Tensor, M: list[Tensor]) -> list[Tensor]:
+        """Theirs, in the parameters that the outputs depend on: for others its vmap has no result."""
+        if self._all_used is None:
+            self._all_used = len(self._used(X)) == len(M)
+        if self._all_used:
+            with contextlib.suppress(RuntimeError):  # not at this batch, or an error that comes again
+                whole: list[Tensor] = super()._matmat_batch(X, y, M)
+                return whole
+        places = self._used(X)
+        found = [torch.zeros_like(part) for part in M]
+        if places:
+            params = tuple(self._params[i] for i in places)
+            product = curvlinops.ggn.make_batch_ggn_matrix_product(self._model_func, self._loss_func, params)
+            for i, part in zip(places, product(X, y, *(M[i] for i in places)), strict=True):
+                found[i] = part
+        return found
+
+    def _used(self, X: Any) -> list[int]:
+        """The places of the parameters that the outputs at a batch depend on."""
+        asked = [i for i, parameter in enumerate(self._params) if parameter.requires_grad]
+        with torch.enable_grad():
+            outputs = self._model_func(X)
+            if not outputs.requires_grad:
+                return [i for i in range(len(self._params)) if i not in asked]
+            found = torch.autograd.grad(outputs.sum(), [self._params[i] for i in asked], allow_unused=True)
+        unused = {i for i, part in zip(asked, found, strict=True) if part is None}
+        return [i for i in range(len(self._params)) if i not in unused]
+
+    def data_prediction_loss_gradient(self, desc: str = "batch_prediction_loss_gradient") -> Iterator[Any]:
+        """Theirs, where parameters that do not take part have gradients of zero."""
+        for X, y in self._loop_over_data(desc=desc):
+            prediction = self._model_func(X)
+            loss = self._loss_func(prediction, y) * self._get_normalization_factor(X, y)
+            gradient = torch.autograd.grad(loss, self._params, allow_unused=True, materialize_grads=True)
+            yield (X, y), prediction, loss.detach(), list(gradient)
 
     def __repr__(self) -> str:
         risk = self._current()

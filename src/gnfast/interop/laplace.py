@@ -14,7 +14,8 @@ torch: Any = _checks.optional_import("torch", "gnfast.interop.laplace", "laplace
 _theirs: Any = _checks.optional_import("laplace", "gnfast.interop.laplace", "laplace")
 
 from gnfast.interop._models import coupling_layers  # noqa: E402  (needs torch: see the error above)
-from gnfast.interop._risk import Risk, UnsupportedError, network_of, operator_at, samples_of, state_of  # noqa: E402
+from gnfast.interop._risk import Risk, UnsupportedError, network_of, operator_at, samples_of, unwrapped  # noqa: E402
+from gnfast.interop._watch import Watch  # noqa: E402
 
 # Classes of a library that need not be there: to a type checker their subclasses have no base.
 _Backend: Any = _theirs.curvature.CurvlinopsGGN
@@ -50,8 +51,12 @@ class GnfastGGN(_Backend):  # type: ignore[misc]  # see _Backend
         Daxberger et al., "Laplace redux: effortless Bayesian deep learning", NeurIPS 2021.
     """
 
-    # The state of the model, and what was then read of it.
-    _read: tuple[object, tuple[Network, list[int]]] | None = None
+    # What was read of the model, or why nothing was, and whether it still is so.
+    _read: tuple[Network, list[int]] | str = ""
+    _watch: Watch | None = None
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(unwrapped(model), *args, **kwargs)
 
     def full(self, x: Any, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its matrix (p, p)."""
@@ -95,10 +100,15 @@ class GnfastGGN(_Backend):  # type: ignore[misc]  # see _Backend
         """The model in our engine, and the places of its parameters, read again when it has changed."""
         if self.last_layer:
             raise UnsupportedError("only the last layer is asked for")
-        state = state_of(self.model)
-        if self._read is None or self._read[0] != state:
-            self._read = state, network_of(self.model, self.params)
-        return self._read[1]
+        if self._watch is None or self._watch.changed():
+            self._watch = Watch([("params", self.params)], self.model)
+            try:
+                self._read = network_of(self.model, self.params)
+            except UnsupportedError as reason:
+                self._read = str(reason)
+        if isinstance(self._read, str):
+            raise UnsupportedError(self._read)
+        return self._read
 
     def _operator(self, x: Any, y: Tensor) -> tuple[float, gn.GaussNewton]:
         """A factor and an operator of our engine, whose product is the matrix of a batch."""
