@@ -114,7 +114,8 @@ def apply(layer, given, x):
         both = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         pads = [(b // 2, b - b // 2) for b in both]
     else:
-        pads = [(p, p) for p in spread(0 if layer.padding == "valid" else layer.padding, axes)]
+        given_pads = spread(0 if layer.padding == "valid" else layer.padding, axes)
+        pads = [(p, p) if np.isscalar(p) else tuple(p) for p in given_pads]
     x = np.pad(x, [(0, 0), (0, 0), *pads], mode="wrap" if layer.padding_mode == "circular" else "constant")
     out = convolve(x, weight, spread(layer.stride, axes), dilation, layer.groups)
     return out if bias is None else out + bias.reshape(-1, *(1,) * axes)

@@ -36,6 +36,9 @@ struct Axis {
         return room <= 0 ? 0 : smaller(ceil_div(room, stride), positions);
     }
 
+    // Whether position `at` reads pixel `at`, each once. A stride may give as many positions as pixels too, with padding behind.
+    GNFAST_HD bool trivial() const { return kernel == 1 && before == 0 && positions == size && (stride == 1 || positions == 1); }
+
    private:
     GNFAST_HD static index smaller(index a, index b) { return a < b ? a : b; }
 };
@@ -52,9 +55,7 @@ struct Windows {
     GNFAST_HD index taps() const { return y.kernel * x.kernel; }
     GNFAST_HD index patch() const { return channels * taps(); }
     // Whether the patches are the image itself.
-    GNFAST_HD bool trivial() const {
-        return taps() == 1 && y.positions == y.size && x.positions == x.size && y.before == 0 && x.before == 0;
-    }
+    GNFAST_HD bool trivial() const { return y.trivial() && x.trivial(); }
 };
 
 }  // namespace gnfast

@@ -17,6 +17,9 @@ FORMAT = "gnfast"  # the metadata key that says a file is ours; its value is the
 VERSION = "1"
 LAYERS = "layers"  # the metadata key of the layer list, JSON
 
+FLOATS = {"F32", "F64"}  # what networks compute in, as safetensors names it
+NUMPYS = FLOATS | {"F16", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # dtypes that NumPy has
+
 Record = dict[str, Any]  # one layer: its type and whatever is not an array
 
 
@@ -66,24 +69,37 @@ def read(where: object) -> tuple[Path, list[Record], dict[str, Array]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = list(file.keys())
-            _check_metadata(path, metadata, names)
-            return path, json.loads(metadata[LAYERS]), {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is no safetensors file or is damaged ({error}); pass one that net.save wrote"
-        ) from None
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            _check_metadata(path, metadata, dtypes)
+            _check_dtypes(path, dtypes)
+            return path, json.loads(metadata[LAYERS]), {name: file.get_tensor(name) for name in dtypes}
+    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError) as error:
+        why = "its layers are nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is no safetensors file or is damaged ({why}); pass one that net.save wrote") from None
 
 
-def _check_metadata(path: Path, metadata: Mapping[str, str], names: list[str]) -> None:
+def _check_metadata(path: Path, metadata: Mapping[str, str], dtypes: Mapping[str, str]) -> None:
     if FORMAT not in metadata or LAYERS not in metadata:
-        shown = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+        shown = ", ".join([*dtypes][:4]) + ", ..." * (len(dtypes) > 4)
+        foreign = not NUMPYS.issuperset(dtypes.values())
+        how = "safetensors.torch.load_file, each with .float().numpy()," if foreign else "safetensors.numpy.load_file"
         raise ValueError(
             f"{path} has tensors ({shown}) but not gnfast's list of layers (metadata {FORMAT!r} and {LAYERS!r}); "
-            "read the arrays with safetensors.numpy.load_file and build the network from them, for instance "
+            f"read the arrays with {how} and build the network from them, for instance "
             'gn.Network([gn.Dense(W1, b1), gn.Activation("relu"), gn.Dense(W2, b2)])'
         )
     if metadata[FORMAT] != VERSION:
         raise ValueError(
             f"{path} has layout {metadata[FORMAT]!r} but this gnfast reads layout {VERSION!r}; load it with a newer one"
         )
+
+
+def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
+    """Refuse weights of other dtypes: NumPy does not know all of them."""
+    for name, dtype in dtypes.items():
+        if dtype not in FLOATS:
+            raise ValueError(
+                f"{path} has the tensor {name!r} in {dtype} but networks are in float32 or float64 (F32, F64); convert "
+                f"it with safetensors.torch: {{name: tensor.float() for name, tensor in load_file(path).items()}}, saved "
+                "by save_file with the metadata of the file"
+            )

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
+
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 
@@ -45,8 +47,8 @@ class Layer:
         """Those of the arrays that are parameters."""
         return list(self.arrays().values())
 
-    def with_parameters(self, values: Iterator[Array]) -> Self:
-        """The same layer with the next of the values as its parameters."""
+    def with_parameters(self, values: Iterator[Array], dtype: np.dtype[Any]) -> Self:
+        """The same layer with the next of the values as its parameters, and its other arrays in their dtype."""
         return replace(self, **{name: next(values) for name in self.arrays()}) if self.arrays() else self  # type: ignore[type-var]
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -243,9 +245,9 @@ class Residual(Layer):
     def parameters(self) -> list[Array]:
         return [array for layers in self.parts().values() for layer in layers for array in layer.parameters()]
 
-    def with_parameters(self, values: Iterator[Array]) -> Residual:
+    def with_parameters(self, values: Iterator[Array], dtype: np.dtype[Any]) -> Residual:
         body, shortcut = (
-            None if part is None else [layer.with_parameters(values) for layer in part]
+            None if part is None else [layer.with_parameters(values, dtype) for layer in part]
             for part in (self.layers, self.shortcut)
         )
         return Residual(body or (), shortcut, self.scale)
@@ -285,6 +287,15 @@ def chain(layers: Iterable[Layer], shape: Shape, where: str = "layers") -> tuple
             raise ValueError(f"{where}[{i}], {type(layer).__name__}, {error}") from None
         shape = out
     return specs, shape
+
+
+def flat_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """All layers, those of a residual block in its place: the body's, then the shortcut's, the parameters' order."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from (inner for part in layer.parts().values() for inner in flat_layers(part))
+        else:
+            yield layer
 
 
 def _layers(value: Any, name: str) -> tuple[Layer, ...]:

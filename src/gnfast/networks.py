@@ -13,7 +13,7 @@ import numpy as np
 from gnfast import _arrays, _checks, _core, _files, initializers
 from gnfast._arrays import CPU, Array, Device
 from gnfast.convolutions import Conv1d, Conv2d, Pool
-from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain
+from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain, flat_layers
 from gnfast.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
@@ -112,7 +112,9 @@ class Network:
     @property
     def out_features(self) -> int:
         """k, the number of outputs, where the layers alone say it."""
-        return _out_features(self._layers)
+        if found := _out_features(self._layers):
+            return found
+        raise ValueError("the number of outputs depends on the shape of the samples; net.output_shape(shape) has it")
 
     @property
     def depth(self) -> int:
@@ -146,8 +148,9 @@ class Network:
                 necessarily this network's.
         """
         shapes = [array.shape for array in self.parameters()]
-        values = iter(_check_parameters(parameters, "parameters", shapes))
-        found = Network([layer.with_parameters(values) for layer in self._layers])
+        arrays = _check_parameters(parameters, "parameters", shapes)
+        values = iter(arrays)
+        found = Network([layer.with_parameters(values, arrays[0].dtype) for layer in self._layers])
         found.source = self.source
         return found
 
@@ -244,7 +247,7 @@ class Network:
         return Network, (self._layers,)
 
     def __repr__(self) -> str:
-        activations = dict.fromkeys(str(layer) for layer in _flat(self._layers) if isinstance(layer, Activation))
+        activations = dict.fromkeys(str(layer) for layer in flat_layers(self._layers) if isinstance(layer, Activation))
         kind = "linear" if self.is_linear else " + ".join(activations) or "not linear"
         count = _checks.counted(self.num_parameters, "parameter")
         what = _arrow(self.widths) if self.is_chain else _checks.counted(len(self._layers), "layer")
@@ -311,6 +314,8 @@ def load(path: str | PathLike[str]) -> Network:
         if odd := sorted(set(expected) ^ set(tensors)):
             raise ValueError(f"its list of layers and its tensors disagree about {', '.join(odd)}")
         return Network(_layer(record, tensors, f"layers.{i}.") for i, record in enumerate(records))
+    except RecursionError:
+        raise ValueError(f"{file} nests residual blocks too deeply to be read") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or from a newer gnfast: {error}") from error
 
@@ -351,24 +356,20 @@ def _layer(record: _files.Record, tensors: Mapping[str, Array], prefix: str) -> 
     return kind(**found, **{name: tensors[prefix + name] for name in _tensor_names(record)})
 
 
-def _flat(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """All layers, those of residual blocks in their place."""
-    for layer in layers:
-        if isinstance(layer, Residual):
-            yield from (inner for part in layer.parts().values() for inner in _flat(part))
-        else:
-            yield layer
-
-
-def _out_features(layers: Sequence[Layer]) -> int:
+def _out_features(layers: Sequence[Layer]) -> int | None:
+    """Features behind the layers where these alone say it: 0 for as many as before them, None if it depends on that."""
     for layer in reversed(layers):
         if isinstance(layer, Dense):
             return layer.out_features
-        if isinstance(layer, Residual):
-            return _out_features(layer.layers)
-        if not isinstance(layer, Activation | Scale | BatchNorm | LayerNorm):
-            break
-    raise ValueError("the number of outputs depends on the shape of the samples; net.output_shape(shape) has it")
+        if isinstance(layer, Residual):  # body and shortcut give the same
+            found = [_out_features(part) for part in layer.parts().values()]
+            if known := [features for features in found if features]:
+                return known[0]
+            if None in found:
+                return None
+        elif not isinstance(layer, Activation | Scale | BatchNorm | LayerNorm):
+            return None
+    return 0
 
 
 def _check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:

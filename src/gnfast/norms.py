@@ -35,13 +35,12 @@ class _Normalization(Layer):
     def parameters(self) -> list[Array]:
         return [array for name, array in self.arrays().items() if name in PARAMETERS]
 
-    def with_parameters(self, values: Iterator[Array]) -> Self:
-        found = {name: next(values) for name in PARAMETERS if getattr(self, name) is not None}
-        arrays = self.arrays()
-        if found:  # statistics go with the parameters' dtype
-            dtype = next(iter(found.values())).dtype
-            arrays = {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
-        return type(self)(**(arrays | found | self.options()))
+    def with_parameters(self, values: Iterator[Array], dtype: np.dtype[Any]) -> Self:
+        arrays = {
+            name: next(values) if name in PARAMETERS else array.astype(dtype, copy=False)
+            for name, array in self.arrays().items()
+        }
+        return type(self)(**(arrays | self.options()))
 
     def __repr__(self) -> str:
         sizes = dict.fromkeys("x".join(map(str, array.shape)) for array in self.arrays().values())

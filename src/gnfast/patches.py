@@ -160,7 +160,7 @@ class Chain:
         Either that of whole images first, 2 n d^2 flops, of which patches are entries, or patch by patch, 2 n D^2
         flops a position.
         """
-        images = self._flat(X)
+        images = self.padded(X)
         index = self.patches.pixels
         if self.affine:
             images = np.hstack([images, np.ones((len(images), 1))])
@@ -191,8 +191,8 @@ class Chain:
         whole = n * d**2 + positions * D**2 if d**2 <= max(ALWAYS_FITS, n * d) else math.inf
         return whole, float(n * positions * D**2)
 
-    def _flat(self, X: npt.NDArray[Any]) -> FloatArray:
-        """Images (n, c h w), padded."""
+    def padded(self, X: npt.NDArray[Any]) -> FloatArray:
+        """Images (n, c h w), padded with the zeros of `patches`."""
         images = np.asarray(X, np.float64)
         images = images.reshape(*images.shape[:2], -1, images.shape[-1]) if images.ndim == 3 else images
         if np.any(self.patches.zeros):
@@ -410,8 +410,9 @@ def _float64(bias: npt.NDArray[Any] | None) -> FloatArray | None:
 def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> Chain | str:
     """One convolution of several on images (c, h, w) in which they fit, or why they are none.
 
-    A padding with zeros is that of the data as long as nothing but factors comes before it. A circular padding needs
-    one whole period: what comes before must not have made the image smaller but by its strides.
+    A padding with zeros is that of the data as long as nothing but factors and other zeros come before it: one tap with
+    circular padding repeats pixels already. A circular padding needs one whole period: what comes before must not have
+    made the image smaller but by its strides.
     """
     size, start, stride = np.array(shape[1:]), np.zeros(2, int), np.ones(2, int)
     zeros, whole, plain = np.zeros((2, 2), int), np.ones(2, bool), True
@@ -433,7 +434,7 @@ def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> Chain | str
         start -= before * stride
         whole &= count * by == size
         stride *= by
-        plain &= step.span == (1, 1) and step.stride == (1, 1) and step.bias is None
+        plain &= step.span == (1, 1) and step.stride == (1, 1) and step.bias is None and not (circular and padded.any())
         size = count
     sizes: list[Pair] = [(1, 1)]
     for placed in reversed(steps):

@@ -21,8 +21,11 @@ BLOCK = 8
 
 
 def megabytes(size: float) -> str:
-    """A number of bytes for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    """A number of bytes for people, with two digits at least."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= 0.9995 * unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size:.0f} B"
 
 
 def check_memory(needed: float, limit: float | None, what: str, instead: str) -> None:

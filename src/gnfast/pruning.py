@@ -10,8 +10,9 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.layers import Layer
+from gnfast.layers import Layer, flat_layers
 from gnfast.networks import Network
+from gnfast.norms import BatchNorm, LayerNorm
 
 
 class PrunedNetwork(Network):
@@ -64,11 +65,12 @@ class PrunedNetwork(Network):
 def prune(net: Any, fraction: float, scope: str = "global") -> PrunedNetwork:
     """The network without the weights that are smallest in magnitude.
 
-    They are set to zero and are no parameters any more, for all operators and duals. Biases and what has one axis, as
-    the scales of normalisations, stay.
+    They are set to zero and are no parameters any more, for all operators and duals. Biases and the scales of
+    normalisations stay.
 
     Args:
-        net: A `Network`; of a pruned one the fraction is of the weights that are left.
+        net: A `Network` with a dense layer or a convolution; of a pruned one the fraction is of the weights that are
+            left.
         fraction: Of the weights, from 0 to 1, rounded to a number of them; one weight at least stays.
         scope: "global": the smallest of all weights; "layer": of each weight array by itself.
 
@@ -88,11 +90,17 @@ def prune(net: Any, fraction: float, scope: str = "global") -> PrunedNetwork:
     ends = np.cumsum([array.size for array in arrays])
     alive = np.zeros(ends[-1], bool)
     alive[slice(None) if net.kept is None else net.kept] = True
+    scales = [isinstance(layer, BatchNorm | LayerNorm) for layer in flat_layers(net.layers) for _ in layer.parameters()]
     weights = [
         first + np.flatnonzero(alive[first : first + array.size])
-        for array, first in zip(arrays, ends - [array.size for array in arrays], strict=True)
-        if array.ndim > 1
+        for array, first, scale in zip(arrays, ends - [array.size for array in arrays], scales, strict=True)
+        if array.ndim > 1 and not scale
     ]
+    if not weights:
+        raise ValueError(
+            "net has normalisations only, whose scales and biases are never pruned; pass a network with a dense layer "
+            "or a convolution"
+        )
     magnitudes = np.abs(np.concatenate([array.ravel() for array in arrays]))
     for group in [np.concatenate(weights)] if scope == "global" else weights:
         count = min(round(share * len(group)), len(group) - 1)

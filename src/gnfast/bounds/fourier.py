@@ -68,7 +68,7 @@ def _other(chain: Chain) -> str:
 def _spectra(chain: Chain, data: FloatArray) -> ComplexArray:
     """The second moment (frequencies, c, c) of the data's transforms."""
     n, image = len(data), chain.patches.shape
-    transforms = np.fft.fft2(data.reshape(n, *image)).reshape(n, image[0], -1).transpose(2, 1, 0)
+    transforms = np.fft.fft2(chain.padded(data).reshape(n, *image)).reshape(n, image[0], -1).transpose(2, 1, 0)
     moments: ComplexArray = transforms @ transforms.conj().transpose(0, 2, 1) / n
     return moments
 

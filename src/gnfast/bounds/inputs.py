@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.bounds.paths import flat_layers
-from gnfast.layers import Activation, Dense, Flatten, Scale
+from gnfast.layers import Activation, Dense, Flatten, Scale, flat_layers
 from gnfast.networks import Network
 
 

@@ -8,22 +8,12 @@ shortcuts of all other blocks, and none of this one's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.layers import Dense, Layer, Residual, Scale
-
-
-def flat_layers(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """All layers, those of a residual block in its place: the body's, then the shortcut's, the parameters' order."""
-    for layer in layers:
-        if isinstance(layer, Residual):
-            yield from flat_layers(layer.layers)
-            yield from flat_layers(layer.shortcut or ())
-        else:
-            yield layer
+from gnfast.layers import Dense, Layer, Residual, Scale, flat_layers
 
 
 def dense_layers(layers: Sequence[Layer]) -> list[Dense]:
