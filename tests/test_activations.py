@@ -110,7 +110,9 @@ def test_leaky_relu(slope, dtype):
 def test_products_are_finite_far_out(name, dtype):
     """Whole operators at pre-activations of 1e20: 0 or 1 where something saturates, never NaN."""
     X = np.array([[1.0, 0.0], [-1.0, 0.5], [1e-3, -1.0]], dtype)
-    net = gn.Network([gn.Dense(np.array([[1e20, 1.0], [1.0, 2.0]], dtype)), gn.Activation(name), gn.Dense(X[:2].copy())])
+    net = gn.Network(
+        [gn.Dense(np.array([[1e20, 1.0], [1.0, 2.0]], dtype)), gn.Activation(name), gn.Dense(X[:2].copy())]
+    )
     G = gn.GaussNewton(net, X)
     scale = np.diag(1 / np.concatenate([np.ones(4), np.full(4, 1e20)])).astype(dtype)
     assert np.isfinite(G @ scale).all()

@@ -24,7 +24,7 @@ def conv(kernel, taps, stride=1, padding=0, mode="zeros", dilation=1, groups=1, 
     return kernel(rng.standard_normal((out, channels // groups, *taps)), b, stride, padding, mode, dilation, groups)
 
 
-# As many positions as pixels although the stride is not 1, and pixels repeated by one tap: layers and the sample's shape.
+# As many positions as pixels although the stride is not 1, and pixels repeated by one tap: layers, a sample's shape.
 ONE_TAP = {
     "behind": ([conv(gn.Conv1d, (1,), 2, [(0, 1)])], (1, 2)),
     "behind, longer": ([conv(gn.Conv1d, (1,), 2, [(0, 4)], bias=True)], (1, 5)),
@@ -108,7 +108,9 @@ def windows(draw):
         groups = draw(st.sampled_from([g for g in (1, 2) if channels % g == 0 and out % g == 0]))
         rng = np.random.default_rng(draw(st.integers(0, 2**16)))
         bias = rng.standard_normal(out) if draw(st.booleans()) else None
-        layers.append(kind(rng.standard_normal((out, channels // groups, *taps)), bias, stride, pads, mode, dilation, groups))
+        layers.append(
+            kind(rng.standard_normal((out, channels // groups, *taps)), bias, stride, pads, mode, dilation, groups)
+        )
         channels, *size = layers[-1].output_shape((channels, *size))
         if channels * np.prod(size) > 40:
             break

@@ -69,7 +69,8 @@ def read(where: object) -> tuple[Path, list[Record], dict[str, Array]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            names = list(file.keys())
+            dtypes = {name: file.get_slice(name).get_dtype() for name in names}
             _check_metadata(path, metadata, dtypes)
             _check_dtypes(path, dtypes)
             return path, json.loads(metadata[LAYERS]), {name: file.get_tensor(name) for name in dtypes}
@@ -100,6 +101,6 @@ def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
         if dtype not in FLOATS:
             raise ValueError(
                 f"{path} has the tensor {name!r} in {dtype} but networks are in float32 or float64 (F32, F64); convert "
-                f"it with safetensors.torch: {{name: tensor.float() for name, tensor in load_file(path).items()}}, saved "
-                "by save_file with the metadata of the file"
+                "it with safetensors.torch, save_file({name: tensor.float() for name, tensor in "
+                "load_file(path).items()}, path, metadata), where metadata are the file's"
             )

@@ -23,7 +23,7 @@ BLOCK = 8
 def megabytes(size: float) -> str:
     """A number of bytes for people, with two digits at least."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= 0.9995 * unit:
+        if size >= 0.99995 * unit:
             return f"{size / unit:.1f} {name}"
     return f"{size:.0f} B"
 
