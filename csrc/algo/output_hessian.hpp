@@ -1,7 +1,7 @@
 // The loss's Hessians H_i (k, k) in the outputs: products with them and their factors R_i, H_i = R_i R_i^T.
 #pragma once
 
-#include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -14,7 +14,8 @@ class OutputHessian {
    public:
     using Buffer = typename B::template buffer<T>;
 
-    // given, borrowed: weights (n, k) of a loss that has a formula, or nothing; for Loss::blocks the rows sqrt(scale) R_i^T (n q, k).
+    // given, borrowed: roots of weights (n, k) of a loss that has a formula, or nothing; for Loss::blocks the rows sqrt(scale) R_i^T
+    // (n q, k).
     OutputHessian(B& backend, Loss loss, View<const T> given, index samples, index outputs, T scale)
         : backend_(backend), loss_(loss), given_(given), samples_(samples), outputs_(outputs), scale_(scale) {}
 
@@ -72,7 +73,7 @@ class OutputHessian {
         std::vector<double> squares;
         backend_.row_dots(kept, kept, squares);
         for (const double square : squares)
-            if (!std::isfinite(square))
+            if (!(square <= double(std::numeric_limits<T>::max())))
                 throw std::invalid_argument(
                     "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the network down");
     }

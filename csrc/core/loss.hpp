@@ -17,8 +17,9 @@ namespace loss {
 // Rows of R^T per sample. Softmax has rank k - 1: `reduced` drops its known null direction.
 GNFAST_HD inline index factor_rank(Loss loss, index k, bool reduced) { return loss == Loss::cross_entropy && reduced ? k - 1 : k; }
 
-// What is kept of the outputs f of one sample: softmax probabilities, or the diagonal of H; nothing for mse, H = I.
-// What is kept is linear in H: a weight of the sample, or of its outputs where H is diagonal, multiplies it afterwards.
+// What is kept of the outputs f of one sample: the root of the diagonal d of H = diag(d) or, for the softmax, diag(p) - p p^T; nothing
+// for mse, H = I. Roots, since the factors of H are made of them, and they reach twice as far as d before they underflow.
+// What is kept is multiplied by the root of a weight of the sample, or of its outputs where H is diagonal, afterwards.
 template <class T, class Group = Alone>
 GNFAST_HD void prepare(Loss loss, const T* f, index k, T* kept, const Group& group = {}) {
     if (loss == Loss::cross_entropy) {
@@ -26,40 +27,26 @@ GNFAST_HD void prepare(Loss loss, const T* f, index k, T* kept, const Group& gro
         for (index a = group.first; a < k; a += group.step) top = f[a] > top ? f[a] : top;
         top = group.most(top);
         T total = 0;
-        for (index a = group.first; a < k; a += group.step) total += kept[a] = std::exp(f[a] - top);
-        total = group.sum(total);
-        for (index a = group.first; a < k; a += group.step) kept[a] /= total;
-    } else if (loss == Loss::binary_cross_entropy) {
         for (index a = group.first; a < k; a += group.step) {
-            T value;
-            pointwise::Sigmoid{}(f[a], value, kept[a]);
+            kept[a] = std::exp((f[a] - top) / T(2));
+            total += kept[a] * kept[a];
         }
+        const T size = std::sqrt(group.sum(total));
+        for (index a = group.first; a < k; a += group.step) kept[a] /= size;
+    } else if (loss == Loss::binary_cross_entropy) {
+        for (index a = group.first; a < k; a += group.step) kept[a] = pointwise::sigmoid_root(f[a]);
     } else if (loss == Loss::poisson) {
-        for (index a = group.first; a < k; a += group.step) kept[a] = std::exp(f[a]);
+        for (index a = group.first; a < k; a += group.step) kept[a] = std::exp(f[a] / T(2));
     }
 }
 
-// The weight w of a softmax sample, from w p.
+// The norm sqrt(w) of what is kept of a softmax sample, sqrt(w p).
 template <class T, class Group>
-GNFAST_HD T sample_weight(const T* kept, index k, const Group& group) {
+GNFAST_HD T sample_size(const T* kept, index k, const Group& group) {
     T weight = 0;
-    for (index a = group.first; a < k; a += group.step) weight += kept[a];
-    return group.sum(weight);
-}
-
-// u <- scale H u, from what is kept. Softmax of weight w: w p is kept, H = diag(w p) - (w p)(w p)^T / w.
-template <class T, class Group = Alone>
-GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u, const Group& group = {}) {
-    if (loss == Loss::cross_entropy) {
-        T mean = 0;
-        for (index a = group.first; a < k; a += group.step) mean += kept[a] * u[a];
-        mean = group.sum(mean);
-        const T weight = sample_weight(kept, k, group);
-        if (weight > T(0)) mean /= weight;
-        for (index a = group.first; a < k; a += group.step) u[a] = scale * kept[a] * (u[a] - mean);
-    } else {
-        for (index a = group.first; a < k; a += group.step) u[a] *= kept ? scale * kept[a] : scale;
-    }
+    for (index a = group.first; a < k; a += group.step) weight += kept[a] * kept[a];
+    weight = group.sum(weight);
+    return weight > T(0) ? std::sqrt(weight) : T(1);
 }
 
 // The first of the largest.
@@ -71,27 +58,62 @@ GNFAST_HD index likeliest(const T* kept, index k, const Group& group) {
     return group.least(kept[best] < group.most(kept[best]) ? k : best);
 }
 
+// u <- scale H u, from what is kept.
+// Softmax: H does not see a shift of u, and relative to the likeliest class t, with d = u - u_t and m = <p, d>, (H u)_a = p_a (d_a - m) for
+// the others and minus their sum for t. No 1 - p_t is left, in which a confident sample would lose all its digits: p_t has no share in m,
+// and d - m = (I - 1 p^T) d for the others, whose probabilities add up to 1 - 1/k at most, is as well conditioned as k allows.
+template <class T, class Group = Alone>
+GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u, const Group& group = {}) {
+    if (loss == Loss::cross_entropy) {
+        const index t = likeliest(kept, k, group);
+        const T size = sample_size(kept, k, group), origin = u[t];
+        T mean = 0;
+        for (index a = group.first; a < k; a += group.step) {
+            const T q = kept[a] / size;
+            mean += q * q * (u[a] - origin);
+        }
+        mean = group.sum(mean);
+        T others = 0;
+        for (index a = group.first; a < k; a += group.step) {
+            if (a == t) continue;
+            u[a] = scale * kept[a] * kept[a] * (u[a] - origin - mean);
+            others += u[a];
+        }
+        others = group.sum(others);
+        if (t % group.step == group.first) u[t] = -others;
+    } else {
+        for (index a = group.first; a < k; a += group.step) u[a] *= kept ? scale * kept[a] * kept[a] : scale;
+    }
+}
+
 // rows (rank, k) <- sqrt(scale) R^T.
 // Softmax: H = w diag(q) (I - q q^T) diag(q), q = sqrt(p), and I - q q^T is a projector: R / sqrt(w) = diag(q) (I - q q^T),
 // or, reduced, diag(q) times the columns but t of the Householder reflection that takes e_t to -q:
-// v = q + e_t, columns e_c - v q_c / (1 + q_t). With t the likeliest class nothing cancels.
+// v = q + e_t, columns e_c - v q_c / (1 + q_t). With t the likeliest class nothing cancels, but in 1 - p_t, the sum of the others.
 template <class T, class Group = Alone>
 GNFAST_HD void factor_rows(Loss loss, const T* kept, index k, bool reduced, T scale, T* rows, const Group& group = {}) {
     const T root = std::sqrt(scale);
     const bool softmax = loss == Loss::cross_entropy;
-    const T weight = softmax ? sample_weight(kept, k, group) : T(1);
-    const T size = weight > T(0) ? std::sqrt(weight) : T(1);  // q is sqrt(kept) / size
+    const T size = softmax ? sample_size(kept, k, group) : T(1);
     const index t = softmax ? likeliest(kept, k, group) : 0;
+    T others = 0;
+    if (softmax && !reduced) {
+        for (index a = group.first; a < k; a += group.step) others += a == t ? T(0) : kept[a] / size * (kept[a] / size);
+        others = group.sum(others);
+    }
     T* row = rows;
     for (index c = 0; c < k; ++c) {
         if (softmax && reduced && c == t) continue;
         for (index a = group.first; a < k; a += group.step) {
             T value = a == c ? T(1) : T(0);
             if (softmax) {
-                const T qa = std::sqrt(kept[a]) / size, qc = std::sqrt(kept[c]) / size, qt = std::sqrt(kept[t]) / size;
-                value -= reduced ? (qa + (a == t ? T(1) : T(0))) * qc / (T(1) + qt) : qa * qc;
+                const T qa = kept[a] / size, qc = kept[c] / size, qt = kept[t] / size;
+                if (reduced)
+                    value = a == t ? -qc : value - qa * qc / (T(1) + qt);
+                else
+                    value = a == t && c == t ? others : value - qa * qc;
             }
-            row[a] = kept ? root * value * std::sqrt(kept[a]) : root * value;
+            row[a] = kept ? root * value * kept[a] : root * value;
         }
         row += k;
     }

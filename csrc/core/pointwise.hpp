@@ -92,6 +92,13 @@ struct Sigmoid {
     }
 };
 
+// The root of the sigmoid's derivative, which underflows at twice the z.
+template <class T>
+GNFAST_HD T sigmoid_root(T z) {
+    const T e = std::exp(-std::abs(z) / T(2));
+    return e / (T(1) + e * e);
+}
+
 // GELU by the normal distribution function, z Phi(z): PyTorch's approximate="none".
 struct Gelu {
     template <class T>

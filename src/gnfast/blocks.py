@@ -157,6 +157,9 @@ class Block(SymmetricOperator):
         """The smaller of the two."""
         return self if self.shape[0] <= self._gram.shape[0] else self._gram
 
+    def why_zero(self) -> str:
+        return self.owner.why_zero()
+
     def diagonal(self) -> Array:
         """The block's diagonal, (p_l,), exactly, in float64: see `GaussNewton.diagonal`."""
         return self.owner.diagonal()[self.part.own]

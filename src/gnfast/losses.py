@@ -24,6 +24,16 @@ from gnfast import _arrays, _checks
 from gnfast._arrays import Array, Device
 from gnfast.factors import block_factors
 
+SATURATED = {
+    "cross_entropy": "the softmax is saturated",
+    "binary_cross_entropy": "the sigmoid is saturated",
+    "poisson": "the rates exp(F) vanish",
+}
+POISSON_OVERFLOWS = (  # the core's words for it
+    "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the network "
+    "down"
+)
+
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
 
 
@@ -67,12 +77,12 @@ class LossAt:
         return self.name == "mse" and (self.weights is None or self.weights.ndim == 1)
 
     def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any], device: Device) -> Array | None:
-        """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), or weights (n, k), or None."""
+        """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), roots of weights (n, k) or None."""
         if self.factors is not None:
             return device.upload((math.sqrt(scale) * self.factors).astype(dtype).reshape(-1, outputs))
         if self.weights is None:
             return None
-        return device.upload(np.broadcast_to(_column(self.weights), (len(self.weights), outputs)))
+        return device.upload(np.broadcast_to(np.sqrt(_column(self.weights)), (len(self.weights), outputs)))
 
 
 def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype[Any]) -> LossAt:
@@ -88,6 +98,35 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
     if not factors.shape[1]:
         raise ValueError("loss is zero at all samples of positive weight, and so is the Gauss-Newton matrix")
     return LossAt("blocks", factors.shape[1], found, _arrays.read_only(blocks), factors)
+
+
+def why_zero(at: LossAt, outputs: Array, dtype: np.dtype[Any]) -> str:
+    """Why a Gauss-Newton matrix at these outputs (n, k), host memory, has no eigenvalue but zero in this dtype."""
+    tops = _log_hessians(at.name, outputs.astype(np.float64))
+    if at.weights is not None:
+        with np.errstate(divide="ignore"):
+            tops = (tops + np.log(_column(at.weights))).max(axis=1, keepdims=True)
+    top = float(tops.max())
+    if top > math.log(np.finfo(dtype).tiny):
+        return "no output depends on any parameter at these samples"
+    cure = "use float64" if top > math.log(np.finfo(np.float64).tiny) else "scale the network's last layer down"
+    return (
+        f"{SATURATED[at.name]} at all {len(outputs)} samples, where the loss's Hessians are exp({top:.0f}) at most, "
+        f"below what {dtype} holds; {cure}"
+    )
+
+
+def _log_hessians(name: str, F: Array) -> Array:
+    """The logarithm of the largest entry of the Hessians at outputs (n, k): (n, 1), or (n, k) where it is diagonal."""
+    if name == "cross_entropy":
+        apart = np.sort(F - F.max(axis=1, keepdims=True), axis=1)[:, :-1]
+        rest = apart[:, -1:] + np.log(np.exp(apart - apart[:, -1:]).sum(axis=1, keepdims=True))  # of (1 - p_t) / p_t
+        found: Array = rest - 2 * np.log1p(np.exp(rest))
+        return found
+    if name == "binary_cross_entropy":
+        found = -np.abs(F) - 2 * np.log1p(np.exp(-np.abs(F)))
+        return found
+    return F if name == "poisson" else np.zeros_like(F)
 
 
 def _check_weights(weights: Any, name: str, samples: int, outputs: int, dtype: np.dtype[Any]) -> Array:

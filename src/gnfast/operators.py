@@ -14,7 +14,7 @@ from gnfast.block_operator import check_finite
 from gnfast.factors import range_factor
 from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
-from gnfast.losses import loss_at
+from gnfast.losses import loss_at, why_zero
 from gnfast.networks import Network
 from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
@@ -124,6 +124,9 @@ class GaussNewton(SymmetricOperator):
     def scale(self) -> float:
         """What multiplies the sum over samples: 1/n for the mean."""
         return 1 / len(self.X) if self.reduction == "mean" else 1.0
+
+    def why_zero(self) -> str:
+        return why_zero(self.loss_at, _arrays.to_host(self.net(self.X)), self.dtype)
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
@@ -392,6 +395,9 @@ class Gram(Dual):
         else:
             self._dual.form(out, progress)
         return 0
+
+    def why_zero(self) -> str:
+        return self.owner.why_zero()
 
     def diagonal(self) -> Array:
         """The diagonal (N,), exactly, in float64 and NumPy's: norms of the Jacobian's rows, without a product."""

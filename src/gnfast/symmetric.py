@@ -38,6 +38,10 @@ class SymmetricOperator(BlockOperator):
         """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
         return self
 
+    def why_zero(self) -> str:
+        """Why it may have no eigenvalue but zero, for a message; empty where nobody knows."""
+        return "" if self.space == "given" else "no output depends on any parameter at these samples"
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.
 

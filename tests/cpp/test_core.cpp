@@ -164,7 +164,7 @@ const std::vector<Loss> FORMULAS{Loss::mse, Loss::cross_entropy, Loss::binary_cr
 const double* keep(Loss loss, const Outputs& f, double weight, Outputs& kept) {
     kept.fill(1);
     loss::prepare(loss, f.data(), k, kept.data());
-    for (double& value : kept) value *= weight;
+    for (double& value : kept) value *= std::sqrt(weight);
     return loss == Loss::mse && weight == 1 ? nullptr : kept.data();
 }
 
@@ -215,28 +215,70 @@ TEST("core: R R^T = H for the full and for the reduced factor, saturated classes
                                 product += rows[static_cast<std::size_t>(c * k + a)] * rows[static_cast<std::size_t>(c * k + b)];
                             const double expected = column[static_cast<std::size_t>(a)];
                             // Relative: the Hessian of a saturated class is tiny, and its digits count.
-                            const double size = std::sqrt(room[static_cast<std::size_t>(a)] * room[static_cast<std::size_t>(b)]);
+                            const double size = room[static_cast<std::size_t>(a)] * room[static_cast<std::size_t>(b)];
                             CHECK_NEAR(product, expected, 1e-15 * size + 1e-300);
                         }
                     }
                 }
 }
 
-TEST("core: probabilities add up to one and survive large outputs") {
+TEST("core: the softmax of a confident sample keeps the digits of every entry of H and of the factors") {
+    for (const Outputs& f : std::vector<Outputs>{
+             {0, 5, -1, 2, 1}, {20, 0, -1, 3, 2}, {0, -1, 45, 3, -60}, {-300, 0, -1, 300, 2}, {400, 0, 399, -1, -250}, {1, 1, 0, 1, 1}}) {
+        // In extended precision, 1 - p_t as the sum of the others.
+        const auto t = static_cast<std::size_t>(std::max_element(f.begin(), f.end()) - f.begin());
+        std::array<long double, k> p{};
+        long double total = 0, rest = 0;
+        for (std::size_t a = 0; a < k; ++a) total += p[a] = std::exp(static_cast<long double>(f[a]) - static_cast<long double>(f[t]));
+        for (std::size_t a = 0; a < k; ++a) p[a] /= total, rest += a == t ? 0 : p[a];
+        const auto entry = [&](std::size_t a, std::size_t b) { return a != b ? -p[a] * p[b] : a == t ? p[a] * rest : p[a] * (1 - p[a]); };
+        Outputs kept{};
+        loss::prepare(Loss::cross_entropy, f.data(), k, kept.data());
+        for (std::size_t b = 0; b < k; ++b) {
+            Outputs column{};
+            column[b] = 1;
+            loss::hessian_product(Loss::cross_entropy, kept.data(), k, 1.0, column.data());
+            for (std::size_t a = 0; a < k; ++a) CHECK_NEAR(column[a], double(entry(a, b)), 1e-13 * std::abs(double(entry(a, b))) + 1e-300);
+        }
+        for (const bool reduced : {false, true}) {
+            std::vector<double> rows(static_cast<std::size_t>(k * k));
+            loss::factor_rows(Loss::cross_entropy, kept.data(), k, reduced, 1.0, rows.data());
+            for (std::size_t a = 0; a < k; ++a)
+                for (std::size_t b = 0; b < k; ++b) {
+                    double product = 0;
+                    for (std::size_t c = 0; c < std::size_t(loss::factor_rank(Loss::cross_entropy, k, reduced)); ++c)
+                        product += rows[c * k + a] * rows[c * k + b];
+                    const double size = std::sqrt(double(entry(a, a))) * std::sqrt(double(entry(b, b)));
+                    CHECK_NEAR(product, double(entry(a, b)), 1e-14 * size + 1e-300);
+                }
+        }
+    }
+}
+
+TEST("core: probabilities add up to one, survive large outputs, and reach as far as their roots") {
     for (const Outputs& f : OUTPUTS) {
         Outputs kept{};
         loss::prepare(Loss::cross_entropy, f.data(), k, kept.data());
         double total = 0;
-        for (const double p : kept) {
-            CHECK(p >= 0);
-            total += p;
+        for (const double root : kept) {
+            CHECK(root >= 0);
+            total += root * root;
         }
         CHECK_NEAR(total, 1, 1e-15);
     }
-    const float single[2] = {0.0f, 200.0f};
+    const float f[2] = {0.0f, 160.0f};
     float kept[2];
-    loss::prepare(Loss::cross_entropy, single, 2, kept);
-    CHECK(kept[0] == 0 && kept[1] == 1);
+    loss::prepare(Loss::cross_entropy, f, 2, kept);
+    CHECK(kept[1] == 1);
+    CHECK_NEAR(kept[0] / std::exp(-80.0), 1, 1e-5);
+    loss::prepare(Loss::binary_cross_entropy, f + 1, 1, kept);
+    CHECK_NEAR(kept[0] / std::exp(-80.0), 1, 1e-5);
+    // Scaled by a power of two such a Hessian is in range.
+    loss::prepare(Loss::cross_entropy, f, 2, kept);
+    float u[2] = {1.0f, 0.0f};
+    loss::hessian_product(Loss::cross_entropy, kept, 2, std::ldexp(1.0f, 120), u);
+    CHECK_NEAR(u[0] / (std::ldexp(1.0, 120) * std::exp(-160.0)), 1, 1e-5);
+    CHECK(u[1] == -u[0]);
 }
 
 }  // namespace

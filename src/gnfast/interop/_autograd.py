@@ -15,7 +15,7 @@ from gnfast import _checks
 from gnfast._arrays import Array
 from gnfast.interop._losses import Hessian
 from gnfast.interop._models import Model
-from gnfast.losses import loss_at
+from gnfast.losses import loss_at, why_zero
 from gnfast.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -173,6 +173,9 @@ class Products:
         self.blocks = self._plan(saved / len(outputs))
         self.fallback = ""  # why torch.func does not serve
         self._passes: dict[int, tuple[Pass, Hessian]] = {}
+        # The class that each sample's softmax is taken relative to, -1 where it was not yet met: outputs that tie may
+        # differ in rounding from batch to batch, and the rows of a Gram must be in one basis.
+        self._likeliest = torch.full((self.n,), -1, device=model.X.device)
         self._lock = threading.Lock()
 
     def apply(self, rows: Array, out: Array) -> None:
@@ -207,7 +210,7 @@ class Products:
         with torch.no_grad():
             outputs = self.model.outputs(X).reshape(count, -1)
         identity = torch.eye(r, dtype=outputs.dtype, device=outputs.device)[:, None].expand(r, count, r)
-        hessian = Hessian(self.loss, outputs, self.scale, slice(first, first + count))
+        hessian = self._hessian(outputs, first)
         starts = hessian.root(identity, reduced).transpose(0, 1)
 
         def rows_of(x: Tensor, start: Tensor) -> tuple[Tensor, ...]:
@@ -220,6 +223,12 @@ class Products:
 
         parts = torch.vmap(rows_of)(X, starts)
         return torch.cat([part.reshape(count * r, -1) for part in parts], dim=1)
+
+    def why_zero(self) -> str:
+        """Why there is no eigenvalue but zero, for a message."""
+        with torch.no_grad():
+            outputs = self.model.outputs(self.model.X)
+        return why_zero(self.loss, outputs.reshape(self.n, self.k).numpy(force=True), self.model.dtype)
 
     def can_batch_rows(self) -> bool:
         """Whether vmap serves over samples too."""
@@ -270,7 +279,13 @@ class Products:
                 f"the model gives NaN or infinite outputs at {int(bad.sum())} of the samples, the first at "
                 f"X[{first + int(bad.nonzero()[0])}]; check the inputs and the parameters"
             )
-        return made, Hessian(self.loss, made.outputs, self.scale, slice(first, first + len(X)))
+        return made, self._hessian(made.outputs, first)
+
+    def _hessian(self, outputs: Tensor, first: int) -> Hessian:
+        samples = slice(first, first + len(outputs))
+        known = self._likeliest[samples]
+        known.copy_(torch.where(known < 0, outputs.argmax(dim=1), known))
+        return Hessian(self.loss, outputs, self.scale, samples, known)
 
     def _differentiate(self, X: Tensor) -> Pass:
         if not self.fallback:

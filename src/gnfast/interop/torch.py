@@ -93,6 +93,9 @@ class GaussNewton(OnTensors, SymmetricOperator):
     def check_unchanged(self) -> None:
         self.model.check_unchanged()
 
+    def why_zero(self) -> str:
+        return self._products.why_zero()
+
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
         shape = (self._products.n * self._products.k, self.shape[1])
@@ -179,6 +182,9 @@ class Gram(OnTensors, SymmetricOperator):
 
     def check_unchanged(self) -> None:
         self._products.model.check_unchanged()
+
+    def why_zero(self) -> str:
+        return self._products.why_zero()
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""

@@ -174,9 +174,9 @@ class Search:
     def _cut(self, top: float) -> float:
         """What counts as zero, once it is known that not everything does."""
         if not top > 0:
+            why = self.A.why_zero()
             raise ValueError(
-                f"the largest eigenvalue is {top:.6g}, so that there is no condition number"
-                + ("; no output depends on any parameter at these samples" if self.A.space != "given" else "")
+                f"the largest eigenvalue is {top:.6g}, so that there is no condition number" + (why and f"; {why}")
             )
         return matrices.zero_cut(top, self.A.shape[0], self.A.dtype)
 
