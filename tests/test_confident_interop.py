@@ -83,6 +83,23 @@ def test_torch_products_and_grams(dtype):
             np.testing.assert_allclose(found[:size], wanted, rtol=0, atol=2000 * EPS[dtype] * wanted[0])
 
 
+@pytest.mark.parametrize(("dtype", "margin"), [("float32", 60), ("float32", 130), ("float64", 40), ("float64", 900)])
+def test_torch_condition_numbers(dtype, margin):
+    net, X = sure(margin, dtype=dtype)
+    values, _ = confident.spectrum(net, X, "cross_entropy")
+    found = gn.cond(gn.interop.torch.GaussNewton(module_of(net), X=torch.tensor(X), loss="cross_entropy"))
+    assert found.rank == 6
+    assert found.value == pytest.approx(values[0] / values[5], rel=1e-3 if dtype == "float32" else 1e-8)
+    assert found.lower <= values[0] / values[5] <= found.upper
+    wide = gn.GaussNewton(net, X, "cross_entropy")
+    assert wide.gram(True).enlarged().exponent == wide.enlarged().exponent > 0
+    far = torch.nn.Linear(2, 3).to(torch.float32 if dtype == "float32" else torch.float64)
+    torch.nn.init.constant_(far.bias, 0)
+    far.bias.data[0] = 400 if dtype == "float32" else 4000
+    with pytest.raises(ValueError, match="the softmax is saturated at all 12 samples"):
+        gn.cond(gn.interop.torch.GaussNewton(far, X=torch.tensor(X), loss="cross_entropy"))
+
+
 def test_a_gram_by_batches_is_in_one_basis_where_classes_tie():
     """Outputs that agree up to rounding, which differs from batch to batch."""
     rng = np.random.default_rng(0)

@@ -372,3 +372,13 @@ def get_precision() -> str:
 def eps(dtype: np.dtype[Any]) -> float:
     """Relative rounding of what products in `dtype` are made of: no result is known better, whatever computes it."""
     return PRECISIONS[_precision] if dtype == np.float32 else float(np.finfo(dtype).eps)
+
+
+# By so many powers of two an operator is enlarged whose products underflow: probabilities down to their square then
+# have digits, since their roots do, and sums of what they multiply do not overflow.
+ENLARGEMENT = {"float32": 120, "float64": 1000}
+
+
+def vanishing(dtype: np.dtype[Any]) -> float:
+    """Operators smaller than that have entries that count and underflow."""
+    return float(np.finfo(dtype).tiny / np.finfo(dtype).eps ** 2)

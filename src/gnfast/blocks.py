@@ -132,6 +132,7 @@ class Block(SymmetricOperator):
     """
 
     space = "parameters"
+    owner: GaussNewton
 
     def __init__(self, owner: GaussNewton, part: Part) -> None:
         if part.size == 0:
@@ -145,6 +146,7 @@ class Block(SymmetricOperator):
 
         super().__init__(operator_of(product, part.size, owner.dtype, owner.device), owner.dtype, owner.device)
         self.owner, self.part, self.memory_limit, self._gram = owner, part, owner.memory_limit, gram
+        self.exponent = owner.exponent
 
     def check_unchanged(self) -> None:
         self.owner.check_unchanged()
@@ -157,8 +159,8 @@ class Block(SymmetricOperator):
         """The smaller of the two."""
         return self if self.shape[0] <= self._gram.shape[0] else self._gram
 
-    def why_zero(self) -> str:
-        return self.owner.why_zero()
+    def enlarged(self) -> Block:
+        return Block(self.owner.enlarged(), self.part)
 
     def diagonal(self) -> Array:
         """The block's diagonal, (p_l,), exactly, in float64: see `GaussNewton.diagonal`."""

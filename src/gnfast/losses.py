@@ -100,20 +100,29 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
     return LossAt("blocks", factors.shape[1], found, _arrays.read_only(blocks), factors)
 
 
-def why_zero(at: LossAt, outputs: Array, dtype: np.dtype[Any]) -> str:
-    """Why a Gauss-Newton matrix at these outputs (n, k), host memory, has no eigenvalue but zero in this dtype."""
+def saturation(at: LossAt, outputs: Array, dtype: np.dtype[Any], exponent: int) -> str:
+    """Why, where all Hessians at the outputs (n, k), host memory, underflow times 2^exponent; else nothing."""
     tops = _log_hessians(at.name, outputs.astype(np.float64))
     if at.weights is not None:
         with np.errstate(divide="ignore"):
-            tops = (tops + np.log(_column(at.weights))).max(axis=1, keepdims=True)
+            tops = tops + np.log(_column(at.weights))
     top = float(tops.max())
-    if top > math.log(np.finfo(dtype).tiny):
-        return "no output depends on any parameter at these samples"
+    if top > math.log(_arrays.vanishing(dtype)) - exponent * math.log(2) or at.name not in SATURATED:
+        return ""
     cure = "use float64" if top > math.log(np.finfo(np.float64).tiny) else "scale the network's last layer down"
     return (
         f"{SATURATED[at.name]} at all {len(outputs)} samples, where the loss's Hessians are exp({top:.0f}) at most, "
         f"below what {dtype} holds; {cure}"
     )
+
+
+def relative_rounding(name: str, outputs: Array, dtype: np.dtype[Any]) -> float:
+    """By how much of itself rounding of outputs (n, k), host memory, may move any eigenvalue of a Gauss-Newton matrix.
+
+    Hessians made of exp(F) change relatively as F does absolutely, by some eps |F|, and with them every eigenvalue
+    (Ostrowski). Measured in float32 for tanh and ReLU networks with |F| up to 70: 0.7 eps max |F| at most.
+    """
+    return 2 * _arrays.eps(dtype) * float(np.abs(outputs).max()) if name in SATURATED else 0.0
 
 
 def _log_hessians(name: str, F: Array) -> Array:

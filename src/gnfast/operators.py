@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from gnfast.block_operator import check_finite
 from gnfast.factors import range_factor
 from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
-from gnfast.losses import loss_at, why_zero
+from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
 from gnfast.networks import Network
 from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
@@ -64,6 +66,7 @@ class GaussNewton(SymmetricOperator):
     """
 
     space = "parameters"
+    _looked = False  # whether products underflow
 
     def __init__(
         self,
@@ -84,8 +87,7 @@ class GaussNewton(SymmetricOperator):
         home = _arrays.device(device)
         self.net = net
         self.X = home.upload(net.check_samples(X, home if _arrays.is_on_gpu(X) else _arrays.CPU))
-        placed = net.place(self.X.shape[1:], home)
-        self.outputs = placed.outputs
+        self.outputs = net.place(self.X.shape[1:], home).outputs
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         self.method = check_method(method, net)
         self.memory_limit = home.free_memory if memory_limit is None else _checks.real(memory_limit, "memory_limit")
@@ -97,8 +99,12 @@ class GaussNewton(SymmetricOperator):
         if not isinstance(loss, str):
             check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
         self.loss_at = loss_at(loss, weights, n, k, net.dtype)
+        self._make(home)
+
+    def _make(self, home: Device) -> None:
+        net, n, k = self.net, len(self.X), self.outputs
         flat, given = self.X.reshape(n, -1), self.loss_at.for_core(self.scale, k, net.dtype, home)
-        limit = self.memory_limit or 0.0
+        placed, limit = net.place(self.X.shape[1:], home), self.memory_limit or 0.0
         core = home.core.GaussNewton(placed.core, flat, self.loss, given, self.scale, self.method, limit)
         self.whole_core = core  # on all entries of the arrays
         self.products = core if net.kept is None else KeptGaussNewton(core, home.upload(net.kept))
@@ -106,6 +112,12 @@ class GaussNewton(SymmetricOperator):
         super().__init__(operator, net.dtype, home)
         self._grams: dict[int, Gram] = {}
         self._linear_dual: LinearDual | ConvDual | None = None
+
+    def enlarged(self) -> GaussNewton:
+        twin = copy.copy(self)
+        twin.exponent = _arrays.ENLARGEMENT[str(self.dtype)]
+        twin._make(self.device)
+        return twin
 
     def check_unchanged(self) -> None:
         self.net.check_unchanged()
@@ -123,10 +135,27 @@ class GaussNewton(SymmetricOperator):
     @property
     def scale(self) -> float:
         """What multiplies the sum over samples: 1/n for the mean."""
-        return 1 / len(self.X) if self.reduction == "mean" else 1.0
+        return math.ldexp(1 / len(self.X) if self.reduction == "mean" else 1.0, self.exponent)
 
-    def why_zero(self) -> str:
-        return why_zero(self.loss_at, _arrays.to_host(self.net(self.X)), self.dtype)
+    def saturation(self) -> str:
+        return saturation(self.loss_at, self._host_outputs, self.dtype, self.exponent)
+
+    def relative_rounding(self) -> float:
+        return relative_rounding(self.loss, self._host_outputs, self.dtype) if self.loss in SATURATED else 0.0
+
+    @cached_property
+    def _host_outputs(self) -> Array:
+        found: Array = _arrays.to_host(self.net(self.X))
+        return found
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        super()._apply(rows, out)
+        if not self._looked:  # the first product tells whether all do
+            self._looked = True
+            if float(abs(out).max()) < _arrays.vanishing(self.dtype) * float(abs(rows).max()) and (
+                why := self.saturation()
+            ):
+                warnings.warn(f"the product underflows: {why}", stacklevel=_checks.level_of_caller())
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
@@ -305,6 +334,7 @@ class Decoupling(SymmetricOperator):
 class Dual(Decoupling):
     """What the two duals share beyond that: vectors that can be taken to parameters."""
 
+    owner: GaussNewton
     _dual: _core.Dual | KeptGram  # where the core holds the dual
 
     def __init__(
@@ -385,7 +415,7 @@ class Gram(Dual):
             inside = owner.device.upload(kept[own] - first)
             core = KeptGram(whole, inside, last - first, owner.dtype, owner.device)
         super().__init__(owner, core, n, rank, interleaved=True)
-        self._dual, self.part = core, part
+        self._dual, self.part, self.exponent = core, part, owner.exponent
         self.parameters = owner.shape[0] if part is None else part.size
         self._dense: Array | None = None
 
@@ -396,8 +426,8 @@ class Gram(Dual):
             self._dual.form(out, progress)
         return 0
 
-    def why_zero(self) -> str:
-        return self.owner.why_zero()
+    def enlarged(self) -> Gram:
+        return Gram(self.owner.enlarged(), self._copies, self.part)
 
     def diagonal(self) -> Array:
         """The diagonal (N,), exactly, in float64 and NumPy's: norms of the Jacobian's rows, without a product."""

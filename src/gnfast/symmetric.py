@@ -20,6 +20,8 @@ class SymmetricOperator(BlockOperator):
     memory_limit: float | None = None  # bytes that one operation may use
     # Of T T^T or T^T T: by how much rounding in T may move the roots of the eigenvalues, besides that of the product.
     root_rounding = 0.0
+    owner: SymmetricOperator | None = None  # whose dual or block it is
+    exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
 
     def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__((core.size, core.size), dtype, device)
@@ -38,9 +40,23 @@ class SymmetricOperator(BlockOperator):
         """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
         return self
 
+    def enlarged(self) -> Self | None:
+        """The same times a power of two, made anew where products underflow in the dtype; None where it cannot be."""
+        return None
+
     def why_zero(self) -> str:
         """Why it may have no eigenvalue but zero, for a message; empty where nobody knows."""
-        return "" if self.space == "given" else "no output depends on any parameter at these samples"
+        return (
+            "" if self.space == "given" else self.saturation() or "no output depends on any parameter at these samples"
+        )
+
+    def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products: see `losses`."""
+        return 0.0 if self.owner is None else self.owner.relative_rounding()
+
+    def saturation(self) -> str:
+        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
+        return "" if self.owner is None else self.owner.saturation()
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.

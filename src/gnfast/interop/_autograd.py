@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import threading
 import warnings
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from gnfast import _checks
+from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast.interop._losses import Hessian
 from gnfast.interop._models import Model
-from gnfast.losses import loss_at, why_zero
+from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
 from gnfast.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -161,6 +162,7 @@ class Products:
 
     def __init__(self, model: Model, loss: Any, weights: Any, scale: float, limit: float | None) -> None:
         self.model, self.scale, self.limit = model, scale, limit
+        self.exponent = 0
         self.n, self.p = len(model.X), sum(model.numbers)
         self.itemsize = model.dtype.itemsize
         outputs, saved = self._probe()
@@ -224,11 +226,31 @@ class Products:
         parts = torch.vmap(rows_of)(X, starts)
         return torch.cat([part.reshape(count * r, -1) for part in parts], dim=1)
 
-    def why_zero(self) -> str:
-        """Why there is no eigenvalue but zero, for a message."""
+    def enlarged(self) -> Products:
+        """The same times a power of two."""
+        twin = copy.copy(self)
+        twin.exponent = _arrays.ENLARGEMENT[str(self.model.dtype)]
+        twin.scale = math.ldexp(self.scale, twin.exponent)
+        twin._passes = {}
+        return twin
+
+    def saturation(self) -> str:
+        """Where the loss's Hessians underflow at all samples: why, else nothing."""
+        return saturation(self.loss, self._host_outputs(), self.model.dtype, self.exponent)
+
+    def relative_rounding(self) -> float:
+        """See `gnfast.losses.relative_rounding`."""
+        name = self.loss.name
+        return relative_rounding(name, self._host_outputs(), self.model.dtype) if name in SATURATED else 0.0
+
+    def _host_outputs(self) -> Array:
         with torch.no_grad():
-            outputs = self.model.outputs(self.model.X)
-        return why_zero(self.loss, outputs.reshape(self.n, self.k).numpy(force=True), self.model.dtype)
+            parts = [
+                self.model.outputs(self.model.X[i : i + self.blocks.samples])
+                for i in range(0, self.n, self.blocks.samples)
+            ]
+        found: Array = torch.cat(parts).reshape(self.n, self.k).numpy(force=True)
+        return found
 
     def can_batch_rows(self) -> bool:
         """Whether vmap serves over samples too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,9 @@ class GaussNewton(OnTensors, SymmetricOperator):
             scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
             self._products = Products(self.model, loss, weights, scale, self.memory_limit)
         self.loss = self._products.loss.name
+        self._make()
+
+    def _make(self) -> None:
         dtype = self.model.dtype
         super().__init__(operator_of(self._products.apply, self._products.p, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self._grams: dict[int, Gram] = {}
@@ -93,8 +97,17 @@ class GaussNewton(OnTensors, SymmetricOperator):
     def check_unchanged(self) -> None:
         self.model.check_unchanged()
 
-    def why_zero(self) -> str:
-        return self._products.why_zero()
+    def enlarged(self) -> GaussNewton:
+        twin = copy.copy(self)
+        twin._products, twin.exponent = self._products.enlarged(), _arrays.ENLARGEMENT[str(self.dtype)]
+        twin._make()
+        return twin
+
+    def saturation(self) -> str:
+        return self._products.saturation()
+
+    def relative_rounding(self) -> float:
+        return self._products.relative_rounding()
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
@@ -150,7 +163,7 @@ class Gram(OnTensors, SymmetricOperator):
     space = "samples"
 
     def __init__(self, products: Products, reduced: bool) -> None:
-        self._products, self._reduced = products, reduced
+        self._products, self._reduced, self.exponent = products, reduced, products.exponent
         size, dtype = products.n * products.rank(reduced), products.model.dtype
 
         def product(rows: Any, out: Any) -> None:  # arrays or tensors
@@ -183,8 +196,14 @@ class Gram(OnTensors, SymmetricOperator):
     def check_unchanged(self) -> None:
         self._products.model.check_unchanged()
 
-    def why_zero(self) -> str:
-        return self._products.why_zero()
+    def enlarged(self) -> Gram:
+        return Gram(self._products.enlarged(), self._reduced)
+
+    def saturation(self) -> str:
+        return self._products.saturation()
+
+    def relative_rounding(self) -> float:
+        return self._products.relative_rounding()
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""

@@ -16,7 +16,7 @@ from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
-from gnfast.spectrum.routes import Found, Search
+from gnfast.spectrum.routes import Found, Search, VanishingError
 
 BOUND_SIZE = 2_000  # duals up to this size get the deep bound in cond, whose cost would show beyond it
 
@@ -133,25 +133,34 @@ def cond(
     certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
     with reporting(progress) as report:
         search = Search(A, certify, tol, seed, report, precision)
-        found = search.run()
+        try:
+            found = search.run()
+        except VanishingError as vanishing:
+            A = vanishing.operator
+            search = Search(A, certify, tol, seed, report, precision)
+            found = search.run()
+            search.notes.append(
+                f"found from 2^{A.exponent} times the matrix, whose entries are too small for {A.dtype}"
+            )
     if preconditioner is not None:
         search.notes.append(f"of G preconditioned by {A.name}")
     top, low = found.largest, found.smallest
     value = max(top.value / low.value, 1.0)
-    doubts = _doubt(A, top.value, top.value), _doubt(A, top.value, low.value)
+    relative = A.relative_rounding()
+    doubts = [_doubt(A, top.value, end.value) + relative * end.value for end in (top, low)]
     upper, source = _upper(A, found, *doubts)
     return Condition(
         value=value,
         lower=max((top.value - doubts[0]) / (low.value + doubts[1]), 1.0),
         upper=max(upper, value),
-        lambda_max=top.value,
-        lambda_min=low.value,
+        lambda_max=math.ldexp(top.value, -A.exponent),
+        lambda_min=math.ldexp(low.value, -A.exponent),
         rank=found.rank,
         dimension=A.shape[0],
         space=A.space,
-        residuals=(top.residual, low.residual),
+        residuals=(math.ldexp(top.residual, -A.exponent), math.ldexp(low.residual, -A.exponent)),
         upper_from=source,
-        cut=found.cut,
+        cut=math.ldexp(found.cut, -A.exponent),
         products=top.products + low.products,
         method=found.method,
         seconds=time.perf_counter() - start,

@@ -148,6 +148,11 @@ def eigsh(
             ConvergenceWarning,
             stacklevel=_checks.level_of_caller(),
         )
+    if relative := A.relative_rounding():
+        doubt = relative * np.abs(_arrays.to_host(values).astype(float))
+        info = info._replace(intervals=info.intervals + np.stack([-doubt, doubt], axis=1))
+    if info.norm < _arrays.vanishing(A.dtype) and (why := A.saturation()):
+        warnings.warn(f"the eigenvalues underflow: {why}", stacklevel=_checks.level_of_caller())
     found = (values, *([vectors] if return_eigenvectors else []), *([info] if return_info else []))
     return found if len(found) > 1 else values
 

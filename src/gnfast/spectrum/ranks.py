@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,13 @@ def rank(
             )
         K = work.new_square()
         work.form(K, report)
+        larger = (
+            A.enlarged() if not A.exponent and K.reshape(-1)[:: size + 1].max() < _arrays.vanishing(A.dtype) else None
+        )
+        if larger is not None:
+            scaled = None if cut is None else math.ldexp(cut, larger.exponent)
+            found = rank(larger, scaled, "exact", probes, steps, seed, progress=progress, precision=precision)
+            return replace(found, cut=math.ldexp(found.cut, -larger.exponent))
         if size <= matrices.SPECTRUM_SIZE:
             values = matrices.semidefinite_eigenvalues(K, A.dtype)
             cut = matrices.zero_cut(float(values[-1]), size, A.dtype) if cut is None else cut

@@ -37,6 +37,14 @@ class Found(NamedTuple):
     clear: bool = True  # whether a gap tells what was cut from what was not
 
 
+class VanishingError(Exception):
+    """Entries of the matrix that count underflow in its dtype; `operator` is the same times a power of two."""
+
+    def __init__(self, operator: SymmetricOperator) -> None:
+        super().__init__()
+        self.operator = operator
+
+
 class Search:
     """One search for both ends, and what was noticed on the way."""
 
@@ -135,6 +143,7 @@ class Search:
         """The matrix, formed anew: what is done with it overwrites it."""
         K = self.op.new_square() if out is None else out
         self.op.form(K, self.report)
+        self._check_range(float(K.reshape(-1)[:: len(K) + 1].max()))
         return K
 
     def _largest(self, A: SymmetricOperator, block: int) -> End:
@@ -171,8 +180,16 @@ class Search:
                 return found
         return found._replace(proof="inertia: both ends proven by Cholesky factorisations", margin=margin)
 
+    def _check_range(self, size: float) -> None:
+        """A matrix of this size is made anew if it underflows."""
+        if size < _arrays.vanishing(self.A.dtype) and not self.A.exponent:
+            larger = self.A.enlarged()
+            if larger is not None:
+                raise VanishingError(larger)
+
     def _cut(self, top: float) -> float:
         """What counts as zero, once it is known that not everything does."""
+        self._check_range(top)
         if not top > 0:
             why = self.A.why_zero()
             raise ValueError(
