@@ -61,7 +61,7 @@ def near(found, expected, dtype, digits=200.0):
 
 
 # ------------------------------------------------------------------------------------------------------- the Hessian
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(LOSSES), st.lists(st.floats(-300, 300), min_size=2, max_size=7), st.booleans())
 @example("cross_entropy", [0.0, -20.72, -69.1], False)  # p = 1, 1e-9, 1e-30
 @example("cross_entropy", [300.0, -300.0], False)
@@ -74,7 +74,7 @@ def test_every_entry_of_the_hessian_has_its_digits(loss, outputs, single):
     )
     net, X = at_outputs(outputs, dtype)
     exact = confident.hessian(loss, outputs[None])[0]
-    slack = 40 * EPS[dtype] * (1 + (np.abs(outputs).max() if single else 0))  # of an exponent in float32
+    slack = EPS[dtype] * (40 + 40 * np.abs(outputs).max())  # exp(F) is rounded by eps F
     tiny = float(np.finfo(dtype).tiny) / EPS[dtype]
     for method in ("usual", "factored"):
         G = gn.GaussNewton(net, X, loss, method=method)
@@ -104,11 +104,11 @@ def test_the_oracle_is_that_of_many_digits():
 def networks(dtype):
     single = dtype == "float32"
     yield from ((*sure(margin, k, n, dtype), None) for margin, k, n in ((5, 3, 12), (34, 2, 3), (70, 5, 1)))
-    yield from ((*separable(scale, dtype, n=40), None) for scale in (1, 4, 6 if single else 30))
-    for scale in (3, 20) if single else (3, 20, 100):
+    yield from ((*separable(scale, dtype, n=20), None) for scale in (1, 6 if single else 30))
+    for scale in (20,) if single else (20, 100):
         yield *deep(scale, dtype), None
         yield *deep(scale, dtype), np.array([0.5, 2, 1, 1e-3, 3, 0.7, 0], dtype)
-    yield *deep(15, dtype, (5, 30, 30, 10), activation="relu"), None
+    yield *deep(15, dtype, (5, 12, 12, 10), activation="relu"), None
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
