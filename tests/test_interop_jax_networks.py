@@ -371,7 +371,7 @@ def test_names_that_tell_no_order() -> None:
         (lambda: from_pytree([random(3, 3, 2, 4)], layers=[Conv(2)]), ValueError, "needs the shape of a sample"),
         (lambda: GaussNewton(pairs(3, 4), random(5, 4)), ValueError, "takes 3 features but gets .*see layout"),
         (lambda: GaussNewton(pairs(3, 3, 3), random(5, 3), apply=mlp), ValueError, "check activation, layers, layout"),
-        (lambda: GaussNewton(pairs(3, 3), random(5, 3), apply=lambda P, X: X[0]), ValueError, "where apply gives"),
+        (lambda: GaussNewton(pairs(3, 3), random(5, 3), apply=lambda P, X: X[0]), ValueError, "outputs of shape"),
     ],
 )
 def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:

@@ -68,6 +68,10 @@ class Order:
         parts = [leaves[leaf].reshape(view).transpose(axes).ravel() for leaf, view, axes in self.moves]
         return jnp.concatenate(parts)
 
+    def to_arrays(self, leaves: list[Array]) -> list[Array]:
+        """NumPy's leaves as the network's arrays, flat."""
+        return [leaves[leaf].reshape(view).transpose(axes).ravel() for leaf, view, axes in self.moves]
+
     def to_leaves(self, vector: Any) -> list[Any]:
         """The arrays of the pytree from the network's flat parameters (p,)."""
         found: list[Any] = [None] * len(self.shapes)
@@ -146,7 +150,14 @@ def _place(path: Path, shape: Shape, found: Mapping[Path, Entry]) -> tuple[Path,
     # In a list a bias follows its kernel, in a pair (W, b) or behind each other; stax gives it the kernel's axes.
     kernels = [entry for other, entry in found.items() if other[:-1] == path[:-1] and entry.kernel >= 0]
     before = kernels[-1].shape if kernels and kernels[-1].bias < 0 else ()
-    wide = len(before) == len(shape) > 2 and math.prod(shape) == max(shape) in before
+    wide = len(before) == len(shape) > 1 and math.prod(shape) == max(shape) in before
+    if wide and len(shape) == 2:  # of neural-tangents, (1, out): a kernel that takes one feature looks the same
+        wide = shape == (1, before[1])
+        if wide and before[1] == 1 and len(path) == 1:
+            raise ValueError(
+                f"params has arrays of shapes {before} and (1, 1) behind each other, and the second may be a kernel or "
+                "a bias; pass pairs (W, b) in a list, or a dict of names"
+            )
     if wide or len(shape) == 1:
         return (kernels[-1].path if before else path[:-1]), True
     return path, False

@@ -18,7 +18,9 @@ import jax.numpy as jnp  # noqa: E402  (they need jax, which an error above asks
 from jax.extend.core import Primitive  # noqa: E402
 from jax.interpreters import ad, batching, mlir  # noqa: E402
 
+from gnfast.interop._applied import Applied  # noqa: E402
 from gnfast.interop._chains import Conv, Dense, read  # noqa: E402
+from gnfast.interop._compare import spaced  # noqa: E402
 from gnfast.interop._pytrees import Order  # noqa: E402
 from gnfast.losses import POISSON_OVERFLOWS, LossAt  # noqa: E402
 
@@ -27,15 +29,9 @@ __all__ = ["Conv", "Dense", "GaussNewton", "from_pytree", "matvec"]
 JaxArray: TypeAlias = Any  # jax.Array
 Product: TypeAlias = Callable[[JaxArray], JaxArray]
 ENGINES = ("auto", "gnfast", "jax")
-CHECKED = 16  # samples at which a network's outputs are compared with `apply`
 # What the hand-over of one entry of a vector, there and back, costs in flops of our product, and a flop of XLA's: from
 # a profile of the cases of benchmarks/jax_peers.py.
 HANDOVER_FLOPS, OWN_FLOPS = 3000, 1.6
-# Outputs of `apply` may be off by so many times what our own are, or what the last sum is rounded by. Measured in
-# float32 for 7 activations, 2 to 30 layers of 16 to 1,500 units and weights from a tenth to five times the usual: 5
-# times at most where the network is the same, 55 times at least with the other GELU (17 and less with a tenth of the
-# weights, where both are the same up to rounding from the third layer on).
-ROUNDING = 10
 
 
 # --------------------------------------------------------------------------------------------------------- products
@@ -211,12 +207,14 @@ class GaussNewton:
             those of now: make another operator after a training step.
         X: Samples, an array of JAX's or NumPy's in the layout, of the parameters' dtype.
         loss: A name or Hessians (n, k, k), as in `gnfast.GaussNewton`.
-        apply: Your function (params, X) -> outputs (n, k), with which the network that was read is compared at the
-            first samples; None trusts it.
+        apply: Your function (params, X) -> outputs (n, k), with which the network that was read is compared at 16 of
+            the samples: outputs, and one random product with J^T by `jax.vjp`; None trusts it.
         engine: "gnfast": products of our engine; "jax": JAX's own derivatives of `apply`; "auto": where `apply` is
             given, JAX's for single vectors, and for blocks if their hand-over is expected to cost more than our engine
-            saves, as for dense networks at few samples.
+            saves, as for dense networks at few samples. Where `apply` has no forward mode that is the adjoint of its
+            reverse mode (`jax.custom_vjp`), JAX's products transpose the latter.
         weights, reduction, device, memory_limit, method: As in `gnfast.GaussNewton`.
+        check: Whether `apply` is compared.
 
     Attributes:
         network: What was read.
@@ -227,7 +225,8 @@ class GaussNewton:
     Raises:
         ImportError: JAX is not installed.
         TypeError: Wrong kinds or dtypes, or traced values.
-        ValueError: What `from_pytree` raises, or outputs that differ from those of `apply`.
+        ValueError: What `from_pytree` raises; outputs or derivatives of `apply` that are not the network's, as with
+            `jax.lax.stop_gradient`; with the engine "jax" derivatives that JAX cannot transpose.
     """
 
     def __init__(
@@ -247,13 +246,17 @@ class GaussNewton:
         device: str = "cpu",
         memory_limit: float | None = None,
         method: str = "auto",
+        check: bool = True,
     ) -> None:
+        check = _checks.boolean(check, "check")
         samples = _arrays.as_array(X, "X", _arrays.CPU, "the operator")
         if layout == "flax" and samples.ndim > 2:
             samples = np.ascontiguousarray(np.moveaxis(samples, -1, 1))
         self.network, self._order = read(params, activation, layers, layout, order, samples.shape[1:])
-        if apply is not None:
-            self._compare(apply, params, X[:CHECKED], samples[:CHECKED])
+        applied = None if apply is None else Applied(apply, params, self._order)
+        if applied is not None and check:
+            part = spaced(len(samples))
+            applied.compare(self.network, jnp.asarray(X)[part], samples[part])
         self.operator = gn.GaussNewton(
             self.network,
             samples,
@@ -269,9 +272,11 @@ class GaussNewton:
             raise ValueError("engine is 'jax' but apply is None; pass your function (params, X) -> outputs")
         own: Any = None
         leaves_of = self._order.leaves_of_flat
-        if apply is not None and engine != "gnfast":
-            self._leaves = _own_product(apply, params, jnp.asarray(X), self.operator)
-            own = self._flat = jax.jit(lambda v, leaves=self._leaves: _raveled(leaves(leaves_of(v))))
+        if applied is not None and engine != "gnfast":
+            hessian = _hessian(self.operator.loss_at, self.operator.scale)
+            if product := applied.product(jnp.asarray(X), hessian, must=engine == "jax", check=check):
+                self._leaves = product
+                own = self._flat = jax.jit(lambda v, leaves=product: _raveled(leaves(leaves_of(v))))
         if engine == "auto":
             engine = "gnfast" if own is None or self._saves() else "jax"
         self.engine = engine
@@ -320,26 +325,6 @@ class GaussNewton:
             raise ValueError(f"v has shape {v.shape} but must be {self.shape[:1]}; use jax.vmap for a block of vectors")
         return v
 
-    def _compare(self, apply: Callable[[Any, Any], Any], params: Any, X: Any, samples: Any) -> None:
-        """Raise where the outputs of `apply` at X differ from the network's by more than rounding."""
-        with jax.default_matmul_precision("highest"):  # which it is not by itself on GPUs and TPUs
-            wanted = np.asarray(apply(params, X))
-        found = self.network(samples)
-        if wanted.shape != found.shape:
-            raise ValueError(
-                f"the network that was read gives outputs {found.shape} where apply gives {wanted.shape}; check layers"
-            )
-        double = self.network.with_parameters([array.astype(np.float64) for array in self.network.parameters()])
-        exact = double(samples.astype(np.float64))
-        own, difference, scale = np.abs(found - exact).max(), np.abs(wanted - exact).max(), np.abs(exact).max()
-        # In float64 nobody knows what rounding does to our own, and its root is no more than rounding in float32.
-        unit = max(ROUNDING * float(np.finfo(self.dtype).eps), float(np.sqrt(np.finfo(np.float64).eps)))
-        if not difference <= ROUNDING * own + unit * scale:
-            raise ValueError(
-                f"the network that was read gives outputs up to {difference:.2g} from those of apply, which are up "
-                f"to {scale:.2g}; check activation, layers, layout and order: {self.network!r}"
-            )
-
     def __repr__(self) -> str:
         how = ", products by JAX's own derivatives" if self.engine == "jax" else ""
         return f"{self.operator!r} in JAX{how}"
@@ -378,21 +363,13 @@ def _raveled(leaves: list[Any]) -> JaxArray:
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
-def _own_product(
-    apply: Callable[[Any, Any], Any], params: Any, X: JaxArray, operator: gn.GaussNewton
-) -> Callable[[list[Any]], list[Any]]:
-    """The product from leaves to leaves by JAX: linearised once, as its users do it."""
-    leaves, tree = jax.tree.flatten(params)
-    outputs, push = jax.linearize(
-        lambda values: apply(tree.unflatten(values), X), [jnp.asarray(leaf) for leaf in leaves]
-    )
-    pull = jax.linear_transpose(push, leaves)
-    hessian = _hessian(operator.loss_at, outputs, operator.scale)
-    return jax.jit(lambda v: pull(hessian(push(v)))[0])  # type: ignore[no-any-return]
+def _hessian(loss: LossAt, scale: float) -> Callable[[JaxArray], Product]:
+    """The product of the loss' Hessians with cotangents (n, k), at given outputs."""
+    return lambda outputs: _hessian_at(loss, outputs, scale)
 
 
-def _hessian(loss: LossAt, outputs: JaxArray, scale: float) -> Callable[[JaxArray], JaxArray]:
-    """The product of the loss' Hessians with cotangents (n, k): `gnfast.losses` has the formulas."""
+def _hessian_at(loss: LossAt, outputs: JaxArray, scale: float) -> Product:
+    """`gnfast.losses` has the formulas."""
     if loss.factors is not None:
         roots = jnp.asarray(loss.factors, outputs.dtype)
         return lambda U: scale * jnp.einsum("nrk,nrj,nj->nk", roots, roots, U)
