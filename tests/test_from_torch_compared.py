@@ -232,3 +232,11 @@ def test_samples_that_the_module_does_not_take() -> None:
         gn.from_torch(chain())(samples(5, 3))
     with pytest.raises(TypeError, match="check is 1 but must be"):
         gn.from_torch(chain(), check=1)
+
+
+def test_a_bias_beside_samples_of_millions() -> None:
+    """Its derivative is a millionth of the weights'."""
+    module = nn.Sequential(nn.Linear(4, 3))
+    module[0].bias.register_hook(lambda grad: 1.01 * grad)
+    with pytest.raises(ValueError, match="another derivative in '0"):
+        gn.from_torch(module)(1e6 * samples(20, dtype="float32"))

@@ -46,21 +46,22 @@ def difference(
         double: The source in float64 with the same values, which raises where it cannot: asked where one in float32
             differs, since rounding of an ill-conditioned network looks the same there.
     """
-    pair = _Pair(net, samples, names, KINK if double is None else CLOSE[net.dtype])
+    pair = _Pair(net, samples, names, double is not None)
     with np.errstate(all="ignore"):
         found = pair.judged(source)
         if not found or double is None or net.dtype == np.float64:
             return found
         try:
-            return _Pair(pair.double, samples.astype(np.float64), names, CLOSE[np.dtype(np.float64)]).judged(double)
+            return _Pair(pair.double, samples.astype(np.float64), names, True).judged(double)
         except ValueError:  # there is no such source
             return found
 
 
 class _Pair:
-    def __init__(self, net: gn.Network, samples: Array, names: Sequence[str], close: float) -> None:
-        self.net, self.samples, self.names, self.close = gn.Network(net.layers), samples, names, close
+    def __init__(self, net: gn.Network, samples: Array, names: Sequence[str], sharp: bool) -> None:
+        self.net, self.samples, self.names = gn.Network(net.layers), samples, names
         self.eps = float(np.finfo(net.dtype).eps)
+        self.close, self.least = (CLOSE[net.dtype], NEVER) if sharp else (KINK, SURE * self.eps)
         self.u: Array = np.empty(0)
 
     def judged(self, source: Source) -> str | None:
@@ -87,8 +88,7 @@ class _Pair:
     def _derivatives(self, parts: Sequence[Array | None]) -> str:
         own = _pulled(self.net, self.samples, self.u)
         # Root of the mean square of each, so that a small array is not hidden beside a large one.
-        floor = max(SURE * self.eps, NEVER) if self.eps > NEVER else NEVER
-        floor *= max(_norm(part) / np.sqrt(part.size) for part in own)
+        floor = self.least * max(_norm(part) / np.sqrt(part.size) for part in own)
         for i, (name, theirs, ours) in enumerate(zip(self.names, parts, own, strict=True)):
             wanted = np.zeros_like(ours) if theirs is None else theirs.reshape(ours.shape)
             least = floor * float(np.sqrt(ours.size))
