@@ -154,10 +154,11 @@ def test_the_module_is_let_go_once_it_has_passed() -> None:
     net = gn.from_torch(module)
     there = weakref.ref(module)
     net(samples())
-    del module
+    other = net.with_parameters(net.parameters())
+    assert net.source is None and other.source is None
+    del module, net  # which watches it for changes
     gc.collect()
-    assert there() is None and net.source is None
-    assert net.with_parameters(net.parameters()).source is None
+    assert there() is None and other(samples()).shape == (7, 3)
 
 
 def test_the_module_is_left_alone() -> None:
