@@ -28,6 +28,9 @@ MODULES: dict[Any, Any] = {
 }
 
 
+ALWAYS_CURVED = (nn.MSELoss, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
+
+
 class LossFunction(_Module):  # type: ignore[misc]  # see _Module
     """Any function (outputs, targets) -> loss as a loss module, whose `reduction` is "mean" or "sum"."""
 
@@ -87,13 +90,12 @@ def _is_hashable(function: Any) -> bool:
 
 def reduction_of(loss: Any, model: Any, batch: tuple[Any, Tensor]) -> str:
     """Whether a function of (outputs, targets) is a mean or a sum over samples: its value at a batch taken twice."""
+    outputs, y = _outputs_of(model, batch[0]), batch[1]
     with torch.no_grad():
-        outputs, y = model(batch[0]), batch[1]
         once = float(loss(outputs, y))
         twice = float(loss(torch.cat([outputs, outputs]), torch.cat([y, y])))
-    accuracy = 1e-3 * abs(once)
     for reduction, factor in (("mean", 1), ("sum", 2)):
-        if once != 0 and abs(twice - factor * once) <= accuracy:
+        if once != 0 and abs(twice - factor * once) <= 1e-3 * abs(once):
             return reduction
     raise ValueError(
         f"the loss {loss!r} is {once:g} at the first batch and {twice:g} at that batch taken twice, so that it is "
@@ -101,24 +103,50 @@ def reduction_of(loss: Any, model: Any, batch: tuple[Any, Tensor]) -> str:
     )
 
 
-def is_linear(loss: Any, outputs: Tensor, y: Tensor) -> bool:
-    """Whether the loss has no second derivative in the outputs."""
+def curved(loss: Any, model: Any, batch: tuple[Any, Tensor]) -> Any:
+    """The loss, or for `NLLLoss` of log-probabilities the cross-entropy whose Gauss-Newton matrix is not zero.
+
+    Raises:
+        ValueError: The loss is linear in other outputs, so that the Gauss-Newton matrix would be zero.
+    """
+    outputs, y = _outputs_of(model, batch[0]), batch[1]
+    if not _is_linear(loss, outputs, y):
+        return loss
+    if type(loss) is nn.NLLLoss and outputs.ndim > 1 and bool((outputs.logsumexp(dim=1).abs() < 1e-3).all()):
+        return CrossEntropyOf(loss)
+    raise ValueError(
+        f"the loss {loss!r} has no second derivative in the model's outputs, so that the Gauss-Newton matrix is zero; "
+        "pass one that has, such as CrossEntropyLoss, or NLLLoss for a model that ends with LogSoftmax"
+    )
+
+
+def _is_linear(loss: Any, outputs: Tensor, y: Tensor) -> bool:
+    """Whether second derivatives of the loss in the outputs are zero, or not there."""
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(leaf, y), leaf, create_graph=True)
+        (gradient,) = torch.autograd.grad(loss(leaf, y).sum(), leaf, create_graph=True)
         if not gradient.requires_grad:
             return True
-        found = torch.autograd.grad(
-            gradient.sum() + (gradient * torch.rand_like(gradient)).sum(), leaf, allow_unused=True
-        )
-    return found[0] is None or not bool(found[0].any())
+        direction = torch.arange(1.0, gradient.numel() + 1).cos().to(gradient).reshape(gradient.shape)
+        try:
+            (found,) = torch.autograd.grad(gradient, leaf, direction, allow_unused=True)
+        except RuntimeError:  # no rule for them: the product will say so
+            return False
+    return found is None or not bool(found.any())
 
 
-def are_log_probabilities(outputs: Tensor) -> bool:
-    """Whether the classes' probabilities, along the second dimension, have the sum one."""
-    if outputs.ndim < 2:
-        return False
-    return bool((outputs.logsumexp(dim=1).abs() < 1e-3).all())
+def _outputs_of(model: Any, X: Any) -> Tensor:
+    """Outputs at a batch without a trace: in evaluation mode, in which no running average moves."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [(module, module.training) for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad():
+            return model(X)
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def source_of(batches: Any) -> Any:

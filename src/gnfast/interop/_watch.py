@@ -1,10 +1,10 @@
 """What is kept is out of date once something that it was made of has been changed: looked at before each use.
 
 Tensors and arrays are compared by what PyTorch counts (versions, addresses, steps of optimizers) and, since writes
-through `.data` or NumPy raise no count, by a checksum of all their bytes. That is one pass over p numbers, which takes
-b p times as long as a multiplication, b the flops that a processor makes while it reads a byte, about 4 to 10. A
-product with the Gauss-Newton matrix of n samples makes 8 n p flops, of numbers of 8 bytes: the checksum is b / n of
-it, and never more than a fourth, since a product passes over them four times. Modules are compared by all that their
+through `.data` or NumPy raise no count, by a checksum of all their bytes. That is one pass over p numbers. A product
+with the Gauss-Newton matrix of n samples makes 8 n p flops, so that the checksum is b / n of it, 8 b the flops that a
+processor makes while it reads a number of 8 bytes, b about 4 to 10, and never more than a fourth, since a product
+passes over them four times. Modules are compared by all that their
 forward reads of them: submodules, modes, hooks, methods, numbers, strings, tensors, and lists, tuples, dicts and
 dataclasses of these, also as attributes of classes, in closures, and as globals that forward itself names. What
 functions further down read of globals, or of files, is not seen.

@@ -12,7 +12,7 @@ torch: Any = _checks.optional_import("torch", "gnfast.interop.curvlinops", "curv
 curvlinops: Any = _checks.optional_import("curvlinops", "gnfast.interop.curvlinops", "curvlinops")
 
 from gnfast.interop._risk import Risk, UnsupportedError, network_of, unwrapped  # noqa: E402  (needs torch: see above)
-from gnfast.interop._targets import LossFunction, loss_module, reduction_of, source_of  # noqa: E402
+from gnfast.interop._targets import ALWAYS_CURVED, LossFunction, curved, loss_module, reduction_of, source_of  # noqa: E402
 from gnfast.interop._watch import Watch, fingerprint  # noqa: E402
 
 # A class of a library that need not be there: to a type checker its subclasses have no base.
@@ -38,15 +38,18 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
     product, as curvlinops does, and compared. What forward takes from files, or from globals by way of other functions,
     is not seen.
 
-    Beyond curvlinops: the loss may be a function, as `torch.nn.functional.cross_entropy`; parameters that the outputs
-    do not depend on have rows of zeros; `torch.nn.DataParallel` around the model is taken off.
+    Beyond curvlinops: the loss may be a function, as `torch.nn.functional.cross_entropy`, a mean or a sum over samples;
+    parameters that the outputs do not depend on have rows of zeros; `torch.nn.DataParallel` around the model is taken
+    off; `NLLLoss` of a model that ends with `LogSoftmax` is taken as the cross-entropy of its logits, which is the same
+    function: at log-probabilities, in which it is linear, the matrix would be zero.
 
     Args:
         *args, **kwargs: Those of `curvlinops.GGNLinearOperator`.
 
     Raises:
         ImportError: PyTorch or curvlinops is not installed.
-        ValueError: A loss function of which it is not clear whether it is a mean or a sum over samples.
+        ValueError: A loss function of which it is not clear whether it is a mean or a sum over samples, or a loss that
+            is linear in the outputs, whose matrix is zero.
     """
 
     def __init__(
@@ -57,11 +60,14 @@ class GGNLinearOperator(_Base):  # type: ignore[misc]  # see _Base
         self._watch: Watch | None = None
         self._all_used: bool | None = None  # whether the outputs at the first batch depend on all parameters
         self._prints: list[object] = []  # of the batches that the engine has, where each pass makes them anew
-        loss = loss_module(loss_func)
-        model = unwrapped(model_func)
-        if not isinstance(loss, torch.nn.Module) and callable(loss):
-            reduction = getattr(loss, "reduction", None) or reduction_of(loss, model, next(iter(data)))
-            loss = LossFunction(loss, reduction)
+        model, loss = unwrapped(model_func), loss_module(loss_func)
+        if callable(loss) and type(loss) not in ALWAYS_CURVED:
+            X, y = next(iter(data))
+            home = params[0].device
+            first = X.to(home) if isinstance(X, torch.Tensor) else X, y.to(home)
+            if not isinstance(loss, torch.nn.Module) or not hasattr(loss, "reduction"):
+                loss = LossFunction(loss, getattr(loss, "reduction", None) or reduction_of(loss, model, first))
+            loss = curved(loss, model, first)
         super().__init__(model, loss, params, data, *args, **kwargs)
 
     def __matmul__(self, X: Any) -> Any:

@@ -85,10 +85,14 @@ class GaussNewtonOperator(_Adapter):
     Args:
         model: A `torch.nn.Module`; its parameters that require gradients, in their order.
         dataloader: Batches (inputs, targets), the same at every pass.
-        loss: A loss module of `torch.nn`.
+        loss: A loss module of `torch.nn`, or a function of (outputs, targets) that is a mean or a sum over samples, as
+            what their `supervised_loss_of_output` takes. `NLLLoss` of a model that ends with `LogSoftmax` is taken as
+            the cross-entropy of its logits, which is the same function: at log-probabilities the matrix would be zero.
 
     Raises:
         ImportError: PyTorch, curvlinops or hessian-eigenthings is not installed.
+        ValueError: A function that is neither a mean nor a sum, or a loss that is linear in the outputs, whose matrix
+            is zero.
     """
 
     def __init__(self, model: Any, dataloader: Any, loss: Any) -> None:

@@ -13,10 +13,12 @@ from gnfast import _checks
 torch: Any = _checks.optional_import("torch", "gnfast.interop.pyhessian", "pyhessian")
 _theirs: Any = _checks.optional_import("pyhessian", "gnfast.interop.pyhessian", "pyhessian")
 
-from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402  (needs torch: see the error above)
+from gnfast.interop._targets import LossFunction, loss_module  # noqa: E402  (needs torch: see the error above)
+from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402
 
 # A class of a library that need not be there: to a type checker its subclasses have no base.
 _Base: Any = _theirs.hessian
+_Loss: Any = torch.nn.modules.loss._Loss
 
 __all__ = ["hessian"]
 
@@ -37,14 +39,18 @@ class hessian(_Base):  # type: ignore[misc]  # noqa: N801  (see _Base; the name 
 
     Args:
         model: A `torch.nn.Module`.
-        criterion: A loss module of `torch.nn` with the mean over a batch, or, for one batch, the sum.
+        criterion: A loss module of `torch.nn` with the mean over a batch, or, for one batch, the sum; or any function
+            of (outputs, targets), as there, each batch of which counts by its samples. `NLLLoss` of a model that ends
+            with `LogSoftmax` is taken as the cross-entropy of its logits, which is the same function: at
+            log-probabilities its Gauss-Newton matrix would be zero.
         data: One batch, (inputs, targets).
         dataloader: Batches, instead of `data`; their matrices are weighted with their numbers of samples.
         cuda: Whether all is on the GPU, where curvlinops' products are used; True unless told otherwise, as there.
 
     Raises:
         ImportError: PyTorch, PyHessian or curvlinops is not installed.
-        ValueError: Both or neither of data and dataloader, or another criterion.
+        ValueError: Both or neither of data and dataloader, a criterion that is a sum over several batches, or one that
+            is linear in the outputs, whose Gauss-Newton matrix is zero.
 
     References:
         Yao, Gholami, Keutzer & Mahoney, "PyHessian: neural networks through the lens of the Hessian", 2020.
@@ -54,20 +60,23 @@ class hessian(_Base):  # type: ignore[misc]  # noqa: N801  (see _Base; the name 
         if (data is None) == (dataloader is None):
             got = "neither" if data is None else "both"
             raise ValueError(f"data and dataloader are {got} given; pass one batch as data, or batches as dataloader")
-        reduction = getattr(criterion, "reduction", None)
-        if reduction not in (("mean",) if data is None else ("mean", "sum")):
-            raise ValueError(
-                f"criterion is {criterion} but must be a loss module of torch.nn with reduction='mean'"
-                f"{'' if data is None else ' or reduction=' + repr('sum')}; for its sum over several batches scale the "
-                "results by the number of samples"
-            )
+        loss = loss_module(criterion)
+        if isinstance(loss, _Loss):
+            if loss.reduction not in (("mean",) if data is None else ("mean", "sum")):
+                raise ValueError(
+                    f"criterion is {criterion} but must have reduction='mean'"
+                    f"{'' if data is None else ' or reduction=' + repr('sum')}; for its sum over several batches scale "
+                    "the results by the number of samples"
+                )
+        else:
+            loss = LossFunction(loss, "mean")
         # Of a data loader theirs makes every product by dataloader_hv_product, and nothing beforehand.
         batches = dataloader if data is None else [tuple(data)]
         super().__init__(model, criterion, dataloader=batches, cuda=cuda)
         if data is not None:
             self.data = data
             self.inputs, self.targets = (part.cuda() if cuda else part for part in data)
-        self.operator = GGNLinearOperator(model, criterion, self.params, batches, check_deterministic=False)
+        self.operator = GGNLinearOperator(model, loss, self.params, batches, check_deterministic=False)
 
     def dataloader_hv_product(self, v: list[Tensor]) -> tuple[float, list[Tensor]]:
         """(v^T G v, G v), for a vector given as one tensor a parameter."""
