@@ -9,7 +9,6 @@ import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.factors import factor_of_moment
 from gnfast.operators import Dual
 from gnfast.plan import check_memory, conv_dual_bytes
 
@@ -53,7 +52,7 @@ class ConvDual(Dual):
         check_memory(needed, owner.memory_limit, "the linear dual, stored,", "use gram()")
         self._chain = linear
         X = _arrays.to_host(owner.X)
-        self._patches = factor_of_moment(linear.second_moment(X, owner.scale, owner.weights))
+        self._patches = linear.range_factor(X, owner.scale, owner.weights)
         size = linear.channels * len(self._patches)
         total = np.zeros((size, size))
         for term in linear.grams(self._patches):

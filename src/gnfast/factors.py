@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
+import scipy.linalg
 from scipy.linalg import lapack
 
 from gnfast import _arrays
 from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
 
+CLEAR = 1e-5  # of the largest length: what lies further outside of the span so far is known from the second moment
+NO_DATA = "X is zero at all samples that count, and so is the Gauss-Newton matrix of a linear network without biases"
 BLOCK_NUMBERS = 1 << 20  # of blocks that are factorised at once: 8 MB a temporary
 
 
@@ -19,39 +23,87 @@ def range_factor(X: Array, scale: float, affine: bool, weights: Array | None = N
 
     Weights (n,) multiply the samples' second moments: scale X^T diag(weights) X.
 
-    With fewer samples than features and all of them independent, the samples themselves; else a pivoted Cholesky
-    factorisation, cut at size * eps * the largest diagonal entry, in float64 whatever X has. The moment is made where X
-    is and factorised in the machine's memory; the factor is where X is.
+    With fewer samples than features and all of them independent, the samples themselves; else `factor_of_rows`, in
+    float64 whatever X has. The moment is made where X is, all else in the machine's memory; the factor is where X is.
     """
     n, home = len(X), _arrays.device_of(X)
     full = np.hstack([X, np.ones_like(X, shape=(n, 1))]) if affine else X
     full = full.astype(np.float64, copy=False)
     if weights is not None:
         full = home.upload(np.sqrt(weights.astype(np.float64))[:, None]) * full
-    d = full.shape[1]
-    if n < d:
-        rank = pivoted_cholesky(_arrays.to_host(full @ full.T))[2]
-        if rank == n:
-            return _arrays.as_c_contiguous((math.sqrt(scale) * full).astype(X.dtype))
-    factor = factor_of_moment(_arrays.to_host(full.T @ full))
-    return home.upload((math.sqrt(scale) * factor).astype(X.dtype))
+    unit = unit_of(float(abs(full).max()))
+    full = full if unit == 1 else full / unit
+    factor = unit * math.sqrt(scale)
+    if n < full.shape[1] and pivoted_cholesky(_arrays.to_host(full @ full.T))[2] == n:
+        return _arrays.as_c_contiguous((factor * full).astype(X.dtype))
+    found = factor_of_rows(_arrays.to_host(full.T @ full), lambda: [_arrays.to_host(full)], n)
+    return home.upload((factor * found).astype(X.dtype))
 
 
-def factor_of_moment(second_moment: Array, cut: float | None = None) -> Array:
-    """C^T (r, d) with C C^T = the second moment (d, d) of some data, which is overwritten, in float64.
+def unit_of(size: float) -> float:
+    """The power of two by which numbers of this size are divided, so that their squares are neither 0 nor infinite.
 
-    Pivots up to `cut` count as zero; None means the rounding of float64.
+    1 for zero, and for what is in no danger.
+    """
+    return 1.0 if size == 0 or 1e-100 < size < 1e100 else math.ldexp(1.0, math.frexp(size)[1] - 1)
+
+
+def factor_of_rows(moment: Array, rows: Callable[[], Iterable[Array]], count: int) -> Array:
+    """C^T (r, d) with C C^T = the second moment (d, d), overwritten, of `count` rows of data.
+
+    A pivoted Cholesky factorisation where its rank is full. Else the moment does not tell small singular values of the
+    data from none: those below sqrt(d eps), of which it has the squares. Then the data themselves are made triangular,
+    the columns in the order of the pivots, and what lies outside of the span of the clear ones is made so with pivots,
+    cut at max(16, count, d) eps of the longest column: rounding of the data, if they were computed.
+
+    Args:
+        moment: (d, d), float64.
+        rows: The data in blocks (any, d), float64; asked for where the rank is in doubt.
+        count: Of the data's rows.
+    """
+    if not moment.diagonal().max() > 0:
+        raise ValueError(NO_DATA)
+    used = np.flatnonzero(moment.diagonal())
+    if len(used) < len(moment):
+        inner = factor_of_rows(moment[np.ix_(used, used)], lambda: (block[:, used] for block in rows()), count)
+        return scattered(inner, used, len(moment))
+    d = len(moment)
+    with blas_threads(d):
+        factor, pivots, rank = pivoted_cholesky(moment)
+        if rank == d:
+            return scattered(np.triu(factor), pivots, d)
+        lengths = np.abs(factor.diagonal()[:rank])
+        clear = int(np.count_nonzero(lengths > CLEAR * lengths[0]))
+        R = np.empty((0, d))
+        for block in rows():
+            R = np.asarray(np.linalg.qr(np.vstack([R, block[:, pivots]]), mode="r"))
+        cut = max(16, count, d) * float(np.finfo(float).eps) * float(np.linalg.norm(R, axis=0).max())
+        if len(R) == clear:
+            return scattered(R, pivots, d)
+        corner, order = scipy.linalg.qr(R[clear:, clear:], mode="r", pivoting=True, check_finite=False)
+    below = np.zeros((int(np.count_nonzero(np.abs(corner.diagonal()) > cut)), d))
+    below[:, clear + order] = corner[: len(below)]
+    return scattered(np.vstack([R[:clear], below]), pivots, d)
+
+
+def scattered(rows: Array, columns: Array, count: int) -> Array:
+    """Rows whose entries belong into these of `count` columns."""
+    out = np.zeros((len(rows), count))
+    out[:, columns] = rows
+    return out
+
+
+def factor_of_moment(second_moment: Array, cut: float) -> Array:
+    """C^T (r, d) with C C^T = the second moment (d, d) of data that nobody has, which is overwritten, in float64.
+
+    Pivots up to `cut` count as zero.
     """
     d = len(second_moment)
     with blas_threads(d):
         factor, pivots, rank = pivoted_cholesky(second_moment, cut)
     if rank == 0:
-        raise ValueError(
-            "X is zero at all samples that count, and so is the Gauss-Newton matrix of a linear network without biases"
-        )
-    out = np.zeros((rank, d))
-    out[:, pivots] = np.triu(factor)[:rank]
-    return out
+        raise ValueError(NO_DATA)
+    return scattered(np.triu(factor)[:rank], pivots, d)
 
 
 def block_factors(blocks: Array, name: str, weights: Array) -> Array:

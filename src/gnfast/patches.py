@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gnfast import factors
 from gnfast.layers import Layer, Spec
 
 FloatArray = npt.NDArray[np.float64]
@@ -154,11 +155,11 @@ class Chain:
         )
 
     # ------------------------------------------------------------------------------------------------------ data
-    def second_moment(self, X: npt.NDArray[Any], scale: float, weights: npt.NDArray[Any] | None = None) -> FloatArray:
-        """sum over samples and positions of patch patch^T, times `scale` and weights (n,): (columns, columns).
+    def range_factor(self, X: npt.NDArray[Any], scale: float, weights: npt.NDArray[Any] | None = None) -> FloatArray:
+        """C^T (r, columns) with C C^T the sum over samples and positions of patch patch^T, times `scale`, weights (n,).
 
-        Either that of whole images first, 2 n d^2 flops, of which patches are entries, or patch by patch, 2 n D^2
-        flops a position.
+        Of full rank, see `factors.factor_of_rows`. The sum is either that of whole images first, 2 n d^2 flops, of
+        which patches are entries, or patch by patch, 2 n D^2 flops a position.
         """
         images = self.padded(X)
         index = self.patches.pixels
@@ -167,19 +168,27 @@ class Chain:
             index = np.hstack([index, np.full((len(index), 1), images.shape[1] - 1)])
         if weights is not None:
             images = images * np.sqrt(weights, dtype=np.float64)[:, None]
+        unit = factors.unit_of(float(np.abs(images).max()))
+        images = images if unit == 1 else images / unit
         n, (positions, D) = len(images), index.shape
-        out = np.zeros((D, D))
         whole, by_patches = self._moment_costs(n)
+
+        def rows() -> Iterator[FloatArray]:
+            # Triangular images have the same moment, and no more rows than pixels.
+            few = np.asarray(np.linalg.qr(images, mode="r")) if whole <= by_patches and n > images.shape[1] else images
+            step = max(1, BLOCK_NUMBERS // (len(few) * D))
+            for start in range(0, positions, step):
+                yield few[:, index[start : start + step]].reshape(-1, D)
+
+        out = np.zeros((D, D))
         if whole <= by_patches:
             moment = images.T @ images
             for pixels in index:
                 out += moment[np.ix_(pixels, pixels)]
         else:
-            step = max(1, BLOCK_NUMBERS // (n * D))
-            for start in range(0, positions, step):
-                rows = images[:, index[start : start + step]].reshape(-1, D)
-                out += rows.T @ rows
-        return out * scale
+            for block in rows():
+                out += block.T @ block
+        return factors.factor_of_rows(out, rows, n * positions) * (unit * math.sqrt(scale))
 
     def moment_flops(self, n: int) -> float:
         """Of the second moment of n samples."""

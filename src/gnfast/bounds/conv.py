@@ -52,8 +52,8 @@ def conv(net: Network, X: npt.ArrayLike, form: str = "jacobian") -> Bound:
 
     Returns:
         A Bound; its value is inf, with the reason, where the form does not apply or its lower end is zero. Parts:
-        "kappa_sigma", "kappa_ghat" (that of U U^T, or its bound), "rank" of Sigma, "rank_cut" (eigenvalues of Sigma
-        below it, relative to the largest, count as zero), "jacobian_max" and "jacobian_min" (squared singular values of
+        "kappa_sigma", "kappa_ghat" (that of U U^T, or its bound), "rank" of Sigma, "rank_cut" (singular values of
+        the data below it, relative to the largest, count as zero), "jacobian_max" and "jacobian_min" (squared ones of
         every U_l, for "joint" of S U_l), "lambda_max_upper" and "lambda_min_lower". "sylvester" has also "roots_1",
         "roots_2" and "distance": the smallest chordal distance of two roots on the Riemann sphere, at most 2.
 
@@ -89,12 +89,15 @@ class Problem:
 
     @cached_property
     def _spectrum(self) -> tuple[FloatArray, FloatArray]:
-        """Eigenvalues of Sigma above the cut, descending, and their vectors in rows."""
-        moment = self.chain.second_moment(self.data, 1 / len(self.data))
-        w, V = np.linalg.eigh(moment)
-        w, V = w[::-1], V.T[::-1]
-        kept = w > self.cut * w[0]
-        return w[kept], V[kept]
+        """Roots of the eigenvalues of Sigma above the cut, descending, and their vectors in rows.
+
+        They are singular values of the data, whose squares would lose the small ones.
+        """
+        if not self.data.any():
+            return np.empty(0), np.empty((0, self.chain.columns))
+        _, s, V = np.linalg.svd(self.chain.range_factor(self.data, 1 / len(self.data)), full_matrices=False)
+        kept = s > self.cut * s[0]
+        return s[kept], V[kept]
 
     @property
     def terms(self) -> int:
@@ -111,9 +114,9 @@ class Problem:
 
     @property
     def sigma(self) -> Ends:
-        w = self._spectrum[0]
-        margin = rounding(self.chain.columns, self.terms) * w[0]
-        return Ends(float(w[0] + margin), float(max(w[-1] - margin, 0.0)))
+        s = self._spectrum[0]
+        margin = rounding(self.chain.columns, self.terms) * s[0]
+        return Ends(float((s[0] + margin) ** 2), float(max(s[-1] - margin, 0.0)) ** 2)
 
     @cached_property
     def grams(self) -> list[FloatArray]:
@@ -127,8 +130,8 @@ class Problem:
     @property
     def weighted(self) -> list[FloatArray]:
         """S U_l U_l^T S on the range of Sigma."""
-        w, V = self._spectrum
-        return list(self.chain.grams(np.sqrt(w)[:, None] * V))
+        s, V = self._spectrum
+        return list(self.chain.grams(s[:, None] * V))
 
     def parts(self, ends: Sequence[Ends]) -> Parts:
         largest, smallest = self.sigma

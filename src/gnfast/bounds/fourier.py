@@ -28,19 +28,19 @@ def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
     """
     if reason := _other(chain):
         return silent(name, STATEMENT, reason)
-    spectrum, transfers = _spectra(chain, data), [_transfer(step, chain.patches.shape[1:]) for step in chain.steps]
-    power, vectors = np.linalg.eigh(spectrum)
-    cut = EPS * max(len(data), power.shape[-1])
-    top = power.max()
+    transfers = [_transfer(step, chain.patches.shape[1:]) for step in chain.steps]
+    vectors, roots, _ = np.linalg.svd(_transforms(chain, data), full_matrices=False)
+    cut = EPS * max(len(data), roots.shape[-1])
+    top = roots.max()
     if not top > 0:
         return silent(name, STATEMENT, "X is zero, and so is G")
     large = [step.taps == chain.patches.shape[1:] for step in chain.steps]
     highest, lowest = 0.0, math.inf
-    for f in range(len(power)):
-        kept = power[f] > cut * top
+    for f in range(len(roots)):
+        kept = roots[f] > cut * top
         if not kept.any():
             continue
-        terms = _terms([transfer[f] for transfer in transfers], vectors[f][:, kept] * np.sqrt(power[f][kept]))
+        terms = _terms([transfer[f] for transfer in transfers], vectors[f][:, kept] * roots[f][kept])
         size = len(terms[0])
         above = np.linalg.eigvalsh(np.sum(terms, axis=0))
         below = np.linalg.eigvalsh(np.sum([term for term, whole in zip(terms, large, strict=True) if whole], axis=0))
@@ -65,12 +65,12 @@ def _other(chain: Chain) -> str:
     return ""
 
 
-def _spectra(chain: Chain, data: FloatArray) -> ComplexArray:
-    """The second moment (frequencies, c, c) of the data's transforms."""
+def _transforms(chain: Chain, data: FloatArray) -> ComplexArray:
+    """The data's transforms, (frequencies, c, n), whose second moment is their product with their adjoint."""
     n, image = len(data), chain.patches.shape
-    transforms = np.fft.fft2(chain.padded(data).reshape(n, *image)).reshape(n, image[0], -1).transpose(2, 1, 0)
-    moments: ComplexArray = transforms @ transforms.conj().transpose(0, 2, 1) / n
-    return moments
+    padded = chain.padded(data).reshape(n, *image)
+    found: ComplexArray = np.fft.fft2(padded).reshape(n, image[0], -1).transpose(2, 1, 0)
+    return found / math.sqrt(n)
 
 
 def _transfer(step: Step, image: Sequence[int]) -> ComplexArray:

@@ -12,7 +12,7 @@ from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
 from gnfast.kronecker import KroneckerSum
-from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
+from gnfast.operators import Dual, GaussNewton, Gram, LinearDual, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
@@ -35,7 +35,8 @@ class Condition:
         residuals: How near to lambda_max and to lambda_min an eigenvalue is known to lie: the norm of A y - lambda y, y
             of norm one, or of the inverse lambda^2 |A^-1 y - y / lambda|, or rounding where the spectrum is whole.
         upper_from: What limits kappa from above, and whether that is proven or estimated.
-        cut: Eigenvalues up to it count as zero; 0 where the dual has full rank and nothing was cut.
+        cut: Eigenvalues up to it count as zero; 0 where the dual has full rank and nothing was cut. If they are not
+            zero but too small for the dtype, kappa is lambda_max / cut at least: `upper_from` says so.
         products: Vectors multiplied by the dual or its inverse.
         method: How both ends were found.
         seconds: Wall time.
@@ -149,6 +150,7 @@ def cond(
     relative = A.relative_rounding()
     doubts = [_doubt(A, top.value, end.value) + relative * end.value for end in (top, low)]
     upper, source = _upper(A, found, *doubts)
+    source += _what_was_cut(A, found)
     return Condition(
         value=value,
         lower=max((top.value - doubts[0]) / (low.value + doubts[1]), 1.0),
@@ -212,6 +214,17 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float, doubt_below: float)
     return _quotient(upper, lower), (
         f"random start: {start} and lambda_min >= {lower:.6g} with the same (Kuczynski & Wozniakowski); "
         f"residuals alone suggest {estimate:.6g}"
+    )
+
+
+def _what_was_cut(A: SymmetricOperator, found: Found) -> str:
+    """What the dtype does not tell from zero, beyond what is zero by the sizes alone."""
+    count, known = A.shape[0] - found.rank, A.shape[0] - A.parameters if isinstance(A, Dual) else 0
+    if count <= max(known, 0) or not found.clear:
+        return ""
+    return (
+        f"; {count} of {A.shape[0]} eigenvalues are at or below the cut and count as zero: if they are not, kappa is "
+        f"at least {found.largest.value / found.cut:.1e}"
     )
 
 

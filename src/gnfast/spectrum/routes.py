@@ -87,7 +87,7 @@ class Search:
             len(above),
             0.0 if full else cut,
             "whole spectrum by LAPACK",
-            proof="the whole spectrum, up to rounding",
+            proof="the whole spectrum, up to rounding" if full else "all eigenvalues above the cut, up to rounding",
             clear=full or self._is_clear(float(above[0]), float(np.abs(below).max()), cut),
         )
 
