@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
+import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,11 @@ Record = dict[str, Any]  # one layer: its type and whatever is not an array
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside a file, of the same ending, that takes the file's place when the block ends; gone if it fails.
 
-    Another process sees the old file or the new one, whole.
+    Another process sees the old file or the new one, whole. What a process left beside it that was killed while it
+    wrote is cleared.
     """
-    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    clear_left(path)
+    beside = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield beside
         beside.replace(path)
@@ -39,6 +44,32 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def clear_left(path: Path) -> None:
+    """Delete what writers of a file left beside it that are no more: those of this machine, of which it knows that."""
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\w*)-(\d+)-\w+\.tmp{re.escape(path.suffix)}")
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
+        found = pattern.fullmatch(left.name)
+        if found and found[1] == _machine() and not _runs(int(found[2])):
+            with suppress(OSError):  # another process was faster, or may and we may not
+                left.unlink()
+
+
+def _machine() -> str:
+    return re.sub(r"\W", "", platform.node())
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # whose os.kill ends processes; what is open there cannot be deleted
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

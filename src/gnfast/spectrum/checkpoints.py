@@ -37,6 +37,7 @@ class Checkpoint:
             raise PermissionError(
                 f"checkpoint is {str(self.path)!r}, which cannot be written; pass the path of a file in your own folder"
             )
+        _files.clear_left(self.path)
         self._search = {"format": FORMAT, "size": A.shape[0], "dtype": A.dtype.name, **search}
         self._dtype = A.dtype
         self._probe = _probe(A)
