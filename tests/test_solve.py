@@ -214,3 +214,81 @@ def test_bad_products_come_out(preconditioner):
         op = sla.LinearOperator((90, 90), matvec=product, matmat=product, dtype=float)
         with pytest.raises(error, match=r"from the product|NaN or infinite"):
             gn.solve(op, right_hand_sides(90, 2), 1.0, preconditioner=preconditioner)
+
+
+# ---------------------------------------------------------------------------------------- no and tiny right-hand sides
+def positive_definite(seed, n=10):
+    A = np.random.default_rng(seed).random((n, n))
+    return A @ A.T + n * np.eye(n)
+
+
+@pytest.mark.parametrize("preconditioner", ["nystrom", None])
+@pytest.mark.parametrize("tol", [1e-10, 1e-2, None])
+@pytest.mark.parametrize("guess", [None, 1.0, 1e-300, 1e200])
+def test_no_right_hand_side_has_the_solution_zero(preconditioner, tol, guess):
+    """SciPy's test_zero_rhs, also beside others."""
+    A = positive_definite(1684414984100503)
+    x0 = None if guess is None else np.full(10, guess)
+    x, info = gn.solve(A, np.zeros(10), tol=tol, x0=x0, preconditioner=preconditioner)
+    assert not x.any()
+    assert info.converged
+    assert not info.residuals.any()
+    B = np.stack([np.zeros(10), np.ones(10), np.zeros(10), np.arange(10.0)], 1)
+    X0 = None if guess is None else np.full((10, 4), guess)
+    X, info = gn.solve(A, B, tol=tol, x0=X0, preconditioner=preconditioner)
+    assert not X[:, [0, 2]].any()
+    assert info.converged
+    left = np.linalg.norm(A @ X - B, axis=0)[[1, 3]] / np.linalg.norm(B, axis=0)[[1, 3]]
+    assert left.max() <= (tol or 1e-8) * 1.01
+
+
+@pytest.mark.parametrize("exponent", [-300, -200, -162, -100, -12, 60, 160, 290])
+@pytest.mark.parametrize("guess", [None, 0.0, 1.0])
+def test_right_hand_sides_of_any_size(exponent, guess):
+    """The same digits for b and for b times a power of two, and for columns of several sizes."""
+    A, rng = positive_definite(3), np.random.default_rng(4)
+    b, size = rng.standard_normal(10), np.ldexp(1.0, round(exponent * np.log2(10)))
+    x, _ = gn.solve(A, b)
+    found, info = gn.solve(A, b * size, x0=None if guess is None else np.full(10, guess))
+    assert info.converged
+    np.testing.assert_allclose(found / size, x, rtol=1e-6)
+    both = np.stack([b * size, b], 1)
+    found, info = gn.solve(A, both, x0=None if guess is None else np.full((10, 2), guess))
+    assert info.converged
+    np.testing.assert_allclose(found / [size, 1], np.stack([x, x], 1), rtol=1e-6)
+    small = np.float32(2.0 ** (exponent // 3)) if abs(exponent) < 120 else np.float32(1e-30)
+    found, info = gn.solve(A.astype("float32"), (b * small).astype("float32"))
+    assert info.converged
+    np.testing.assert_allclose(found.astype(float) / small, x, rtol=1e-2, atol=1e-4)
+
+
+def test_a_solution_without_digits_is_not_called_converged():
+    """Numbers of 1e-321 have two digits: what is said of x is true of the x that is returned."""
+    A, b = positive_definite(3), np.full(10, 1e-320)
+    with pytest.warns(gn.ConvergenceWarning, match="few digits"):
+        x, info = gn.solve(A, b)
+    assert not info.converged
+    expected = np.linalg.solve(A, np.ones(10)) * 1e-320
+    np.testing.assert_allclose(x, expected, atol=5e-324)
+    true = np.linalg.norm(A @ (x * 2.0**1000) - b * 2.0**1000) / np.linalg.norm(b * 2.0**1000)
+    np.testing.assert_allclose(info.residuals, true, rtol=1e-6)
+    with pytest.raises(ValueError, match="larger than float64 can hold"):
+        gn.solve(A * 1e-10, np.full(10, 1e300))
+
+
+def test_no_right_hand_side_of_a_network():
+    rng = np.random.default_rng(0)
+    G = gn.GaussNewton(gn.mlp([4, 8, 3], "tanh", seed=0), rng.standard_normal((10, 4)))
+    b = rng.standard_normal(G.shape[0])
+    for space in ("parameters", "dual"):
+        x, info = gn.solve(G, np.zeros(len(b)), damping=0.1, space=space)
+        assert not x.any() and info.converged
+        scaled, info = gn.solve(G, b * 2.0**-700, damping=0.1, space=space)
+        assert info.converged
+        np.testing.assert_allclose(scaled * 2.0**700, gn.solve(G, b, damping=0.1, space=space)[0], rtol=1e-6, atol=1e-9)
+    x, info = gn.solve(G, np.zeros(len(b)), damping=0.1, x0=np.ones(len(b)))
+    assert not x.any() and info.converged
+    x = np.linalg.solve(G.to_dense() + 0.1 * np.eye(len(b)), b)
+    warm, info = gn.solve(G, b, damping=0.1, x0=x)
+    assert info.iterations == 0  # a good guess is still one
+    np.testing.assert_allclose(warm, x, rtol=1e-6)

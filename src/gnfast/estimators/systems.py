@@ -25,7 +25,8 @@ class SolveInfo(NamedTuple):
     """How a linear system was solved.
 
     Attributes:
-        residuals: (s,) |b - (A + damping I) x| / |b| of each right-hand side, as the equations give it.
+        residuals: (s,) |b - (A + damping I) x| / |b| of each right-hand side, as the equations give it; 0 where b is 0,
+            whose solution is 0.
         iterations: Block steps.
         products: Vectors multiplied, those of the preconditioner included.
         converged: Whether all residuals are within the tolerance.
@@ -93,7 +94,7 @@ def solve(
         tol: Relative residual of each right-hand side; None means 1e-8 for float64 and 1e-4 for float32.
         preconditioner: "nystrom", None, or an operator (N, N) that multiplies with an approximate inverse, for
             instance a dual's `preconditioner()`.
-        x0: A first guess, shaped as `b`; None means zero.
+        x0: A first guess, shaped as `b`; None means zero, as does a guess so far off that its rounding would hide b.
         rank: Of the Nystrom approximation; None means 32, doubled while that promises to save more products than it
             takes, to 512 or N / 4 at most.
         space: Where a GaussNewton is solved. "parameters": by products with it; "dual": in sample space, for a positive
@@ -111,7 +112,8 @@ def solve(
 
     Raises:
         TypeError: Bad kinds or dtypes.
-        ValueError: Bad arguments, an operator that is not positive definite, NaN or infinity from a product.
+        ValueError: Bad arguments, an operator that is not positive definite, NaN or infinity from a product, a solution
+            too large for its dtype.
 
     Warns:
         ConvergenceWarning: The tolerance was not met; the x so far is returned.
@@ -134,11 +136,16 @@ def solve(
         _checks.choice(preconditioner, "preconditioner", ("nystrom",))
     with reporting(progress) as report:
         gram = _dual_of(A, space, damping, x0, preconditioner)
+        right, taken = _in_units(right)
         if gram is not None:
             x, info = _solve_in_dual(work, gram, right, damping, tol, preconditioner, rank, limit, seed, report)
         else:
-            x = np.zeros_like(right) if x0 is None else _right_hand_sides(x0, work, "x0", len(right)).copy()
+            x = np.zeros_like(right)
+            if x0 is not None:
+                x = _guess(work, right, damping, _right_hand_sides(x0, work, "x0", len(right)), -taken)
             info = _conjugate_gradients(work, right, x, damping, tol, preconditioner, rank, limit, seed, report)
+            info = info._replace(products=info.products + (0 if x0 is None else len(right)))
+        x, info = _out_of_units(work, right, x, damping, taken, tol, info)
     if not info.converged:
         warnings.warn(
             f"solve stopped after {info.iterations} steps with relative residuals up to {info.residuals.max():.1e}: "
@@ -150,6 +157,53 @@ def solve(
 
 
 # ----------------------------------------------------------------------------------------------------------- steps
+def _in_units(right: Array) -> tuple[Array, Array]:
+    """Right-hand sides of about 1 where their squares would be lost, and the powers of two (s,) that were taken out."""
+    sizes = _arrays.to_host(abs(right).max(axis=1)).astype(float)
+    least = 1e-60 if right.dtype == np.float64 else 1e-8
+    lost = (sizes > 0) & ((sizes < least) | (sizes > 1 / least))
+    exponents = np.where(lost, np.frexp(sizes)[1], 0)
+    return (matrices.times_powers(right, -exponents) if lost.any() else right), exponents
+
+
+def _guess(A: SymmetricOperator, right: Array, damping: float, x0: Array, exponents: Array) -> Array:
+    """A first guess in the units of b; zero where its rounding would hide b, as where b is zero."""
+    x = matrices.times_powers(x0, exponents)
+    x[~np.isfinite(x)] = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        left = right - A.matmat(x.T).T - x.dtype.type(damping) * x
+        norms = np.linalg.norm(right, axis=1)
+        far = ~(np.linalg.norm(left, axis=1) * math.sqrt(_arrays.eps(A.dtype)) <= norms) | (norms == 0)
+    x[far] = 0
+    return x
+
+
+def _out_of_units(
+    A: SymmetricOperator, right: Array, x: Array, damping: float, exponents: Array, tol: float, info: SolveInfo
+) -> tuple[Array, SolveInfo]:
+    """2^exponents x, and what is true of it where it is so small that its dtype has few digits left for it."""
+    if not exponents.any():
+        return x, info
+    found = matrices.times_powers(x, exponents)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"the solution is larger than {x.dtype} can hold; divide b by what you can multiply x by afterwards"
+        )
+    kept = matrices.times_powers(found, -exponents)
+    if (kept == x).all():
+        return found, info
+    left = right - A.matmat(kept.T).T - x.dtype.type(damping) * kept
+    norms = _arrays.to_host(np.linalg.norm(right, axis=1))
+    residuals = np.divide(
+        _arrays.to_host(np.linalg.norm(left, axis=1)), norms, out=np.zeros_like(norms), where=norms > 0
+    )
+    converged = bool(residuals.max() <= tol)
+    reason = info.reason if converged else f"the solution is so small that {x.dtype} has few digits for it"
+    return found, info._replace(
+        residuals=residuals, converged=converged, reason=reason, products=info.products + len(right)
+    )
+
+
 def _conjugate_gradients(
     A: SymmetricOperator,
     right: Array,

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import CPU, Array, Device
-from gnfast.factors import pivoted_cholesky
+from gnfast.factors import pivoted_cholesky, unit_of
 from gnfast.operators import SymmetricOperator
 from gnfast.protocol import Operator
 
@@ -57,7 +57,8 @@ class Foreign(SymmetricOperator):
     def _check_symmetry(self) -> None:
         """u^T A v = v^T A u for two random vectors: one that is not symmetric passes with probability zero."""
         probe = np.asfortranarray(np.random.default_rng(0).standard_normal((self.shape[0], 2)), self.dtype)
-        image = _arrays.to_host(self.matmat(self.device.upload(probe.T).T))
+        image = _arrays.to_host(self.matmat(self.device.upload(probe.T).T)).astype(np.float64)
+        image = image / unit_of(float(np.abs(image).max()))
         both = probe.T @ image
         rounding = 100 * _arrays.eps(self.dtype) * np.linalg.norm(probe) * np.linalg.norm(image)
         if abs(both[0, 1] - both[1, 0]) > rounding:
@@ -165,6 +166,14 @@ def _check_symmetric(matrix: Array) -> bool:
     if finite and difference > 100 * np.finfo(matrix.dtype).eps * scale:
         raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
     return bool(finite)
+
+
+def times_powers(rows: Array, exponents: Array) -> Array:
+    """Each row of (s, N) times its power of two; (s,) exponents."""
+    powers = _arrays.device_of(rows).upload(exponents.astype(np.int32)[:, None])
+    with np.errstate(over="ignore", under="ignore"):
+        found: Array = np.ldexp(rows, powers)
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- rounding
