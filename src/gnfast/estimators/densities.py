@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from scipy.special import ndtr
 
 from gnfast import _checks, _core
@@ -20,6 +21,7 @@ from gnfast.spectrum.quadrature import Measure, block_of, measure, standard_erro
 
 METHODS = ("lanczos", "kpm")
 POINTS = 400  # of a grid that nobody gave
+MOST_POINTS = 10_000  # at which the Christoffel functions are taken
 LOG_RATIO = 100.0  # eigenvalues over more than two decades are shown on a logarithmic grid
 
 # The share of the spectrum up to each of some abscissas, one row a probe.
@@ -34,7 +36,9 @@ class Density:
         grid: (points,) eigenvalues.
         values: (points,) the density: per unit of the eigenvalue, or, with `log`, per decade. Summed over the cells of
             the grid it gives 1 (with `log` 1 - zero_fraction) where the grid covers the spectrum.
-        error: (points,) standard error over the probes, as in `Estimate`.
+        error: (points,) as in `Estimate`, of the density smoothed with `width`: the standard error over the probes and,
+            for "lanczos", half of what the steps may leave unresolved. Where the spectrum is denser than they resolve
+            it is as large as the density; more steps or a larger `width` make it smaller.
         log: Whether the grid is logarithmic.
         width: Standard deviation of the smoothing, in eigenvalues or decades; for "kpm" the resolution at mid-interval.
         zero_fraction: With `log`, the share of eigenvalues at or below the level of rounding, which it cannot show,
@@ -155,6 +159,7 @@ def density(
         width = _checks.positive(width, "width")
         if method == "kpm":
             raise ValueError("width is given but method 'kpm' smooths by its number of steps; leave it out")
+    found: Measure | None = None
     with reporting(progress) as report:
         if method == "lanczos":
             found = measure(A, probes, steps, seed, block_size, report, precision)
@@ -168,11 +173,12 @@ def density(
         log = wanted is None and low > -cut and high > LOG_RATIO * max(_smallest_above(nodes, cut, low), cut)
     if log and high <= cut:
         raise ValueError(f"log is True but the largest eigenvalue is {high:.3g}; use log=False")
-    if method == "lanczos":
+    if found is not None:
         first, last = (math.log10(_smallest_above(nodes, cut, low)), math.log10(high)) if log else (low, high)
         width = width or (max(last - first, 0.3) if log else _extent(first, last)) / 60
         cumulative = _smoothed(found, log, width, cut)
         margin = 5 * width
+        ends = (0.0 if log else low, high)
     else:
         first, last = (math.log10(max(low, cut)), math.log10(high)) if log else (low, high)
         width, margin = math.pi / (2 * steps) * (high - low) / 2, 0.0
@@ -184,11 +190,12 @@ def density(
     edges = _edges(axis)
     shares = cumulative(edges)
     rows = np.diff(shares, axis=1) / np.diff(edges)
+    unresolved = 0.0 if found is None else _unresolved(found, edges, log, width, cut, ends) / 2
     zero = float(cumulative(np.array([-np.inf]))[:, 0].mean()) if log else 0.0
     return Density(
         10**axis if log else axis,
         rows.mean(axis=0),
-        standard_error(rows),
+        standard_error(rows) + unresolved,
         log,
         width,
         zero,
@@ -216,6 +223,37 @@ def _smoothed(found: Measure, log: bool, width: float, cut: float) -> Cumulative
         return np.array(rows)
 
     return cumulative
+
+
+def _unresolved(found: Measure, edges: Array, log: bool, width: float, cut: float, ends: tuple[float, float]) -> Array:
+    """How far the smoothed quadratures may be from the smoothed spectral measures of the probes, for each cell.
+
+    The smaller of two bounds. A quadrature of m nodes is exact for polynomials of degree 2 m - 1, and so within twice
+    the distance of a cell's function from them, at most what its Chebyshev series has beyond. And up to any point x the
+    two have the same share within the Christoffel function of x, the largest share that x itself may have (Chebyshev,
+    Markov & Stieltjes; Akhiezer, "The classical moment problem", 1965).
+    """
+    steps, cells = found.nodes.shape[1], np.diff(edges)
+    points = 1 << max(11, (8 * steps).bit_length())
+    room = 1e-3 * (ends[1] - ends[0]) + cut
+    low, high = ends[0] if log else ends[0] - room, ends[1] + room
+    x = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(points) + 0.5) / points)
+    with np.errstate(divide="ignore"):
+        place = np.log10(np.maximum(x, 0)) if log else x
+    series = scipy.fft.dct(np.diff(ndtr((edges - place[:, None]) / width), axis=1), axis=0, overwrite_x=True) / points
+    # Where the points are too far apart to see the cell's function, the bound is that of any share.
+    with np.errstate(invalid="ignore"):
+        seen = np.interp((edges[1:] + edges[:-1]) / 2, place[::-1], np.abs(np.gradient(place))[::-1]) < width / 2
+    by_degree = np.where(seen, 2 * np.abs(series[2 * steps :]).sum(axis=0), 1.0)
+    count = math.ceil((edges[-1] - edges[0] + 8 * width) / width * 4)
+    if count > MOST_POINTS:
+        return np.asarray(by_degree / cells)
+    u = np.linspace(edges[0] - 4 * width, edges[-1] + 4 * width, count)
+    shares = found.christoffel(10**u if log else u)
+    between = (edges[:, None] - u) / width
+    kernel = np.exp(-(between**2) / 2) / math.sqrt(2 * math.pi)
+    by_shares = np.abs(np.diff(kernel, axis=0)) @ shares * ((u[1] - u[0]) / width)
+    return np.asarray(np.minimum(by_degree, by_shares) / cells)
 
 
 def _moments(

@@ -15,7 +15,7 @@ from gnfast.estimators.results import EffectiveDimension, LogDet
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
-from gnfast.spectrum.quadrature import measure, stored_where_cheaper
+from gnfast.spectrum.quadrature import Measure, measure, stored_where_cheaper
 
 METHODS = ("auto", "exact", "lanczos")
 
@@ -58,7 +58,8 @@ def logdet(
 
     Returns:
         A `LogDet` with `value`, `error`, `method`, `exact`, `products` and `converged`. The error is that over the
-        probes together with what the second half of the steps changed.
+        probes and half of the distance between two quadratures that have the logarithm between them: it is large where
+        the steps do not resolve the eigenvalues that matter.
 
     Raises:
         TypeError: Bad kinds or dtypes.
@@ -70,7 +71,7 @@ def logdet(
 
     References:
         Ubaru, Chen & Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal.
-        Appl. 2017.
+        Appl. 2017; Golub & Meurant, "Matrices, moments and quadrature", 1993.
     """
     space = space_of(op)
     damping = _checks.at_least_zero(damping, "damping")
@@ -89,12 +90,24 @@ def logdet(
         relative = 8 * _arrays.eps(A.dtype) * float(np.exp(logs.max() - logs).mean())
         return LogDet(float(logs.sum()) + beyond, relative * len(logs), "exact: Cholesky", True, 0)
 
-    def logarithm(nodes: Array) -> Array:
-        if nodes.min() + damping <= 0:
+    def bracket(found: Measure) -> tuple[float, float, float]:
+        low, high = float(found.nodes.min()), float(found.nodes.max())
+        if low + damping <= 0:
             raise ValueError(_NOT_POSITIVE)
-        return np.log(nodes + damping)
+        doubt = matrices.rounding(max(high, -low), A.dtype)
+        # Where an eigenvalue below zero was seen, all that is known of the others is that op + damping I is positive.
+        end = 0.0 if low > -doubt else -damping
+        least = doubt * float(np.finfo(np.float64).eps)
 
-    return LogDet(*_by_quadrature(A, logarithm, beyond, draws))
+        def below(x: Array) -> Array:
+            return np.asarray(np.log(np.maximum(np.maximum(x - doubt, end) + damping, least)))
+
+        def above(x: Array) -> Array:
+            return np.asarray(np.log(x + doubt + damping))
+
+        return found.bracket(below, above, min(end, low) - doubt)
+
+    return LogDet(*_by_quadrature(A, bracket, beyond, draws))
 
 
 def effective_dimension(
@@ -143,17 +156,24 @@ def effective_dimension(
             matrices.semidefinite_eigenvalues(_damped(A, 0.0, precision), A.dtype).astype(np.float64), 0
         )
         # An eigenvalue moved by r moves its share by r damping / (value + damping)^2.
-        slope = matrices.rounding(float(values[-1]), A.dtype) * float(np.sum(damping / (values + damping) ** 2))
+        slope = matrices.rounding(float(values[-1]), A.dtype) * float(
+            np.sum(damping / (values + damping) / (values + damping))
+        )
         shares = values / (values + damping)
         return EffectiveDimension(float(shares.sum()), slope, "exact: whole spectrum by LAPACK", True, 0)
 
-    def share(nodes: Array) -> Array:
-        if nodes.min() < -10 * matrices.zero_cut(float(np.abs(nodes).max()), A.shape[0], A.dtype):
-            raise ValueError(f"op has the eigenvalue {nodes.min():.3g} or one below but must be positive semi-definite")
-        positive = np.maximum(nodes, 0)
-        return positive / (positive + damping)
+    def share(x: Array) -> Array:
+        positive = np.maximum(x, 0)
+        return np.asarray(positive / (positive + damping))
 
-    return EffectiveDimension(*_by_quadrature(A, share, 0.0, draws))
+    def bracket(found: Measure) -> tuple[float, float, float]:
+        low, high = float(found.nodes.min()), float(found.nodes.max())
+        if low < -10 * matrices.zero_cut(max(high, -low), A.shape[0], A.dtype):
+            raise ValueError(f"op has the eigenvalue {low:.3g} or one below but must be positive semi-definite")
+        doubt = matrices.rounding(max(high, -low), A.dtype)
+        return found.bracket(lambda x: share(x - doubt), lambda x: share(x + doubt), min(low, 0.0) - doubt)
+
+    return EffectiveDimension(*_by_quadrature(A, bracket, 0.0, draws))
 
 
 # ----------------------------------------------------------------------------------------------------------- steps
@@ -206,7 +226,7 @@ class Draws(NamedTuple):
 
 
 def _by_quadrature(
-    A: SymmetricOperator, f: Callable[[Array], Array], beyond: float, draws: Draws
+    A: SymmetricOperator, bracket: Callable[[Measure], tuple[float, float, float]], beyond: float, draws: Draws
 ) -> tuple[float, float, str, bool, int, bool]:
     """tr f(A) + beyond, as the fields of an `Estimate`: all probes at once, and more of them until `tol` is met."""
     probes, steps = _checks.integer(draws.probes, "probes", 2), _checks.integer(draws.steps, "steps")
@@ -219,13 +239,13 @@ def _by_quadrature(
         A = stored_where_cheaper(A, probes * min(steps, size), report)
         found = measure(A, probes, steps, seed, draws.block_size, report, draws.precision)
         while True:
-            mean, spread, drift = (size * part for part in found.parts(f))
-            value, error, count = mean + beyond, math.hypot(spread, drift), len(found.nodes)
+            mean, spread, drift = (size * part for part in bracket(found))
+            value, error, count = mean + beyond, spread + drift, len(found.nodes)
             allowed = tol * abs(value)
             if not tol or error <= allowed:
                 return value, error, method, False, found.products, True
             # As many more as the spread asks for: at most three times as many, since it is itself an estimate.
-            wanted = count * (spread**2 / (allowed**2 - drift**2) - 1) if drift < allowed else 0
+            wanted = count * ((spread / (allowed - drift)) ** 2 - 1) if drift < allowed else 0
             more = min(3 * count, math.ceil(1.1 * wanted), (limit - found.products) // min(steps, size))
             if more < 1:
                 break

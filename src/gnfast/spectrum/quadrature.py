@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from gnfast import _checks, _core
 from gnfast._arrays import Array
+from gnfast._runtime import blas_threads
+from gnfast.factors import unit_of
 from gnfast.operators import Gram, SymmetricOperator
 from gnfast.plan import gram_costs
 from gnfast.spectrum import matrices
@@ -20,6 +22,8 @@ from gnfast.spectrum import matrices
 BASIS_BYTES = 2e9
 # Bytes of one block of vectors: larger blocks gain nothing and cost memory.
 BLOCK_BYTES = 256e6
+RULES = 64  # made at once
+Function = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -50,24 +54,74 @@ class Measure:
             below = ends[np.searchsorted(nodes, nodes - self.rounding)]
             above = ends[np.searchsorted(nodes, nodes + self.rounding, side="right") + 1]
             row[:] = np.minimum(nodes - below, above - nodes) / 2
-        return np.asarray(np.minimum(self.residuals, self.residuals**2 / gap))
+        return np.asarray(np.minimum(self.residuals, self.residuals * (self.residuals / gap)))
 
-    def mean(self, f: Callable[[Array], Array]) -> tuple[float, float]:
-        """(1/N) tr f(A) and its error."""
-        value, spread, drift = self.parts(f)
-        return value, math.hypot(spread, drift)
+    def bracket(self, below: Function, above: Function, at: float) -> tuple[float, float, float]:
+        """(1/N) tr f(A), its error over the probes, and how far the quadratures may be off whatever the probes.
 
-    def parts(self, f: Callable[[Array], Array]) -> tuple[float, float, float]:
-        """(1/N) tr f(A) and both parts of its error: over probes, and what the second half of the steps changed."""
-        samples = np.sum(self.weights * f(self.nodes), axis=1)
-        coarse = np.sum(self.coarse_weights * f(self.coarse_nodes), axis=1)
-        return float(samples.mean()), float(standard_error(samples)), float(abs((samples - coarse).mean()))
+        Of a function whose derivatives of even order are negative and whose others are positive, as log(x + d) and
+        x / (x + d), Gauss' rule is above v^T f(A) v and the rule of Gauss and Radau with a node at the lower end of the
+        spectrum below (Golub & Meurant, "Matrices, moments and quadrature", 1993), at no further product: the value is
+        half way between them.
+
+        Args:
+            below, above: f, lowered and raised by what rounding of the eigenvalues may do to it.
+            at: Below the spectrum.
+        """
+        upper = np.sum(self.weights * above(self.nodes), axis=1)
+        lower = np.empty(len(upper))
+        for i in range(0, len(upper), RULES):
+            part = slice(i, i + RULES)
+            nodes, weights = radau(self.nodes[part], self.weights[part], self.residuals[part], at)
+            lower[part] = np.sum(weights * below(nodes), axis=1)
+        lower = np.minimum(lower, upper)
+        spread = max(float(standard_error(samples)) for samples in (lower, upper))
+        spread = max(spread, 64 * float(np.finfo(float).eps) * float(np.abs(upper).max()))  # the weights' own rounding
+        return float((lower + upper).mean() / 2), spread, float((upper - lower).mean() / 2)
+
+    def christoffel(self, x: Array) -> Array:
+        """The largest share that each x may have of a measure with these quadratures, mean over the probes.
+
+        1 / sum_j p_j(x)^2 with the orthonormal polynomials p_j, written with the nodes' vectors: their first entries f,
+        the roots of the weights, and last entries, which the residuals r stand for, (sum f r / (node - x))^2 over
+        sum (r / (node - x))^2.
+        """
+        total = np.zeros(len(x))
+        for nodes, weights, beside in zip(self.nodes, self.weights, _last_entries(self.residuals), strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                terms = beside / (nodes - x[:, None])
+                shares = (terms @ np.sqrt(weights)) ** 2 / np.sum(terms**2, axis=1)
+            total += np.where(np.isfinite(shares), shares, 0.0 if not beside.any() else 1.0)
+        return total / len(self.nodes)
 
     def joined(self, more: Self) -> Self:
         """The same with the probes of `more`."""
         names = ("nodes", "weights", "coarse_nodes", "coarse_weights", "residuals")
         both: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in names}
         return replace(self, **both, rounding=max(self.rounding, more.rounding), products=self.products + more.products)
+
+
+def radau(nodes: Array, weights: Array, residuals: Array, at: float) -> tuple[Array, Array]:
+    """Gauss and Radau's rules with one node more, which lies at `at` below the others: (probes, steps + 1) twice.
+
+    In the basis of the nodes' vectors the tridiagonal matrix T of one step more is an arrow: the nodes, beside them
+    beta times these vectors' last entries, whose sizes are the residuals, and a corner that makes `at` an eigenvalue.
+    """
+    (count, steps), unit = nodes.shape, unit_of(float(np.abs(nodes).max()))
+    nodes, residuals, at = nodes / unit, residuals / unit, at / unit
+    beside = _last_entries(residuals)
+    arrow, each = np.zeros((count, steps + 1, steps + 1)), np.arange(steps)
+    arrow[:, each, each] = nodes
+    arrow[:, each, steps] = arrow[:, steps, each] = beside
+    arrow[:, steps, steps] = at + np.sum(residuals**2 / (nodes - at), axis=1)
+    with blas_threads(steps):
+        found, vectors = np.linalg.eigh(arrow)
+    return found * unit, np.einsum("pi,pij->pj", np.sqrt(weights), vectors[:, :steps]) ** 2
+
+
+def _last_entries(residuals: Array) -> Array:
+    """Of the nodes' vectors, times beta: first and last entries agree in sign for the largest node, then by turns."""
+    return residuals * (-1.0) ** np.arange(residuals.shape[1] - 1, -1, -1)
 
 
 def measure(
@@ -87,9 +141,10 @@ def measure(
     steps = min(steps, size)
     block = block_of(A, probes, block_size)
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
-    found: tuple[Array, Array, Array, Array, Array, int]
-    found = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
-    return Measure(*found, keep, rounding=100 * matrices.zero_cut(float(np.abs(found[0]).max()), size, dtype))
+    raw = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
+    nodes, weights, coarse_nodes, coarse_weights, residuals, products = raw
+    rounding = 100 * matrices.zero_cut(float(np.abs(nodes).max()), size, dtype)
+    return Measure(nodes, weights, coarse_nodes, coarse_weights, residuals, products, keep, rounding)
 
 
 def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progress) -> SymmetricOperator:
