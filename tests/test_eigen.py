@@ -219,7 +219,7 @@ def test_a_fast_decay_takes_few_passes():
     M = as_operator(with_spectrum(np.logspace(0, -20, 300)))
     for method in ("krylov", "nystrom"):
         info = gn.eigsh(M, 5, method=method, return_info=True)[2]
-        assert info.passes <= 5
+        assert info.passes <= 6  # one of them the check of the residuals
 
 
 # ------------------------------------------------------------------------------------------------------ warm starts

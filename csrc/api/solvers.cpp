@@ -56,6 +56,12 @@ solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vec
                     [&]<class T>() { return solvers::nystrom<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(vectors)); });
 }
 
+std::vector<double> ritz_errors(const std::vector<double>& values, const std::vector<double>& residuals) {
+    std::vector<double> errors;
+    for (std::size_t i = 0; i < residuals.size(); ++i) errors.push_back(solvers::ritz_error(values, residuals, i));
+    return errors;
+}
+
 Asymmetry asymmetry(DType dtype, Array a) {
     return by_dtype(dtype, [&]<class T>() { return backend().asymmetry(read<T>(a)); });
 }

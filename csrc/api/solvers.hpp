@@ -16,6 +16,9 @@ std::unique_ptr<Operator> make_cg_inverse(Operator& op, Operator* preconditioner
 // vectors (block, size): see algo/solvers/nystrom.hpp.
 solvers::Result nystrom(Operator& op, const solvers::Options& options, Array vectors);
 
+// The errors of the first Ritz values, of which residuals are known: see algo/solvers/ritz.hpp.
+std::vector<double> ritz_errors(const std::vector<double>& values, const std::vector<double>& residuals);
+
 Asymmetry asymmetry(DType dtype, Array a);
 
 }  // namespace gnfast::api

@@ -12,6 +12,7 @@ py::dict as_dict(const solvers::Result& result) {
     py::dict out;
     out["values"] = result.values;
     out["residuals"] = result.residuals;
+    out["others"] = result.others;
     out["products"] = result.products;
     out["passes"] = result.passes;
     out["steps"] = result.steps;
@@ -54,6 +55,8 @@ struct Request {
                 options.both = py::cast<bool>(value);
             else if (name == "min_steps")
                 options.min_steps = py::cast<index>(value);
+            else if (name == "bars")
+                options.bars = py::cast<std::vector<double>>(value);
             else if (name == "keep")
                 options.keep_results = py::cast<bool>(value);
             else if (name == "start")
@@ -119,6 +122,7 @@ void register_solvers(py::module_& m) {
             return run([&] { return api::lanczos(op, request.options, out); });
         },
         "op"_a, "vectors"_a, "largest"_a, "block"_a, "max_basis"_a, "max_products"_a, "tol"_a, "norm"_a, "seed"_a, "progress"_a);
+    m.def("ritz_errors", &api::ritz_errors, "values"_a, "residuals"_a);
     m.def(
         "asymmetry",
         [](const array& a) {

@@ -107,11 +107,13 @@ def lanczos(
     *,
     both: bool = False,
     min_steps: int = 0,
+    bars: list[float] | None = None,
     keep: bool = False,
     start: Array | None = None,
     restore: dict[str, Array] | None = None,
     save: Callable[[dict[str, Array], bool], object] | None = None,
 ) -> dict[str, Any]: ...
+def ritz_errors(values: list[float], residuals: list[float]) -> list[float]: ...
 def asymmetry(a: Array) -> tuple[float, float, bool]: ...
 def davidson(
     op: Operator,
@@ -127,6 +129,8 @@ def davidson(
     largest: bool = False,
     *,
     both: bool = False,
+    min_steps: int = 0,
+    bars: list[float] | None = None,
     keep: bool = False,
     start: Array | None = None,
     restore: dict[str, Array] | None = None,

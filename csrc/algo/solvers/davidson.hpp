@@ -95,7 +95,7 @@ class Davidson {
             }
             measure();
             const bool everything = done_ == size_;
-            result_.converged = everything || within(ritz_, residuals_, options_.count, options_.tol, floor());
+            result_.converged = everything || settled(ritz_, residuals_, options_, floor(), ++expansions_ < options_.min_steps);
             // Residuals that stop falling near the level of rounding have met it: say so instead of going on for ever. Far from
             // it they may rest for a while; an inverse by products takes few steps, each of many products.
             worst_ = worst_residual(residuals_, options_.count);
@@ -193,6 +193,10 @@ class Davidson {
     void prepare() {
         const index lowest = std::min(block_, done_);
         width_ = std::min(open_rows(lowest), size_ - done_);
+        if (width_ == 0) {  // all is within tolerance before `min_steps`
+            width_ = 1;
+            blocks_.fill_random(work_.row_range(0, width_));
+        }
         if (precondition_) {
             const View<T> x = spare_.row_range(0, width_);
             backend_.copy(View<const T>(work_.row_range(0, width_)), x);
@@ -227,6 +231,7 @@ class Davidson {
         const index available = std::min({options_.count, index(ritz_.values.size()), index(residuals_.size())});
         result_.values.assign(ritz_.values.begin(), ritz_.values.begin() + available);
         result_.residuals.assign(residuals_.begin(), residuals_.begin() + available);
+        result_.others.assign(ritz_.values.begin() + available, ritz_.values.end());
         result_.reason = reason;
         result_.norm = norm_;
         Small y = leading(ritz_.vectors, available);
@@ -284,7 +289,7 @@ class Davidson {
     Ritz ritz_;
     std::vector<double> residuals_;
     Result result_;
-    index done_ = 0, width_ = 0, stale_ = 0;
+    index done_ = 0, width_ = 0, stale_ = 0, expansions_ = 0;
     double norm_ = 0, best_ = std::numeric_limits<double>::infinity(), worst_ = unknown_residual;
 };
 

@@ -45,7 +45,7 @@ class Lanczos {
                 return best;
             }
             const bool everything = done_ == size_;
-            result_.converged = everything || settled();
+            result_.converged = everything || settled(ritz_, residuals_, options_, floor(), whole_ && result_.steps < options_.min_steps);
             try {
                 report(options_.monitor, options_.stage, double(result_.products), 0, worst_residual(residuals_, options_.count));
             } catch (const interrupted&) {
@@ -59,23 +59,6 @@ class Lanczos {
     }
 
    private:
-    // Within tolerance, and again after one more block where an invariant subspace was left for random directions: what they
-    // meet may be more copies of what was found, or better.
-    bool settled() {
-        const bool accurate = within(ritz_, residuals_, options_.count, options_.tol, floor());
-        if (!accurate || (whole_ && result_.steps < options_.min_steps)) {
-            looked_.clear();
-            return false;
-        }
-        if (!broken_) return true;
-        const std::vector<double> now(ritz_.values.begin(), ritz_.values.begin() + options_.count);
-        bool same = looked_.size() == now.size();
-        for (std::size_t i = 0; same && i < now.size(); ++i)
-            same = std::abs(now[i] - looked_[i]) <= std::max(floor(), options_.tol * std::abs(now[i]));
-        looked_ = now;
-        return same;
-    }
-
     View<const T> known(index rows) const { return View<const T>(basis_.row_range(0, rows)); }
     double floor() const { return apply_.resolution * norm_ * 4; }
 
@@ -126,7 +109,6 @@ class Lanczos {
             r = blocks_.inner_now(View<const T>(old), View<const T>(rest));
         }
         width_ = std::min(width_, room);
-        broken_ = broken_ || has_zero_column(r);
         residuals_.assign(static_cast<std::size_t>(done_), 0.0);
         for (index i = 0; i < done_ && width_ > 0; ++i) {
             double total = 0;
@@ -157,15 +139,6 @@ class Lanczos {
         residuals_.resize(static_cast<std::size_t>(keep));
     }
 
-    static bool has_zero_column(const Small& r) {
-        for (index q = 0; q < r.cols; ++q) {
-            bool zero = true;
-            for (index i = 0; i < r.rows; ++i) zero = zero && r(i, q) == 0;
-            if (zero) return true;
-        }
-        return false;
-    }
-
     Result stopped(View<T> vectors, const char* reason) {
         if (done_ + width_ > max_basis_ && width_ > 0) restart();
         save(true);
@@ -176,6 +149,7 @@ class Lanczos {
         const index available = std::min(options_.count, done_);
         result_.values.assign(ritz_.values.begin(), ritz_.values.begin() + available);
         result_.residuals.assign(residuals_.begin(), residuals_.begin() + available);
+        result_.others.assign(ritz_.values.begin() + available, ritz_.values.end());
         result_.reason = reason;
         result_.norm = norm_;
         blocks_.combine(1, leading(ritz_.vectors, available), known(done_), 0, vectors.row_range(0, available));
@@ -189,16 +163,16 @@ class Lanczos {
         out.numbers("projected", blocks_.corner(h_, done_));
         out.numbers("residuals", residuals_);
         out.numbers("counters", {double(done_), double(width_), norm_, double(result_.products), double(result_.passes),
-                                 double(result_.steps), whole_ ? 1.0 : 0.0, double(blocks_.stream()), broken_ ? 1.0 : 0.0});
+                                 double(result_.steps), whole_ ? 1.0 : 0.0, double(blocks_.stream())});
         options_.save(out.parts(), last);
     }
 
     void restore() {
         const SnapshotReader in(options_.restore);
-        const std::vector<double> c = in.numbers("counters", 1, 9);
+        const std::vector<double> c = in.numbers("counters", 1, 8);
         done_ = index(c[0]), width_ = index(c[1]), norm_ = c[2];
         result_.products = index(c[3]), result_.passes = index(c[4]), result_.steps = index(c[5]);
-        whole_ = c[6] != 0, broken_ = c[8] != 0;
+        whole_ = c[6] != 0;
         blocks_.set_stream(std::uint64_t(c[7]));
         if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_) throw std::invalid_argument(foreign_snapshot);
         backend_.from_host(in.vectors<T>("basis", done_ + width_, size_), basis_.row_range(0, done_ + width_));
@@ -217,13 +191,11 @@ class Lanczos {
     Small h_;
     Ritz ritz_;
     std::vector<double> residuals_;  // of the Ritz values, before the newest block is added
-    std::vector<double> looked_;     // the wanted values when they were first within tolerance
     Result result_;
     index done_ = 0;   // rows of the basis that A has been applied to
     index width_ = 0;  // of the newest block, which follows them
     double norm_ = 0;
-    bool broken_ = false;  // random directions have joined the basis
-    bool whole_ = false;   // the basis is still the Krylov space of a random block
+    bool whole_ = false;  // the basis is still the Krylov space of a random block
 };
 
 template <class B, class T>

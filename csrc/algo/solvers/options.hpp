@@ -47,9 +47,11 @@ struct Options {
     index block = 1;         // vectors a product
     index max_basis = 0;     // vectors kept before a restart
     index max_products = 0;  // vectors multiplied before giving up
-    index min_steps = 0;     // block steps before a restart that are made in any case: Result::steps
+    index min_steps = 0;     // block steps that are made in any case; of Lanczos, before a restart: Result::steps
     double tol = 0;          // relative accuracy of the eigenvalues
-    double norm = 0;         // an estimate of |A| if one is known; sets the floor of rounding errors
+    // Of a search for an eigenvalue beyond a bar, `count` of them: one for the end, or both: ends once there is one, or none.
+    std::vector<double> bars;
+    double norm = 0;  // an estimate of |A| if one is known; sets the floor of rounding errors
     std::uint64_t seed = 0;
     Monitor monitor;
     const char* stage = "eigenvalues";
@@ -63,6 +65,7 @@ struct Options {
 struct Result {
     std::vector<double> values;     // from the end that was asked for, inwards; both: from the ends by turns
     std::vector<double> residuals;  // |A y - value y|, y of norm one: an eigenvalue lies that near to each value
+    std::vector<double> others;     // the other Ritz values of the last basis
     index products = 0;             // vectors multiplied
     index passes = 0;               // products of a block
     index steps = 0;                // block steps from a random start before a restart: they span a whole Krylov space

@@ -40,22 +40,24 @@ inline Small leading(const Small& vectors, index rows) {
     return out;
 }
 
-// The error of Ritz value i is at most its residual r, and the sum of r_j^2 over a cluster of Ritz values / the cluster's gap to
-// the rest of the spectrum (Kato & Temple; Parlett, "The symmetric eigenvalue problem", chapter 11). Ritz values within
-// 10 r are one cluster; the gap is to the nearest other Ritz value, halved since eigenvalues may be nearer. Residuals are known of
+// The error of Ritz value i is at most its residual r_i. Of a cluster of eigenvalues whose Ritz values are all there it is also at most the
+// sum of r_j^2 over the cluster / the gap to the rest of the spectrum (Kato & Temple; Parlett, "The symmetric eigenvalue problem",
+// chapter 11). Ritz values within 10 r are one cluster; where there are fewer of them than eigenvalues in it, they may sit anywhere in it,
+// so that its width is added. The gap is to the nearest other Ritz value, halved since eigenvalues may be nearer. Residuals are known of
 // the first Ritz values; a cluster that goes on beyond them is not known well enough for the second bound.
-inline double ritz_error(const Ritz& ritz, const std::vector<double>& residuals, std::size_t i) {
-    double squares = 0, gap = std::numeric_limits<double>::infinity();
-    for (std::size_t j = 0; j < ritz.values.size(); ++j) {
-        const double distance = std::abs(ritz.values[j] - ritz.values[i]);
+inline double ritz_error(const std::vector<double>& values, const std::vector<double>& residuals, std::size_t i) {
+    double squares = 0, width = 0, gap = std::numeric_limits<double>::infinity();
+    for (std::size_t j = 0; j < values.size(); ++j) {
+        const double distance = std::abs(values[j] - values[i]);
         if (distance > 10 * residuals[i]) {
             gap = std::min(gap, distance / 2);
         } else {
             if (j >= residuals.size()) return residuals[i];
             squares += residuals[j] * residuals[j];
+            width = std::max(width, distance);
         }
     }
-    return std::isfinite(gap) ? std::min(residuals[i], squares / gap) : residuals[i];
+    return std::isfinite(gap) ? std::min(residuals[i], width + squares / gap) : residuals[i];
 }
 
 // The largest of the residuals of the wanted values, for those who watch; NaN before all are there.
@@ -66,7 +68,7 @@ inline double worst_residual(const std::vector<double>& residuals, index count) 
 
 // Whether Ritz value i is within tolerance; `floor` is what rounding leaves of a residual.
 inline bool is_within(const Ritz& ritz, const std::vector<double>& residuals, std::size_t i, double tol, double floor) {
-    return residuals[i] <= floor || ritz_error(ritz, residuals, i) <= tol * std::abs(ritz.values[i]);
+    return residuals[i] <= floor || ritz_error(ritz.values, residuals, i) <= tol * std::abs(ritz.values[i]);
 }
 
 // Whether the wanted values are.
@@ -75,6 +77,22 @@ inline bool within(const Ritz& ritz, const std::vector<double>& residuals, index
     for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
         if (!is_within(ritz, residuals, i, tol, floor)) return false;
     return true;
+}
+
+// Whether a search is over: within tolerance; of a search beyond bars, once each is answered. A Ritz value r is compared with its room, the
+// distance from the bar: m steps from a random start leave r near spread / m, and amplify what lies beyond the bar against the rest by
+// cosh(2 m sqrt(room / spread))^2, which 4 r <= room makes cosh(4 sqrt(m))^2: 1e8 for 6. `early`: fewer steps than asked for.
+inline bool settled(const Ritz& ritz, const std::vector<double>& residuals, const Options& options, double floor, bool early) {
+    if (options.bars.empty()) return !early && within(ritz, residuals, options.count, options.tol, floor);
+    if (residuals.size() < options.bars.size()) return false;
+    bool all = !early;
+    for (std::size_t i = 0; i < options.bars.size(); ++i) {
+        const bool upper = options.both ? i % 2 == 0 : options.largest;
+        const double room = (upper ? 1 : -1) * (options.bars[i] - ritz.values[i]);
+        if (room < 0) return true;
+        all = all && (4 * residuals[i] <= room || is_within(ritz, residuals, i, options.tol, floor));
+    }
+    return all;
 }
 
 }  // namespace gnfast::solvers

@@ -15,7 +15,7 @@ from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 
 EVERY = 5.0  # seconds between two writes: a state may be hundreds of megabytes
-FORMAT = 1
+FORMAT = 2
 PROBES = 64  # entries of a product by which an operator is recognised
 
 
@@ -26,9 +26,11 @@ class Checkpoint:
         path: Where it is kept.
         A: The operator; a product with a fixed vector recognises it.
         search: What else must be the same: names and plain values.
+        drawn: Columns of the first block that were random; of the search that is gone on with, once it was loaded.
     """
 
-    def __init__(self, path: Any, A: SymmetricOperator, search: dict[str, Any]) -> None:
+    def __init__(self, path: Any, A: SymmetricOperator, search: dict[str, Any], drawn: int = 0) -> None:
+        self.drawn = drawn
         self.path = _checks.path(path, "checkpoint")
         folder = self.path.parent
         if not folder.is_dir():
@@ -56,9 +58,10 @@ class Checkpoint:
                 parts = {name: file[name] for name in file.files}
             search = json.loads(str(parts.pop("search")))
             probe = np.asarray(parts.pop("probe"), float)
+            drawn = int(parts.pop("drawn", self.drawn))
             if not isinstance(search, dict) or probe.ndim != 1:
                 raise ValueError("its parts are not those of a checkpoint")
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, RuntimeError) as error:
             raise ValueError(
                 f"checkpoint {str(self.path)!r} is damaged or no checkpoint of gnfast ({error}); "
                 "delete it to start anew, or pass another path"
@@ -67,9 +70,10 @@ class Checkpoint:
         if other:
             name = other[0]
             raise self._foreign(f"its {name} is {search.get(name)!r}, not {self._search[name]!r}")
-        slack = 1e4 * np.finfo(self._dtype).eps * max(float(np.abs(self._probe).max()), 1e-300)
+        slack = 1e3 * np.finfo(self._dtype).eps * max(float(np.abs(self._probe).max()), 1e-300)
         if probe.shape != self._probe.shape or not np.abs(probe - self._probe).max() <= slack:
             raise self._foreign("its operator gives another product with a fixed vector")
+        self.drawn = drawn
         return {name: np.ascontiguousarray(np.atleast_2d(part)) for name, part in parts.items()}
 
     def save(self, state: dict[str, Array], last: bool) -> None:
@@ -79,7 +83,7 @@ class Checkpoint:
             return
         arrays: dict[str, Any] = dict(state)
         with _files.replacing(self.path) as beside, beside.open("xb") as file:
-            np.savez(file, search=np.array(json.dumps(self._search)), probe=self._probe, **arrays)
+            np.savez(file, search=np.array(json.dumps(self._search)), probe=self._probe, drawn=self.drawn, **arrays)
             file.flush()
             os.fsync(file.fileno())
         self._written = time.monotonic()

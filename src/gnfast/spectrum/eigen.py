@@ -41,6 +41,7 @@ def eigsh(
     progress: Any = None,
     return_eigenvectors: bool = True,
     precision: Any = None,
+    sigma: Any = None,
 ) -> Any:
     """A few eigenpairs at one end of the spectrum of a symmetric operator, or at both.
 
@@ -64,15 +65,17 @@ def eigsh(
 
             "auto" takes LAPACK for small matrices, the inverse for the low end of a stored one, Davidson where there
             is a preconditioner, the inverse by conjugate gradients where there is none and the matrix may not be
-            stored, else Lanczos. The top of a `GaussNewton` is sought in the cheapest of the three spaces that have it,
-            and its eigenvectors are lifted to parameters.
+            stored, else Lanczos; at a low end that is not reached by N / 4 products the matrix is formed. The top of a
+            `GaussNewton` is sought in the cheapest of the three spaces that have it, and its eigenvectors are lifted to
+            parameters.
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
-            for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these.
+            for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these, and none is
+            more accurate than rounding of |A|; a tolerance below the dtype's is never called met.
         seed: Of the starting block.
         return_info: Also return an `EigenInfo`.
         block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 6 with k, or what the
-            method needs. An eigenvalue that is there more often than the block has vectors may be found that often
-            only.
+            method needs. Where a cluster among the values is as wide as the block, a look follows whether there are
+            more of them, and a search with a wider block if so.
         max_products: Vectors multiplied before giving up; None means 100 + 20 N, at most a million.
         v0: (N,) or (N, b): vectors to start from, say the eigenvectors of a neighbouring problem; widens the block to
             b. None starts from random ones. Those of a `GaussNewton` are taken to the space that is searched. LAPACK
@@ -84,6 +87,7 @@ def eigsh(
         return_eigenvectors: False leaves the eigenvectors out, and the lifting of a dual's with them.
         precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
             float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        sigma: Must be None: eigenvalues inside of the spectrum are SciPy's to find.
 
     Returns:
         Eigenvalues (k,) ascending and eigenvectors (N, k) of the operator's dtype, or `precision`, and the `EigenInfo`
@@ -97,8 +101,9 @@ def eigsh(
         KeyboardInterrupt: Ctrl-C before there is anything to return.
 
     Warns:
-        ConvergenceWarning: The tolerance was not met, or the search was interrupted (Ctrl-C, or a progress callback
-            that raises KeyboardInterrupt); the best pairs so far are returned, k at most, with their residuals.
+        ConvergenceWarning: The tolerance was not met, products show that the operator changes or is not symmetric, or
+            the search was interrupted (Ctrl-C, or a progress callback that raises KeyboardInterrupt); the best pairs
+            so far are returned, k at most, with their residuals.
 
     References:
         Golub & Underwood, "The block Lanczos method for computing eigenvalues", 1977; Wu & Simon, "Thick-restart
@@ -111,7 +116,7 @@ def eigsh(
     A = matrices.as_symmetric(op)
     size = A.shape[0]
     k = _checks.integer(k, "k", 1, size)
-    which = _checks.choice(which, "which", ("LA", "SA", "BE"))
+    which = _end(which, sigma)
     method = _checks.choice(method, "method", METHODS)
     _check_method(method, which)
     return_info = _checks.boolean(return_info, "return_info")
@@ -155,6 +160,25 @@ def eigsh(
         warnings.warn(f"the eigenvalues underflow: {why}", stacklevel=_checks.level_of_caller())
     found = (values, *([vectors] if return_eigenvectors else []), *([info] if return_info else []))
     return found if len(found) > 1 else values
+
+
+def _end(which: Any, sigma: Any) -> str:
+    """Which end is meant; what SciPy calls otherwise is refused with our name for it."""
+    if sigma is not None:
+        raise ValueError(
+            f"sigma is {sigma!r} but must be None: the eigenvalues nearest to 0 of a positive semi-definite matrix are "
+            "which='SA', method='inverse'; for those inside of a spectrum take scipy.sparse.linalg.eigsh of the matrix "
+            "as an array"
+        )
+    names = {
+        "LM": "the largest in magnitude are 'LA' of a positive semi-definite matrix; of another they are among the 2 k "
+        "of 'BE'",
+        "SM": "the smallest in magnitude are 'SA' of a positive semi-definite matrix; of another take "
+        "scipy.sparse.linalg.eigsh of the matrix as an array, with sigma=0",
+    }
+    if isinstance(which, str) and which in names:
+        raise ValueError(f"which is {which!r} but must be 'LA', 'SA' or 'BE': {names[which]}")
+    return _checks.choice(which, "which", ("LA", "SA", "BE"))
 
 
 def _check_method(method: str, which: str) -> None:
@@ -204,22 +228,44 @@ def _solve_auto(task: Task) -> Pairs:
         return methods.inverse(task) or methods.lanczos(task)
     if method == "inverse-cg":
         return methods.inverse_cg(task) or methods.lanczos(task)
-    return _solve(task, method)
+    return _low_end(task) if method == "by cost" else _solve(task, method)
+
+
+def _low_end(task: Task) -> Pairs:
+    """Lanczos, and from a quarter of the products that form the matrix on, its inverse.
+
+    How many products Lanczos needs at the low end depends on the spectrum: hundreds to hundreds of N. Whoever forms the
+    matrix, by N products in wide blocks, once about as much was spent in narrow ones, spends at most twice what the
+    better of the two ways takes.
+    """
+    first = task.size // 4
+    if task.limit < first + task.size:
+        return methods.lanczos(task)
+    quick = methods.lanczos(replace(task, limit=first))
+    if quick.info.converged or quick.info.reason == "interrupted":
+        return quick
+    rest = replace(task, limit=task.limit - quick.info.products)
+    found = methods.inverse(rest) or methods.lanczos(rest)
+    products, passes = found.info.products + quick.info.products, found.info.passes + quick.info.passes
+    return found._replace(info=found.info._replace(products=products, passes=passes))
 
 
 def _method_for(task: Task) -> str:
-    size, stored = task.size, isinstance(task.A, matrices.Stored)
+    size, stored = task.size, getattr(task.A, "stored", False)
     plain = task.path is None and task.start is None and task.A.fits_in_memory
     if plain and (size <= matrices.DENSE_SIZE or (task.k > size // 4 and size <= matrices.STORED_SIZE)):
         return "dense"
     if task.which != "SA":
         return "lanczos"
+    if stored and task.storable:
+        return "inverse"
     if task.preconditioner is not None:
         return "davidson"
-    if stored and size <= matrices.STORED_SIZE:
-        return "inverse"
-    # In parameters most of the spectrum is zero, and any search is there at once.
-    return "lanczos" if task.storable or task.A.space == "parameters" else "inverse-cg"
+    if task.A.space == "parameters":
+        return "lanczos"  # most of the spectrum is zero there, and any search is there at once
+    if not task.storable:
+        return "inverse-cg"
+    return "lanczos" if task.path is not None else "by cost"
 
 
 def _solve(task: Task, method: str) -> Pairs:

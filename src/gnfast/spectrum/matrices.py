@@ -29,6 +29,8 @@ BLOCK = 512  # rows at a time, for what would otherwise need a second matrix
 class Stored(SymmetricOperator):
     """A symmetric matrix given by its lower triangle, which is referred to, not copied."""
 
+    stored = True
+
     def __init__(self, lower: Array) -> None:
         home = _arrays.device_of(lower)
         super().__init__(home.core.stored(lower), lower.dtype, home)

@@ -14,11 +14,9 @@ from gnfast.operators import Decoupling, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
 from gnfast.spectrum.checkpoints import Checkpoint
+from gnfast.spectrum.complete import LOOK, Found, complete, is_within
 
 METHODS = ("auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse", "inverse-cg")
-LOOK = (
-    4  # block steps of random vectors after a search with a block narrower than k: copies of an eigenvalue show in them
-)
 INNER_TOL = 0.3  # of the systems in "inverse-cg", relative to the residuals that are their right-hand sides
 OVERSAMPLING = 10  # vectors beyond k in a randomized sketch (Halko, Martinsson & Tropp 2011, section 1.3: 5 to 10)
 
@@ -27,7 +25,8 @@ class EigenInfo(NamedTuple):
     """How an eigenvalue computation went.
 
     Attributes:
-        residuals: |A y - lambda y| of each pair, y of norm one: an eigenvalue lies that near.
+        residuals: |A y - lambda y| of each pair, y of norm one: an eigenvalue lies that near. Compared with products
+            at the end.
         products: Vectors multiplied by the operator (by its inverse, for "inverse"), inside of systems too.
         converged: Whether the tolerance was met.
         reason: Why it stopped.
@@ -37,6 +36,10 @@ class EigenInfo(NamedTuple):
         space: Where the products were made: "parameters", "samples", "linear map" or "given".
         norm: The largest |Ritz value| that was seen.
         steps: Block steps that span a whole Krylov space of a random start (see `gnfast.spectrum.certificates`).
+        look: Products from a random vector in the complement of the pairs, which met nothing beyond them; 0 where there
+            was no need for them: a search from a random block meets as many copies of an eigenvalue as it has vectors.
+            An eigenvalue beyond the pairs by the share `certificates.randomized_error(N, look)` of the distance from
+            the other end would have been met but for a probability of 1e-6.
     """
 
     residuals: Array
@@ -49,6 +52,7 @@ class EigenInfo(NamedTuple):
     space: str = "given"
     norm: float = 0.0
     steps: int = 0
+    look: int = 0
 
 
 class Pairs(NamedTuple):
@@ -110,6 +114,8 @@ def dense(task: Task) -> Pairs:
     K = A.new_square()
     form = partial(A.form, K, task.report)
     products = form()
+    matrices.check_finite(K)
+    norm = _norm(task, K)
     if which == "BE":
         values, vectors = matrices.eigenpairs(K, 0, len(K) - 1, form)
         chosen = np.r_[: k // 2, len(K) - (k - k // 2) : len(K)]
@@ -118,42 +124,66 @@ def dense(task: Task) -> Pairs:
         first = A.shape[0] - k if which == "LA" else 0
         values, vectors = matrices.eigenpairs(K, first, first + k - 1, form)
     vectors = _arrays.as_f_contiguous(vectors)
-    raw: dict[str, Any] = {"products": products + k, "passes": products // 256 + 1, "converged": True}
-    raw |= {"reason": "the whole spectrum was computed", "norm": float(np.abs(values).max())}
-    residuals = np.linalg.norm(A.matmat(vectors) - vectors * A.device.upload(values), axis=0)
-    return _pairs(task, raw, values, vectors, _arrays.to_host(residuals), "dense")
+    residuals = _arrays.to_host(np.linalg.norm(A.matmat(vectors) - vectors * A.device.upload(values), axis=0))
+    norm = max(norm, float(np.abs(values).max()))
+    # LAPACK's residuals are a few eps |A|, whatever the values; others say that products are not those of the matrix.
+    true = bool((residuals <= 10 * matrices.zero_cut(norm, len(K), task.A.dtype)).all())
+    reason = "the whole spectrum was computed" if true else "the pairs' products are not those of the matrix formed"
+    raw = {"products": products + k, "passes": products // 256 + 1, "converged": true, "reason": reason, "norm": norm}
+    return _pairs(task, raw, values, vectors, residuals, "dense")
 
 
-def lanczos(task: Task, method: str = "lanczos", core: _core.Operator | None = None) -> Pairs:
+def _norm(task: Task, K: Array) -> float:
+    """|K| to a tenth, by products with K as it is stored."""
+    ends = min(2, len(K))
+    rows = task.device.zeros((ends, len(K)), K.dtype)
+    numbers = (ends, 60, 200, 0.1, 0.0, task.seed, None)
+    return float(task.device.core.lanczos(task.device.core.stored(K), rows, True, *numbers, both=True)["norm"])
+
+
+def lanczos(task: Task, method: str = "lanczos") -> Pairs:
     """Block Lanczos; "krylov": a wide random block and a long basis (Musco & Musco 2015)."""
-    if method == "krylov":
-        block = task.block_or(task.k + OVERSAMPLING)
-        basis = 12 * block
-    else:
-        block = task.block_or(default_block(task.A, task.k))
-        basis = max(2 * task.k + 4 * block, 24 if task.A.space == "parameters" else 60)
-    rows = task.device.zeros((task.k, task.size), task.op.dtype)
-    raw = _checkpointed(task, method, block, basis, rows, "lanczos", core)
-    return _ascending(task, raw, rows, method)
+
+    def run(task: Task) -> Found:
+        if method == "krylov":
+            block = task.block_or(task.k + OVERSAMPLING)
+            basis = 12 * block
+        else:
+            block = task.block_or(default_block(task.A, task.k))
+            basis = max(2 * task.k + 4 * block, 24 if task.A.space == "parameters" else 60)
+        return _by_lanczos(task, method, block, basis, task.op.core)
+
+    return _ascending(task, complete(task, run), method)
 
 
 def nystrom(task: Task) -> Pairs:
     """A one-pass sketch, then block Krylov steps from its vectors until the tolerance is met."""
-    block = task.block_or(task.k + OVERSAMPLING)
+    if task.limit < 2 * task.block_or(task.k + OVERSAMPLING):
+        sketch = _sketch(task)
+        kept = min(task.k, len(sketch.raw["values"]))
+        raw = {name: part[:kept] if name in ("values", "residuals") else part for name, part in sketch.raw.items()}
+        return _ascending(task, replace(sketch, raw=raw, rows=sketch.rows[:kept]), "nystrom")
+
+    def run(task: Task) -> Found:
+        sketch = _sketch(task)
+        block, count = len(sketch.rows), len(sketch.raw["values"])
+        rows = task.device.zeros((task.k, task.size), task.op.dtype)
+        more: dict[str, Any] = {"start": sketch.rows[:count] if count else None, "keep": True}
+        limit = max(1, task.limit - sketch.raw["products"] - 1)
+        numbers = (block, 12 * block, limit, task.tol, 0.0, task.seed, task.report)
+        raw = sketch.engine(task.op.core, rows, True, *numbers, **more)
+        raw["products"] += sketch.raw["products"]
+        raw["passes"] += sketch.raw["passes"]
+        return replace(sketch, raw=raw, rows=rows)
+
+    return _ascending(task, complete(task, run), "nystrom")
+
+
+def _sketch(task: Task) -> Found:
+    block, core = task.block_or(task.k + OVERSAMPLING), task.device.core
     rows = task.device.zeros((block, task.size), task.op.dtype)
-    sketch = task.device.core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
-    found = len(sketch["values"])
-    if task.limit < 2 * block:
-        kept = min(task.k, found)
-        sketch = {**sketch, "values": sketch["values"][:kept], "residuals": sketch["residuals"][:kept]}
-        return _ascending(task, sketch, rows[:kept], "nystrom")
-    vectors = task.device.zeros((task.k, task.size), task.op.dtype)
-    more: dict[str, Any] = {"start": rows[:found] if found else None, "keep": True}
-    numbers = (block, 12 * block, task.limit - block, task.tol, 0.0, task.seed, task.report)
-    raw = task.device.core.lanczos(task.op.core, vectors, True, *numbers, **more)
-    raw["products"] += sketch["products"]
-    raw["passes"] += sketch["passes"]
-    return _ascending(task, raw, vectors, "nystrom")
+    raw = core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
+    return Found(raw, rows, task.op.core, core.lanczos, _drawn(task, block))
 
 
 def davidson(task: Task, method: str = "davidson") -> Pairs:
@@ -164,68 +194,105 @@ def davidson(task: Task, method: str = "davidson") -> Pairs:
     that a fixed relative accuracy of theirs is as accurate as the pairs are, and their errors enter nothing but the
     choice of directions: values, residuals and the end of the search are those of products with A.
     """
-    A = task.A
-    block = max(task.k, task.block_or(max(4, task.k)))
-    basis = 3 * block if method == "lobpcg" else 10 * block
-    norm = largest(A, 1, 0.1, task.seed, task.report) if task.which == "SA" else None
-    if norm:
-        task = replace(task, limit=max(1, task.limit - norm.products))
-    rows = task.device.zeros((task.k, task.size), task.op.dtype)
+    A, compiled = task.A, task.device.core
+    norm = largest(A, 1, 0.1, task.seed, task.report) if task.which == "SA" else End(0.0, 0.0)
     inverse = None if task.preconditioner is None else matrices.in_precision(task.preconditioner, task.op.dtype)
     core = None if inverse is None else inverse.core
-    if method == "inverse-cg" and norm and norm.value > 0:
+    if method == "inverse-cg" and norm.value > 0:
         # What rounding cannot tell from zero gets a floor, so that a singular operator's systems have solutions.
         damping = 16 * _arrays.eps(A.dtype) * norm.value
-        core = task.device.core.cg_inverse(task.op.core, core, damping, INNER_TOL, min(10_000, 100 + 2 * task.size))
-    raw = _checkpointed(
-        task, method, block, basis, rows, "davidson", preconditioner=core, norm=norm.value if norm else 0.0
-    )
-    raw["products"] += norm.products if norm else 0
-    raw["passes"] += norm.products if norm else 0
-    return _ascending(task, raw, rows, method)
+        core = compiled.cg_inverse(task.op.core, core, damping, INNER_TOL, min(10_000, 100 + 2 * task.size))
+
+    def run(task: Task) -> Found:
+        block = max(task.k, task.block_or(max(4, task.k)))
+        basis = 3 * block if method == "lobpcg" else 10 * block
+        return _by_davidson(task, method, block, basis, core, norm.value)
+
+    left = max(1, task.limit - norm.products)
+    found = complete(replace(task, limit=left), run)
+    found.raw["products"] += norm.products
+    found.raw["passes"] += norm.products
+    return _ascending(task, found, method)
 
 
 def inverse(task: Task) -> Pairs | None:
     """The low end as the top of the inverse, by a Cholesky factorisation; None if there is none even when shifted.
 
     A singular matrix is shifted by sqrt(eps) times its largest diagonal entry: that keeps the null vectors apart from
-    the rest, and costs the eigenvalues no more than rounding does.
+    the rest, and costs the eigenvalues no more than rounding does. Where rounding in the factors hides all but the
+    smallest eigenvalues, as the residuals of the pairs tell, block Davidson goes on from them, preconditioned by them.
     """
-    A, op, size, compiled = task.A, task.op, task.size, task.device.core
+    op, compiled = task.op, task.device.core
     K = op.new_square()
     products = op.form(K, task.report)
     matrices.check_finite(K)
     scale = float(np.abs(K.diagonal()).max())
-    shift, failed = 0.0, compiled.cholesky(K)
-    if failed and scale > 0:
-        shift = float(np.sqrt(_arrays.eps(A.dtype))) * scale
+    small = float(np.sqrt(_arrays.eps(task.A.dtype))) * scale
+
+    def shifted() -> bool:
         op.form(K)
-        K.reshape(-1)[:: size + 1] += K.dtype.type(shift)
-        failed = compiled.cholesky(K)
-    if failed:
-        return None
-    block = task.block_or(min(max(8, task.k), size))
-    rows = task.device.zeros((task.k, size), K.dtype)
-    core = compiled.cholesky_inverse(K, 1, False)
+        K.reshape(-1)[:: len(K) + 1] += K.dtype.type(small)
+        return bool(compiled.cholesky(K) == 0)
+
+    shift = 0.0
+    if compiled.cholesky(K) != 0:
+        shift = small
+        if scale == 0 or not shifted():
+            return None
+    norm = largest(task.A, 1, 0.1, task.seed, task.report)
+    pairs, found = _by_factor(task, K, shift, norm.value)
+    left = task.limit - pairs.info.products
+    if found.raw["converged"] and not pairs.info.converged and left > 2 * task.k and (shift > 0 or shifted()):
+        core = compiled.cholesky_inverse(K, 1, False)
+
+        def run(task: Task) -> Found:
+            block = max(task.k, task.block_or(task.k))
+            return replace(_by_davidson(task, "inverse", block, 10 * block, core, norm.value), random=found.random)
+
+        start = _arrays.as_c_contiguous(pairs.vectors.T)
+        finer = _ascending(task, complete(replace(task, start=start, path=None, limit=left), run), "inverse")
+        spent, passes = pairs.info.products + finer.info.products, pairs.info.passes + finer.info.passes
+        pairs = finer._replace(info=finer.info._replace(products=spent, passes=passes))
+    return pairs._replace(info=pairs.info._replace(products=pairs.info.products + products))
+
+
+def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, Found]:
+    """The pairs by the factorisation of A + shift I in K, and what was found of its inverse."""
+    A, op = task.A, task.op
+    core = task.device.core.cholesky_inverse(K, 1, False)
+
+    def run(task: Task) -> Found:
+        block = task.block_or(min(max(8, task.k), task.size))
+        return _by_lanczos(task, "inverse", block, max(2 * task.k + 4 * block, 60), core)
+
     # A relative accuracy of 1 / mu is one of mu.
-    raw = _checkpointed(task, "inverse", block, max(2 * task.k + 4 * block, 60), rows, "lanczos", core)
+    found = complete(replace(task, which="LA"), run)
+    raw, count = dict(found.raw), len(found.raw["values"])
     mu, r = np.array(raw["values"]), np.array(raw["residuals"])
-    vectors = rows[: len(mu)].T
-    image = op.matmat(vectors) if len(mu) else vectors
-    raw["norm"] = largest(A, 1, 0.1, task.seed, task.report).value
-    raw["products"] += products + len(mu)
+    vectors = found.rows[:count].T
+    image = op.matmat(vectors) if count else vectors
+    raw["products"] += count
     quotients = np.einsum("ij,ij->j", vectors, image, dtype=float)
-    residuals = _arrays.to_host(np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0))
+    residuals = _arrays.to_host(np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0)).astype(float)
     quotients = _arrays.to_host(quotients)
     # Two certificates for each pair: of the inverse, narrow for small eigenvalues, and of the matrix, narrow for large.
-    bounds = inverse_intervals(mu, r + matrices.rounding(mu.max(initial=0), A.dtype), shift, raw["norm"], A.dtype)
-    direct = intervals(quotients, residuals, raw["norm"], A.dtype)
+    rounding = matrices.rounding(mu.max(initial=0), A.dtype)
+    bounds = inverse_intervals(mu, r + rounding, shift, norm, A.dtype)
+    direct = intervals(quotients, residuals, norm, A.dtype)
     by_quotient = np.ptp(direct, axis=1) < np.ptp(bounds, axis=1)
     bounds = np.where(by_quotient[:, None], direct, bounds)
     values = np.where(by_quotient | (shift > 0), quotients, 1 / mu)
+    others = np.array(raw["others"])
+    raw |= {"norm": norm, "values": values, "residuals": residuals, "others": 1 / others[others > 0] - shift}
+    within = (rounding <= task.tol * mu) | is_within(task, raw)  # by the inverse, where rounding in it is less; or by A
+    within |= np.abs(bounds - values[:, None]).max(axis=1) <= task.tol * np.abs(values)
+    if raw["converged"] and not within.all():
+        worst = float(residuals.max())
+        reason = f"the residuals are up to {worst:.1e}: the matrix is too near to a singular one for its inverse"
+        raw |= {"converged": False, "reason": reason}
     order = np.argsort(values, kind="stable")
-    pairs = _pairs(task, raw, values.astype(K.dtype)[order], vectors[:, order], residuals[order], "inverse")
-    return pairs._replace(info=pairs.info._replace(intervals=bounds[order]))
+    pairs = _pairs(task, raw, values.astype(K.dtype)[order], vectors[:, order], residuals[order], "inverse", found.look)
+    return pairs._replace(info=pairs.info._replace(intervals=bounds[order])), found
 
 
 def inverse_cg(task: Task) -> Pairs | None:
@@ -255,61 +322,76 @@ def default_block(A: SymmetricOperator, k: int) -> int:
     return 2 if compute_bound else max(4, min(k, 6))
 
 
-def _checkpointed(
-    task: Task,
-    method: str,
-    block: int,
-    basis: int,
-    rows: Array,
-    solver: str,
-    core: _core.Operator | None = None,
-    preconditioner: _core.Operator | None = None,
-    norm: float = 0.0,
-) -> dict[str, Any]:
+def _drawn(task: Task, block: int) -> int:
+    """Random columns of the first block; 0 where a start was given: the search may end before they have told."""
+    return block if task.start is None else 0
+
+
+def _by_lanczos(task: Task, method: str, block: int, basis: int, core: _core.Operator) -> Found:
+    rows = task.device.zeros((task.k, task.size), task.op.dtype)
+    found = Found({}, rows, core, task.device.core.lanczos, _drawn(task, block))
+    return _checkpointed(task, method, block, basis, found)
+
+
+def _by_davidson(
+    task: Task, method: str, block: int, basis: int, preconditioner: _core.Operator | None, norm: float
+) -> Found:
+    def engine(op: _core.Operator, rows: Array, upper: bool, *numbers: Any, **more: Any) -> dict[str, Any]:
+        raw: dict[str, Any] = task.device.core.davidson(op, preconditioner, rows, *numbers, largest=upper, **more)
+        return raw
+
+    rows = task.device.zeros((task.k, task.size), task.op.dtype)
+    steps = LOOK if preconditioner is None else LOOK // 3
+    return _checkpointed(
+        task, method, block, basis, Found({}, rows, task.op.core, engine, _drawn(task, block), steps), norm
+    )
+
+
+def _checkpointed(task: Task, method: str, block: int, basis: int, found: Found, norm: float = 0.0) -> Found:
     """A search of the core, with its state kept in the task's checkpoint."""
     more: dict[str, Any] = {"both": task.which == "BE", "start": task.start, "keep": True}
-    checkpoint = None
     if task.path is not None:
         search = {"which": task.which, "k": task.k, "method": method, "block": block, "basis": basis, "seed": task.seed}
         search["precision"] = task.op.dtype.name
-        checkpoint = Checkpoint(task.path, task.A, search)
-        more |= {"save": checkpoint.save, "restore": checkpoint.load()}
-    op, largest_end = task.op.core if core is None else core, task.which != "SA" or core is not None
-    numbers = (block, basis, task.limit, task.tol, norm, task.seed, task.report)
+        found.checkpoint = Checkpoint(task.path, task.A, search, drawn=found.random)
+        more |= {"save": found.checkpoint.save, "restore": found.checkpoint.load()}
+        found.random = found.checkpoint.drawn
+    limit = max(1, task.limit - 1)  # a product is left for the check of the residuals
+    numbers = (block, basis, limit, task.tol, norm, task.seed, task.report)
     try:
-        raw: dict[str, Any]
-        if solver == "lanczos":
-            raw = task.device.core.lanczos(op, rows, largest_end, *numbers, **more)
-        else:
-            raw = task.device.core.davidson(op, preconditioner, rows, *numbers, largest=largest_end, **more)
+        found.raw = found.engine(found.core, found.rows, task.which != "SA", *numbers, **more)
     except ValueError as error:
-        if checkpoint is None or "saved state" not in str(error):
+        if found.checkpoint is None or "saved state" not in str(error):
             raise
-        raise checkpoint.damaged(error) from error
-    if checkpoint is not None and raw["converged"]:
-        checkpoint.remove()
-    return raw
+        raise found.checkpoint.damaged(error) from error
+    return found
 
 
-def _ascending(task: Task, raw: dict[str, Any], rows: Array, method: str) -> Pairs:
+def _ascending(task: Task, found: Found, method: str) -> Pairs:
     """The core's pairs, which start at the end that was asked for."""
+    raw, rows = found.raw, found.rows
     values = np.array(raw["values"], rows.dtype)
     order = np.argsort(raw["values"], kind="stable")
-    return _pairs(task, raw, values[order], rows[order].T, np.array(raw["residuals"])[order], method)
+    return _pairs(task, raw, values[order], rows[order].T, np.array(raw["residuals"])[order], method, found.look)
 
 
-def _pairs(task: Task, raw: dict[str, Any], values: Array, vectors: Array, residuals: Array, method: str) -> Pairs:
+def _pairs(
+    task: Task, raw: dict[str, Any], values: Array, vectors: Array, residuals: Array, method: str, look: int = 0
+) -> Pairs:
+    coarse = task.tol < _arrays.eps(task.A.dtype)
+    reason = f"tol {task.tol:.1e} is below what {task.A.dtype} resolves, {_arrays.eps(task.A.dtype):.1e}"
     info = EigenInfo(
         residuals,
         raw["products"],
-        raw["converged"],
-        raw["reason"],
+        raw["converged"] and not coarse,
+        reason if raw["converged"] and coarse else raw["reason"],
         method,
         raw["passes"],
         intervals(values, residuals, raw["norm"], task.A.dtype),
         task.A.space,
         raw["norm"],
         raw.get("steps", 0),
+        look,
     )
     return Pairs(values, vectors, info)
 

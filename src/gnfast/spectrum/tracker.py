@@ -13,7 +13,7 @@ from gnfast._arrays import Array
 from gnfast.operators import Dual
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
-from gnfast.spectrum.methods import EigenInfo, Pairs
+from gnfast.spectrum.methods import EigenInfo
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Tracker:
     """Follows the top and the bottom of a spectrum through training.
 
     A step of training changes the matrix little, so that the eigenvectors of the last one are nearly those of the
-    next: each search starts from them. A `GaussNewton` is followed on its dual. The top of its spectrum starts from
+    next: each search starts from them, and a look from a random vector follows whether another eigenvalue has overtaken
+    them (see `EigenInfo.look`). A `GaussNewton` is followed on its dual. The top of its spectrum starts from
     vectors taken to parameters, which keep their meaning when the samples change; the low end from the dual's own,
     which belong to samples, and anew where their number changes.
 
@@ -84,6 +85,9 @@ class Tracker:
         Returns:
             (low + top,), first those of the lower end.
 
+        Raises:
+            KeyboardInterrupt: Ctrl-C: the update is left out of `history`.
+
         Warns:
             ConvergenceWarning: The tolerance was not met; `history[-1].converged` says so too.
         """
@@ -118,7 +122,9 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = eigsh(A, count, which, method, tol, self.seed, True, v0=start, precision=self.precision)
-        values, vectors, info = cast(Pairs, found)
+        values, vectors, info = cast(tuple[Array, Array, EigenInfo], found)
+        if info.reason == "interrupted":
+            raise KeyboardInterrupt
         self._vectors[which] = vectors
         if which == "LA":
             # The lower end's small eigenvalues are lost in what a step of training changes of the map to parameters.

@@ -1,0 +1,252 @@
+"""What makes an answer of a search one: nothing is missed beyond the pairs found, and their residuals are true.
+
+A search from a random block of b vectors sees b copies of each eigenvalue, and a start that was given sees what it has
+a part of. So where a cluster among the values is as wide as the block, or the start was given, a look follows: a search
+from one random vector in the complement of what was found for one eigenvalue beyond the innermost of them. If it meets
+one, a search from a wider random block takes the place of the first; if there is none, the values are the ones that
+were asked for, by the interlacing of a matrix with its compressions (Parlett, "The symmetric eigenvalue problem",
+chapter 10). Residuals come from recurrences, which the products with one symmetric matrix obey: a product with the
+pairs themselves tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gnfast import _arrays, _core
+from gnfast._arrays import Array
+from gnfast.spectrum import matrices
+from gnfast.spectrum.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from gnfast.spectrum.methods import Task
+
+LOOK = 6  # steps of a look at least; it goes on until it is answered
+ROUNDS = 4  # searches, each wider than the one before
+CHECK = 0.05  # of the products, for the check of the residuals
+STAGES = {"LA": "largest eigenvalues", "SA": "smallest eigenvalues", "BE": "eigenvalues of both ends"}
+
+
+@dataclass
+class Found:
+    """What a search of the core found.
+
+    Attributes:
+        raw: As the core says it.
+        rows: (k, N) the vectors.
+        core: The operator that was searched.
+        engine: The solver, called as `_core.lanczos`.
+        random: Columns of its first block that were drawn; 0 where a start was given.
+        steps: Of a look with the same solver.
+        checkpoint: Where its state is kept.
+    """
+
+    raw: dict[str, Any]
+    rows: Array
+    core: _core.Operator
+    engine: Callable[..., dict[str, Any]]
+    random: int
+    steps: int = LOOK
+    checkpoint: Checkpoint | None = None
+    look: int = 0  # steps that were made
+    inexact: bool = False  # it ended by residuals that products do not confirm, which another search from it mends
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are all pairs, within tolerance."""
+        return bool(self.raw["converged"]) and len(self.raw["values"]) == len(self.rows)
+
+    def fail(self, reason: str) -> Found:
+        self.raw |= {"converged": False, "reason": reason}
+        return self
+
+
+def complete(task: Task, run: Callable[[Task], Found]) -> Found:
+    """The pairs that `run` finds, searched on until nothing is missed and their residuals are true."""
+    found = _true(task, run(task))
+    left = task.limit - found.raw["products"]
+    if found.inexact and left > len(found.rows):
+        again = replace(task, start=_arrays.as_c_contiguous(found.rows), path=None, limit=left)
+        found = _after(found, _true(again, replace(run(again), random=found.random)))
+    for round in range(1, ROUNDS + 1):
+        if not found.whole or not _doubtful(task, found) or not _is_missed(task, found):
+            break
+        if round == ROUNDS:
+            found.fail("eigenvalues beyond those found were met")
+            break
+        block = min(task.size, max(task.k, 2 * found.random))
+        left = task.limit - found.raw["products"]
+        if left < 2 * block:
+            found.fail("max_products reached, and eigenvalues beyond those found were met")
+            break
+        wider = replace(task, start=None, block=block, seed=task.seed + round, path=None, limit=left)
+        found = _after(found, _true(wider, run(wider)))
+    if found.checkpoint is not None and found.raw["converged"]:
+        found.checkpoint.remove()
+    return found
+
+
+def _after(before: Found, now: Found) -> Found:
+    """The later of two searches, with the products of both."""
+    now.checkpoint = before.checkpoint
+    now.raw["products"] += before.raw["products"]
+    now.raw["passes"] += before.raw["passes"]
+    return now
+
+
+# ------------------------------------------------------------------------------------------------------- nothing missed
+def _sides(task: Task, found: Found) -> Iterator[tuple[int, list[int]]]:
+    """Which values are of the upper (1) and of the lower (-1) end, from the end inwards; "BE" has them by turns."""
+    indices = list(range(len(found.rows)))
+    if task.which == "BE":
+        yield 1, indices[::2]
+        if len(indices) > 1:
+            yield -1, indices[1::2]
+    else:
+        yield (1 if task.which == "LA" else -1), indices
+
+
+def _doubtful(task: Task, found: Found) -> bool:
+    """Whether the search may have missed copies of an eigenvalue, or others that its start had no part of."""
+    if len(found.rows) == task.size:
+        return False
+    if found.random == 0:
+        return True
+    values, residuals = np.array(found.raw["values"]), np.array(found.raw["residuals"])
+    norm = found.raw["norm"]
+    for _, side in _sides(task, found):
+        if len(side) < found.random:
+            continue
+        v, r = values[side], residuals[side]
+        # What a search does not tell apart it has as one value with a residual of about the width.
+        near = 10 * r + task.tol * np.abs(v) + matrices.rounding(norm, task.A.dtype)
+        last = len(v) - found.random + 1
+        if (np.abs(v[:last] - v[found.random - 1 :]) <= np.maximum(near[:last], near[found.random - 1 :])).any():
+            return True
+    return False
+
+
+def _is_missed(task: Task, found: Found) -> bool:
+    """Whether there are eigenvalues beyond the pairs found; where that remains open, `found` is no longer converged."""
+    values, norm = np.array(found.raw["values"]), found.raw["norm"]
+    rounding = matrices.rounding(norm, task.A.dtype)
+    sides = [(sign, float(sign * (sign * values[side]).min())) for sign, side in _sides(task, found)]
+    slack = [task.tol * abs(inner) + rounding for _, inner in sides]
+    bars = [inner + sign * more for (sign, inner), more in zip(sides, slack, strict=True)]
+    left = task.limit - found.raw["products"]
+    if left < found.steps:
+        found.fail("max_products reached before a look for missed eigenvalues")
+        return False
+    rows = task.device.zeros((len(sides), task.size), task.op.dtype)
+    far = sum(inner for _, inner in sides) / 2 if len(sides) == 2 else -2 * sides[0][0] * norm
+    numbers = (1, 100, left, task.tol, norm, task.seed + 1, task.report)
+    more = {"min_steps": found.steps, "bars": bars, "keep": True, "both": len(sides) == 2}
+    try:
+        raw = found.engine(_deflated(task, found, far), rows, sides[0][0] > 0, *numbers, **more)
+    except KeyboardInterrupt:
+        found.fail("interrupted")
+        return False
+    found.raw["products"] += raw["products"]
+    found.raw["passes"] += raw["passes"]
+    if not raw["converged"]:
+        found.fail(raw["reason"])
+        return False
+    found.look = raw["passes"]
+    beyond = [sign * (value - bar) for (sign, _), value, bar in zip(sides, raw["values"], bars, strict=False)]
+    return bool(max(beyond) > 0)
+
+
+def _deflated(task: Task, found: Found, shift: float) -> _core.Operator:
+    """(I - V V^T) A (I - V V^T) + shift V V^T, V what was found: what is missed is at its end."""
+    V, home = found.rows, task.device
+
+    def product(block: Array) -> Array:
+        inside = block @ V.T
+        rest = _arrays.as_c_contiguous(block - inside @ V)
+        out = home.empty(rest.shape, rest.dtype)
+        found.core.apply(rest, out)
+        out += (shift * inside - out @ V.T) @ V
+        return out
+
+    deflated: _core.Operator = home.core.callback(product, task.size, V.dtype.name)
+    return deflated
+
+
+# ------------------------------------------------------------------------------------------------------ true residuals
+def _true(task: Task, found: Found) -> Found:
+    """`found`, its residuals compared with products, and its end judged by what is then stated.
+
+    All pairs are multiplied where that is a twentieth of what was; else random combinations of them, each pair in one,
+    and all where one of these has a longer residual than those of its pairs allow.
+    """
+    raw, count = found.raw, len(found.raw["values"])
+    left = task.limit - raw["products"]
+    if count == 0 or left < 1 or raw["reason"] == "interrupted":
+        return found
+    try:
+        few = int(min(count, left, max(1, CHECK * raw["products"])))
+        if few < count and (_combined(task, found, few) or task.limit - raw["products"] < count):
+            return found
+        stated = np.array(raw["residuals"])
+        raw["residuals"] = residuals = _residuals(task, found, np.eye(count))
+    except KeyboardInterrupt:
+        return found.fail("interrupted")
+    if (residuals <= 1.1 * stated + matrices.rounding(raw["norm"], task.A.dtype)).all():
+        return found  # as the search judged them
+    beyond = 10 * matrices.zero_cut(raw["norm"], task.size, task.A.dtype)
+    if (residuals > 10 * stated + beyond).any():
+        worst = int(np.argmax(residuals - 10 * stated))
+        return found.fail(
+            f"a residual is {residuals[worst]:.1e} where the search had {stated[worst]:.1e}: the products are not "
+            "those of one symmetric matrix, or have larger rounding errors than their dtype"
+        )
+    if raw["converged"] and not is_within(task, raw).all():
+        found.inexact = True
+        return found.fail("the residuals, computed anew, exceed the tolerance")
+    return found
+
+
+def is_within(task: Task, raw: dict[str, Any]) -> Array:
+    """Which of the values are within tolerance by the residuals that are stated, or known to rounding."""
+    values, residuals = np.array(raw["values"]), np.array(raw["residuals"])
+    errors = np.array(_core.ritz_errors([*raw["values"], *raw["others"]], [*residuals]))
+    floor = matrices.zero_cut(raw["norm"], task.size, task.A.dtype)
+    within: Array = (errors <= task.tol * np.abs(values)) | (residuals <= floor)
+    return within
+
+
+def _combined(task: Task, found: Found, few: int) -> bool:
+    """Whether random combinations of the pairs have no longer residuals than the pairs' own allow."""
+    residuals = np.array(found.raw["residuals"])
+    rng = np.random.default_rng(task.seed)
+    count = len(residuals)
+    size = rng.choice([-1.0, 1.0], count) * rng.uniform(1, 2, count)
+    weights = np.zeros((few, count))
+    weights[np.arange(count) * few // count, np.arange(count)] = size
+    rounding = matrices.rounding(found.raw["norm"], task.A.dtype)
+    made = _residuals(task, found, weights)
+    return bool((made <= np.abs(weights) @ (1.1 * residuals + rounding)).all())
+
+
+def _residuals(task: Task, found: Found, weights: Array) -> Array:
+    """|sum_j w_ij (A y_j - theta_j y_j)| for each row of weights, by a product that is counted and told."""
+    raw, home = found.raw, task.device
+    rows = found.rows[: weights.shape[1]]
+    dtype = rows.dtype
+    mixed = _arrays.as_c_contiguous(home.upload(weights.astype(dtype)) @ rows)
+    image = home.empty(mixed.shape, dtype)
+    found.core.apply(mixed, image)
+    image -= home.upload((weights * np.array(raw["values"])).astype(dtype)) @ rows
+    made: Array = _arrays.to_host(np.linalg.norm(image, axis=1)).astype(float)
+    if not np.isfinite(made).all():
+        raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
+    raw["products"] += len(mixed)
+    raw["passes"] += 1
+    if task.report:
+        stated = max(float(made.max()), 0.0) if len(made) == len(rows) else max(raw["residuals"])
+        task.report(STAGES[task.which], raw["products"], 0, stated)
+    return made
