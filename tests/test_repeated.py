@@ -1,0 +1,81 @@
+"""Repeated and clustered eigenvalues by every method: right to the tolerance, or not converged with a warning."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from spectra import as_operator, with_spectrum
+
+import gnfast as gn
+from gnfast.spectrum import matrices
+
+METHODS = {
+    "LA": ("auto", "lanczos", "krylov", "nystrom", "davidson", "lobpcg"),
+    "SA": ("auto", "lanczos", "davidson", "lobpcg", "inverse", "inverse-cg"),
+    "BE": ("auto", "lanczos", "krylov"),
+}
+
+
+def spectrum(rng, size):
+    """Copies up to 60-fold, clusters down to 1e-9 apart, null spaces, and what falls by decades between them."""
+    values = []
+    while len(values) < size:
+        value = 10.0 ** rng.uniform(-3, 0)
+        count = int(rng.choice([1, 1, 2, 3, 5, 10, 30, 60]))
+        apart = rng.choice([0.0, 1e-9, 1e-7, 1e-5])
+        values += list(value * (1 + apart * np.arange(count)))
+    values = np.array(values[:size])
+    if rng.uniform() < 0.3:
+        values[: int(rng.integers(1, size // 2))] = 0
+    return values
+
+
+def silent(op, M, k, which, method, **options):
+    """None, or what is wrong with an answer that is called converged, or that no warning follows."""
+    exact = np.linalg.eigvalsh(M.astype(float))
+    low = {"LA": 0, "SA": k, "BE": k // 2}[which]
+    expected = np.concatenate([exact[:low], exact[len(exact) - (k - low) :]])
+    eps, norm = np.finfo(M.dtype).eps, np.abs(exact).max()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        values, vectors, info = gn.eigsh(op, k, which, method, return_info=True, **options)
+    if not info.converged:
+        return None if seen else "not converged without a warning"
+    tol = 1e-10 if M.dtype == np.float64 else 1e-5
+    # the tolerance, and rounding of |A| in products and in LAPACK
+    allowed = 4 * tol * np.abs(expected) + max(16.0, np.sqrt(len(M))) * eps * norm
+    if not np.all(np.abs(values - expected) <= allowed):
+        return f"off by {np.abs(values - expected).max():.1e} of {norm:.1e}, {info}"
+    true = np.linalg.norm(M.astype(float) @ vectors - vectors.astype(float) * values, axis=0)
+    if not np.all(true <= 2.5 * info.residuals + 4 * max(16.0, np.sqrt(len(M))) * eps * norm):
+        return f"residuals {true} but {info.residuals} are stated"
+    held = np.clip(exact[:, None], info.intervals[:, 0], info.intervals[:, 1])
+    if not np.all(np.abs(held - exact[:, None]).min(axis=0) <= 10 * np.finfo(float).eps * norm):
+        return "an interval holds no eigenvalue"
+    return None
+
+
+def one(seed, largest=300):
+    """A random member: spectrum, precision, form, end, method and k."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(20, largest))
+    dtype = str(rng.choice(["float64", "float32"], p=[0.7, 0.3]))
+    M = with_spectrum(spectrum(rng, size), dtype, seed)
+    which = str(rng.choice(["LA", "SA", "BE"]))
+    method = str(rng.choice(METHODS[which]))
+    k = int(rng.choice([1, 3, 6, 15, 40, size // 2, size]))
+    op = [M, as_operator(M)][int(rng.integers(2))]
+    try:
+        wrong = silent(op, M, min(k, size), which, method, seed=seed)
+    except ValueError as error:  # of a singular matrix whose zeros are negative by more than rounding
+        wrong = None if "negative eigenvalues" in str(error) else str(error)
+    return wrong and f"seed {seed}: {size} {dtype} {which} {method} {k}: {wrong}"
+
+
+@pytest.mark.parametrize("first", [0, 20, 40])
+def test_nothing_is_wrong_without_a_word(first, monkeypatch):
+    monkeypatch.setattr(matrices, "DENSE_SIZE", 5)
+    wrong = [found for seed in range(first, first + 20) if (found := one(seed))]
+    assert not wrong, "\n".join(wrong)
