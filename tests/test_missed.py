@@ -216,8 +216,8 @@ def test_a_tolerance_below_the_dtype_s_is_not_called_met():
 def test_what_scipy_calls_otherwise_is_refused_with_our_name_for_it():
     M = with_spectrum(np.linspace(1, 2, 50))
     for options, message in (
-        ({"which": "LM"}, "which is 'LM' but must be 'LA', 'SA' or 'BE': the largest in magnitude are 'LA'"),
-        ({"which": "SM"}, "which is 'SM' but must be 'LA', 'SA' or 'BE': the smallest in magnitude are 'SA'"),
+        ({"which": "LM"}, "which is 'LM' but must be one of 'LA', 'SA', 'BE': the largest in magnitude are 'LA'"),
+        ({"which": "SM"}, "which is 'SM' but must be one of 'LA', 'SA', 'BE': the smallest in magnitude are 'SA'"),
         ({"sigma": 0}, "sigma is 0 but must be None: the eigenvalues nearest to 0 .* which='SA', method='inverse'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -177,7 +177,7 @@ def _end(which: Any, sigma: Any) -> str:
         "scipy.sparse.linalg.eigsh of the matrix as an array, with sigma=0",
     }
     if isinstance(which, str) and which in names:
-        raise ValueError(f"which is {which!r} but must be 'LA', 'SA' or 'BE': {names[which]}")
+        raise ValueError(f"which is {which!r} but must be one of 'LA', 'SA', 'BE': {names[which]}")
     return _checks.choice(which, "which", ("LA", "SA", "BE"))
 
 

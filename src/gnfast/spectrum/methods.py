@@ -378,8 +378,8 @@ def _ascending(task: Task, found: Found, method: str) -> Pairs:
 def _pairs(
     task: Task, raw: dict[str, Any], values: Array, vectors: Array, residuals: Array, method: str, look: int = 0
 ) -> Pairs:
-    coarse = task.tol < _arrays.eps(task.A.dtype)
-    reason = f"tol {task.tol:.1e} is below what {task.A.dtype} resolves, {_arrays.eps(task.A.dtype):.1e}"
+    coarse = task.tol < _arrays.eps(task.op.dtype)
+    reason = f"tol {task.tol:.1e} is below what {task.op.dtype} resolves, {_arrays.eps(task.op.dtype):.1e}"
     info = EigenInfo(
         residuals,
         raw["products"],
