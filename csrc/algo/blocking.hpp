@@ -72,12 +72,13 @@ ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method 
     plan.bytes_forward = ForwardPass<B, T>::bytes(network, n);
     const double rows_bytes = BackwardRows<B, T>::bytes(network, n, r);
 
-    // The least that a product can do with: one sample's tangents for one vector.
+    // The least that a product can do with: one sample's tangents for one vector, or one sample's forward pass.
     const double per_tangent = (2.0 * double(network.max_width()) + double(network.outputs())) * sizeof(T);
-    const auto fits = [&](double extra) { return limit <= 0 || plan.bytes_forward + extra + per_tangent <= limit; };
+    const double least = std::max(per_tangent, Forward<B, T>::least_bytes(network.account().live));
+    const auto fits = [&](double extra) { return limit <= 0 || plan.bytes_forward + extra + least <= limit; };
     if (!fits(0))
         throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " +
-                                 megabytes(plan.bytes_forward + per_tangent) + " (forward pass " + megabytes(plan.bytes_forward) +
+                                 megabytes(plan.bytes_forward + least) + " (forward pass " + megabytes(plan.bytes_forward) +
                                  ") but memory_limit is " + megabytes(limit) + "; raise memory_limit or pass fewer samples");
     using Packed = typename B::template factored<T>;
     double packed = 0;
@@ -127,7 +128,9 @@ ProductPlan plan_general(const Network<B, T>& network, index n, index r, Method 
     ProductPlan plan;
     plan.flops_usual = 2 * each * (2 * seen.first + 4 * seen.later);
     plan.bytes_forward = each * (seen.kept + double(seen.width)) * sizeof(T);
-    const double least = plan.bytes_forward + (coupled ? each : 1) * per_tangent + seen.patches * sizeof(T);
+    const double at_once = coupled ? each : 1;  // samples at least
+    const double least = plan.bytes_forward + std::max(at_once * per_tangent + seen.patches * sizeof(T),
+                                                       at_once * Forward<B, T>::least_bytes(seen.live) + 8 * seen.patches);
     if (limit > 0 && least > limit)
         throw memory_limit_error("a Gauss-Newton product over " + std::to_string(n) + " samples needs at least " + megabytes(least) +
                                  " (forward pass " + megabytes(plan.bytes_forward) +

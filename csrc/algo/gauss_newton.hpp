@@ -30,7 +30,7 @@ class GaussNewton {
           x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
-    // The forward pass of a chain, made at the first product: the linear dual never asks for it.
+    // The forward pass, made at the first product: the linear dual never asks for it.
     const ForwardPass<B, T>& pass() {
         prepare();
         return *pass_;
@@ -144,11 +144,13 @@ class GaussNewton {
 
     void prepare() {
         std::call_once(once_, [&] {
-            if (network_.is_chain())
-                pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_);
-            else
-                general_ = std::make_unique<General<B, T>>(network_, x_, plan_.patches, plan_.sample_block, plan_.vector_block);
-            hessian_.prepare(general_ ? general_->outputs() : pass_->outputs());
+            ForwardRoom room;
+            if (plan_.patches > 0) room.patches = plan_.patches;
+            if (limit_ > 0) room.bytes = limit_ - plan_.bytes_forward;
+            pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_, room,
+                                                        [&](index first, View<const double> outputs) { hessian_.prepare(first, outputs); });
+            if (!network_.is_chain())
+                general_ = std::make_unique<General<B, T>>(*pass_, plan_.patches, plan_.sample_block, plan_.vector_block);
         });
     }
 
@@ -293,8 +295,8 @@ class GaussNewton {
     ProductPlan plan_;
     View<const T> x_;
     std::once_flag once_;
-    std::unique_ptr<ForwardPass<B, T>> pass_;  // of a chain,
-    std::unique_ptr<General<B, T>> general_;   // of any other network
+    std::unique_ptr<ForwardPass<B, T>> pass_;
+    std::unique_ptr<General<B, T>> general_;  // of a network that is no chain
     Buffer projections_, stored_;
     typename B::template factored<T> packed_;
     Buffer tangents_[2];

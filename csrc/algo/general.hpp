@@ -14,15 +14,13 @@ template <class B, class T>
 class General {
    public:
     // patches: numbers that the patches of images may take at a time; the blocks are those in which rows are made.
-    General(const Network<B, T>& network, View<const T> x, index patches, index sample_block, index vector_block)
-        : network_(network),
-          work_(network.backend(), patches),
-          pass_(work_, network.layers(), x),
-          samples_(x.rows),
+    General(const ForwardPass<B, T>& pass, index patches, index sample_block, index vector_block)
+        : network_(pass.network()),
+          pass_(pass),
+          work_(network_.backend(), patches),
+          samples_(pass.samples()),
           sample_block_(sample_block),
           vector_block_(vector_block) {}
-
-    View<const T> outputs() const { return pass_.outputs(); }
 
     // J v at the samples i, ..., i + n - 1, (s, n, outputs), for the rows of v (s, p), p the part's parameters; here until the next call.
     Batch<T> jvp(View<const T> v, index i, index n, Part part) {
@@ -91,8 +89,8 @@ class General {
     }
 
     const Network<B, T>& network_;
+    const ForwardPass<B, T>& pass_;
     Workspace<B, T> work_;
-    GeneralPass<B, T> pass_;
     index samples_, sample_block_, vector_block_;
     typename Walk<B, T>::Tangent current_;
 };

@@ -1,4 +1,4 @@
-// The numbers of a view in double: the view itself, or a copy of it.
+// The numbers of a view in double: the view itself, or a copy of it; nothing of nothing.
 #pragma once
 
 #include <type_traits>
@@ -11,6 +11,7 @@ template <class B, class T>
 class InDouble {
    public:
     InDouble(B& backend, View<const T> from) {
+        if (!from.data) return;
         if constexpr (std::is_same_v<T, double>) {
             view_ = from;
         } else {

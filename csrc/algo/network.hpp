@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "algo/forward.hpp"
 #include "algo/layers/layer.hpp"
 #include "core/backend.hpp"
 
@@ -80,38 +81,29 @@ class Network {
     Account account_;
 };
 
-// What a product needs of the forward pass of a chain: per dense layer its input, per activation its derivative.
+// What products need of the forward pass, made in blocks of samples.
 template <class B, class T>
 class ForwardPass {
    public:
-    ForwardPass(const Network<B, T>& network, View<const T> x) : network_(network) {
-        B& backend = network.backend();
-        View<const T> at = x;
-        View<T> writable;  // `at` where it is ours and nobody else's input: an activation may overwrite it
-        for (const Layer<T>& layer : network.layers()) {
-            if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) {
-                kept_.push_back(at);
-                writable = make(at.rows, dense->fan_out());
-                dense->forward(backend, at, writable);
-                at = writable;
-            } else {
-                const View<T> derivative = make(at.rows, at.cols);
-                if (!writable.data) writable = make(at.rows, at.cols);
-                std::get<layers::Activation>(layer).forward(backend, at, writable, derivative);
-                at = writable;
-                kept_.push_back(derivative);
-            }
-        }
-        outputs_ = at;
+    // sink(first sample, outputs (count, k) in double) as they are made.
+    template <class Sink>
+    ForwardPass(const Network<B, T>& network, View<const T> x, ForwardRoom room, Sink&& sink)
+        : network_(network), samples_(x.rows), store_(network.backend()) {
+        Forward<B, T>(network.backend(), &store_, x.rows, room).run(network.layers(), x, network.account(), kept_, sink);
     }
 
     const Network<B, T>& network() const { return network_; }
-    View<const T> outputs() const { return outputs_; }
-    index samples() const { return outputs_.rows; }
-    // The input of layer l if it is dense, the derivative if it is an activation: (n, width).
-    View<const T> kept(std::size_t l) const { return kept_[l]; }
+    index samples() const { return samples_; }
+    // Of a chain, the input of layer l if it is dense, the derivative if it is an activation: (n, width).
+    View<const T> kept(std::size_t l) const { return kept_[l].input.data ? kept_[l].input : kept_[l].derivative; }
+    // Of any network, what layers keep of some samples.
+    std::vector<layers::Kept<T>> kept(index first, index count) const {
+        std::vector<layers::Kept<T>> out;
+        for (const layers::Kept<T>& one : kept_) out.push_back(one.range(first, count));
+        return out;
+    }
 
-    // Bytes that a forward pass of n samples keeps.
+    // Bytes that the pass of n samples through a chain keeps.
     static double bytes(const Network<B, T>& network, index n) {
         double values = 0;
         index width = network.inputs();
@@ -123,15 +115,10 @@ class ForwardPass {
     }
 
    private:
-    View<T> make(index rows, index cols) {
-        buffers_.push_back(network_.backend().template allocate<T>(rows * cols));
-        return {buffers_.back().data(), rows, cols};
-    }
-
     const Network<B, T>& network_;
-    std::vector<typename B::template buffer<T>> buffers_;
-    std::vector<View<const T>> kept_;
-    View<const T> outputs_;
+    index samples_;
+    layers::Store<B, T> store_;
+    std::vector<layers::Kept<T>> kept_;
 };
 
 // Per dense layer l the rows B_l (n r, fan_out): row (i, c) is the gradient of (R_i^T f(x_i))_c, scaled, with respect to

@@ -26,19 +26,22 @@ class OutputHessian {
 
     bool is_identity() const { return loss_ == Loss::mse && !given_.data; }
 
-    // What products need of the outputs (n, k), once.
-    void prepare(View<const T> outputs) {
+    // What products need of the outputs (count, k) of the samples from `first` on: made in double, then rounded.
+    void prepare(index first, View<const double> outputs) {
         if (loss_ == Loss::blocks) return;
         if (loss_ == Loss::mse) {
             kept_ = given_;
             return;
         }
-        buffer_ = backend_.template allocate<T>(samples_ * outputs_);
-        const View<T> kept(buffer_.data(), samples_, outputs_);
-        backend_.loss_prepare(loss_, outputs, kept);
-        if (given_.data) backend_.multiply_rows(Batch<T>(kept, 1, 0), given_);
+        if (!kept_.data) buffer_ = backend_.template allocate<T>(samples_ * outputs_);
+        const View<T> all(buffer_.data(), samples_, outputs_), kept = all.row_range(first, outputs.rows);
+        auto wide = backend_.template allocate<double>(outputs.rows * outputs_);
+        const View<double> made(wide.data(), outputs.rows, outputs_);
+        backend_.loss_prepare(loss_, outputs, made);
+        backend_.copy(View<const double>(made), kept);
+        if (given_.data) backend_.multiply_rows(Batch<T>(kept, 1, 0), given_.row_range(first, outputs.rows));
         if (loss_ == Loss::poisson) check_finite(kept);
-        kept_ = kept;
+        kept_ = all;
     }
 
     // u_j <- scale H u_j for the samples from `first` on; u (s, n, k) contiguous.

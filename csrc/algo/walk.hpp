@@ -1,8 +1,7 @@
-// A walk through layers of all kinds: samples forward, tangents of blocks of vectors forward, cotangents backward. Blocks of s vectors over
-// n samples are (s, n, width), contiguous.
+// A walk through layers of all kinds: tangents of blocks of vectors forward, cotangents backward. Blocks of s vectors over n samples are
+// (s, n, width), contiguous.
 #pragma once
 
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -29,25 +28,12 @@ class Walk {
         View<T> flat() const { return {batch.first.data, batch.count * batch.first.rows, batch.first.cols}; }
     };
 
-    // Values at the samples: x itself, or a buffer that is freed unless a layer keeps it.
-    struct Value {
-        View<const T> view;
-        std::shared_ptr<void> owner;
-    };
-
     explicit Walk(Workspace<B, T>& work, Part part = {}) : work_(work), part_(part) {}
 
     Tangent make(index s, index n, index width) {
         Lease lease = work_.acquire(s * n * width);
         const View<T> first(lease.data(), n, width);
         return {Batch<T>(first, s, n * width), std::move(lease)};
-    }
-
-    Value forward(const Layers& all, Value x, AllKept& kept, layers::Store<B, T>& store) {
-        kept.resize(all.size());
-        for (std::size_t l = 0; l < all.size(); ++l)
-            x = std::visit([&](const auto& layer) { return forward_one(layer, x, kept[l], store); }, all[l]);
-        return x;
     }
 
     // The tangents behind the layers, when the part's parameters move by the rows of v (s, p) and what the layers take by t.
@@ -72,27 +58,7 @@ class Walk {
    private:
     B& backend() const { return work_.backend; }
 
-    std::pair<View<T>, std::shared_ptr<void>> values(index n, index width) {
-        auto owner = std::make_shared<typename B::template buffer<T>>(backend().template allocate<T>(n * width));
-        return {View<T>(owner->data(), n, width), owner};
-    }
-
     // ------------------------------------------------------------------------------------------ with parameters
-    template <class L>
-    Value forward_parameters(const L& layer, index outputs, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        kept.input = x.view;
-        if (x.owner) store.keep(x.owner);
-        const auto [out, owner] = values(x.view.rows, outputs);
-        layer.forward(work_, x.view, out);
-        return {out, owner};
-    }
-    Value forward_one(const layers::Dense<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        return forward_parameters(layer, layer.fan_out(), x, kept, store);
-    }
-    Value forward_one(const layers::Convolution<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        return forward_parameters(layer, layer.outputs(), x, kept, store);
-    }
-
     template <class L>
     Tangent push_parameters(const L& layer, index outputs, const layers::Kept<T>& kept, View<const T> v, index n, const Tangent& t) {
         Tangent out = make(v.rows, n, outputs);
@@ -126,11 +92,6 @@ class Walk {
     }
 
     // ------------------------------------------------------------------------------------------ normalisation
-    Value forward_one(const layers::Norm<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        const auto [out, owner] = values(x.view.rows, x.view.cols);
-        layer.forward(work_, x.view, out, kept, store);
-        return {out, owner};
-    }
     Tangent push_one(const layers::Norm<T>& layer, const layers::Kept<T>& kept, View<const T> v, index n, Tangent t) {
         return push_parameters(layer, layer.shape.width, kept, v, n, t);
     }
@@ -140,11 +101,6 @@ class Walk {
     }
 
     // ------------------------------------------------------------------------------------------ pooling
-    Value forward_one(const layers::Pool<T>& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        const auto [out, owner] = values(x.view.rows, layer.outputs());
-        layer.forward(work_, x.view, out, kept, store);
-        return {out, owner};
-    }
     Tangent push_one(const layers::Pool<T>& layer, const layers::Kept<T>& kept, View<const T>, index n, Tangent t) {
         Tangent out = make(t.batch.count, n, layer.outputs());
         layer.push(work_, kept, Batch<const T>(t.batch), out.batch, T(0));
@@ -165,13 +121,6 @@ class Walk {
         return out;
     }
 
-    Value forward_one(const layers::Activation& layer, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        const View<T> derivative = store.make(x.view.rows, x.view.cols);
-        const auto [out, owner] = values(x.view.rows, x.view.cols);
-        layer.forward(backend(), x.view, out, derivative);
-        kept.derivative = derivative;
-        return {out, owner};
-    }
     Tangent scaled(const layers::Kept<T>& kept, Tangent t) {
         t = owned(std::move(t));
         backend().multiply_rows(t.batch, kept.derivative);
@@ -185,11 +134,6 @@ class Walk {
         return scaled(kept, std::move(g));
     }
 
-    Value forward_one(const layers::Scale& layer, const Value& x, layers::Kept<T>&, layers::Store<B, T>&) {
-        const auto [out, owner] = values(x.view.rows, x.view.cols);
-        backend().scale_add(T(layer.factor), x.view, T(0), out);
-        return {out, owner};
-    }
     Tangent scaled(double factor, Tangent t) {
         if (factor == 1) return t;
         t = owned(std::move(t));
@@ -205,13 +149,6 @@ class Walk {
     }
 
     // ------------------------------------------------------------------------------------------ residual blocks
-    Value forward_one(const layers::Residual<T>& block, const Value& x, layers::Kept<T>& kept, layers::Store<B, T>& store) {
-        const Value body = forward(block.body, x, kept.body, store), shortcut = forward(block.shortcut, x, kept.shortcut, store);
-        const auto [out, owner] = values(x.view.rows, body.view.cols);
-        backend().copy(shortcut.view, out);
-        backend().scale_add(T(block.scale), body.view, T(1), out);
-        return {out, owner};
-    }
     // a + scale b, where either may not move.
     Tangent sum(Tangent a, double scale, Tangent b) {
         if (!b.moves()) return a;
@@ -239,29 +176,6 @@ class Walk {
 
     Workspace<B, T>& work_;
     Part part_;
-};
-
-// The forward pass of a network of all kinds of layers.
-template <class B, class T>
-class GeneralPass {
-   public:
-    GeneralPass(Workspace<B, T>& work, const std::vector<Layer<T>>& all, View<const T> x) : store_(work.backend) {
-        const auto out = Walk<B, T>(work).forward(all, {x, nullptr}, kept_, store_);
-        if (out.owner) store_.keep(out.owner);
-        outputs_ = out.view;
-    }
-
-    View<const T> outputs() const { return outputs_; }
-    std::vector<layers::Kept<T>> kept(index first, index count) const {
-        std::vector<layers::Kept<T>> out;
-        for (const layers::Kept<T>& one : kept_) out.push_back(one.range(first, count));
-        return out;
-    }
-
-   private:
-    layers::Store<B, T> store_;
-    std::vector<layers::Kept<T>> kept_;
-    View<const T> outputs_;
 };
 
 }  // namespace gnfast

@@ -55,8 +55,7 @@ struct Reader {
             throw std::invalid_argument("a normalisation's channels do not fit its samples");
         chain(width, shape.width, shape.width);
         const auto at = [](void* values) { return static_cast<const T*>(values); };
-        return network.placed(
-            layers::Norm<T>{shape, at(spec.weight), at(spec.bias), spec.eps, at(spec.inverse), at(spec.shift), at(spec.gain), 0});
+        return network.placed(layers::Norm<T>{shape, at(spec.weight), at(spec.bias), spec.eps, spec.inverse, spec.shift, at(spec.gain), 0});
     }
     Layer<T> read_one(const ScaleSpec& spec, index&) { return layers::Scale{spec.factor}; }
     Layer<T> read_one(const ResidualSpec& spec, index& width) {
@@ -84,16 +83,14 @@ class NetworkOf final : public Network {
     index outputs() const override { return network.outputs(); }
     index parameters() const override { return network.parameters(); }
     void forward(Array x, Array out) const override {
-        if (network.is_chain()) {
-            const ForwardPass<B, T> pass(network, read<T>(x));
-            return backend().copy(pass.outputs(), view<T>(out));
-        }
-        Workspace<B, T> work(backend());
-        backend().copy(GeneralPass<B, T>(work, network.layers(), read<T>(x)).outputs(), view<T>(out));
+        std::vector<gnfast::layers::Kept<T>> none;
+        Forward<B, T>(backend(), nullptr, x.rows, {})
+            .run(network.layers(), read<T>(x), network.account(), none,
+                 [&](index first, View<const double> outputs) { backend().copy(outputs, view<T>(out).row_range(first, outputs.rows)); });
     }
     void linearize(Array x, const std::function<void(const Kept&)>& f) const override {
         if (!network.is_chain()) throw std::invalid_argument("only chains of dense layers and activations are linearized");
-        const ForwardPass<B, T> pass(network, read<T>(x));
+        const ForwardPass<B, T> pass(network, read<T>(x), {}, [](index, View<const double>) {});
         for (std::size_t l = 0; l < network.layers().size(); ++l) {
             const View<const T> kept = pass.kept(l);
             f({std::holds_alternative<gnfast::layers::Dense<T>>(network.layers()[l]), kept.rows, kept.cols, kept.data});

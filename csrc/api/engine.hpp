@@ -67,7 +67,8 @@ struct NormSpec {
     NormShape shape;
     void *weight, *bias;  // (channels) or nullptr
     double eps;
-    void *inverse, *shift, *gain;  // given statistics as algo/layers/norm.hpp has them, or nullptr
+    const double *inverse, *shift;  // given statistics as algo/layers/norm.hpp has them, or nullptr
+    void* gain;
 };
 struct ScaleSpec {
     double factor;

@@ -52,12 +52,15 @@ std::vector<api::LayerSpec> specs_of(const py::handle& layers, api::DType dtype)
             if (*std::min_element(shape.begin(), shape.begin() + 3) < 1 || shape[3] < 0)
                 throw py::value_error("a normalisation passed to the core has no values");
             const auto values = [&](std::size_t i) { return bias_of(layer[i], dtype, shape[1]); };
+            const auto statistics = [&](std::size_t i) {
+                return static_cast<const double*>(bias_of(layer[i], api::DType::float64, shape[1]));
+            };
             specs.emplace_back(api::NormSpec{{shape[0], shape[1], shape[2], shape[3]},
                                              values(2),
                                              values(3),
                                              py::cast<double>(layer[4]),
-                                             values(5),
-                                             values(6),
+                                             statistics(5),
+                                             statistics(6),
                                              values(7)});
         } else if (kind == "scale") {
             specs.emplace_back(api::ScaleSpec{py::cast<double>(layer[1])});

@@ -11,9 +11,17 @@ struct memory_limit_error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A number of bytes for people, as plan.py has it.
 inline std::string megabytes(double bytes) {
-    const auto tenths = static_cast<long long>(bytes / 1e5 + 0.5);
-    return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " MB";
+    double unit = 1e9;
+    for (const char* name : {" GB", " MB", " kB"}) {
+        if (bytes >= 0.9995 * unit) {
+            const auto tenths = static_cast<long long>(10 * bytes / unit + 0.5);
+            return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + name;
+        }
+        unit /= 1e3;
+    }
+    return std::to_string(static_cast<long long>(bytes + 0.5)) + " B";
 }
 
 }  // namespace gnfast

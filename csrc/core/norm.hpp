@@ -19,8 +19,11 @@ struct NormShape {
 
 namespace norm {
 
-// What centred values are multiplied by, from the sum of their squares.
-GNFAST_HD inline double inverse_deviation(double squares, double count, double eps) { return 1 / std::sqrt(squares / count + eps); }
+// What centred values are multiplied by, from the sum of their squares. Equal values have none, but their mean is rounded.
+GNFAST_HD inline double inverse_deviation(double squares, double count, double mean, double eps) {
+    const double variance = squares / count, rounding = 8.9e-16 * mean;  // 4 eps: sums are in parts
+    return 1 / std::sqrt((variance > rounding * rounding ? variance : 0) + eps);
+}
 
 template <class T>
 GNFAST_HD T standardize(T x, double mean, double inverse) {

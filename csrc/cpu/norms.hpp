@@ -66,7 +66,7 @@ void normalize(View<const T> x, const NormShape& shape, double eps, View<T> norm
             const index i = task / shape.groups(), at = task % shape.groups();
             const T* in = x.row(i) + at * shape.group;
             const double mean = sum(in, shape.group) / double(shape.group);
-            const double factor = norm::inverse_deviation(squares(in, mean, shape.group), double(shape.group), eps);
+            const double factor = norm::inverse_deviation(squares(in, mean, shape.group), double(shape.group), mean, eps);
             standardize(in, mean, factor, shape.group, normalized.row(i) + at * shape.group);
             inverse.row(i)[at] = T(factor);
         });
@@ -84,7 +84,7 @@ void normalize(View<const T> x, const NormShape& shape, double eps, View<T> norm
         for_lines([&](index i, index at, std::size_t c) { factor[c] += squares(x.row(i) + at, mean[c], shape.inner); });
         for (index c = 0; c < count; ++c) {
             double& value = factor[static_cast<std::size_t>(c)];
-            value = norm::inverse_deviation(value, size, eps);
+            value = norm::inverse_deviation(value, size, mean[static_cast<std::size_t>(c)], eps);
             inverse.row(0)[first + c] = T(value);
         }
         for_lines(

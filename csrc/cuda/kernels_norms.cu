@@ -16,7 +16,7 @@ void normalize(Stream stream, View<const T> x, const NormShape& shape, double ep
             for (index q = lanes.first; q < size; q += lanes.step) mean += double(in[q]);
             mean = lanes.sum(mean) / double(size);
             for (index q = lanes.first; q < size; q += lanes.step) squares += (double(in[q]) - mean) * (double(in[q]) - mean);
-            const double factor = norm::inverse_deviation(lanes.sum(squares), double(size), eps);
+            const double factor = norm::inverse_deviation(lanes.sum(squares), double(size), mean, eps);
             for (index q = lanes.first; q < size; q += lanes.step)
                 normalized.row(i)[at * size + q] = norm::standardize(in[q], mean, factor);
             if (lanes.first == 0) inverse.row(i)[at] = T(factor);
@@ -29,7 +29,7 @@ void normalize(Stream stream, View<const T> x, const NormShape& shape, double ep
         block.for_values(n, [&](index i, index at) { mean += double(x.row(i)[at]); });
         mean = block.sum(mean) / size;
         block.for_values(n, [&](index i, index at) { squares += (double(x.row(i)[at]) - mean) * (double(x.row(i)[at]) - mean); });
-        const double factor = norm::inverse_deviation(block.sum(squares), size, eps);
+        const double factor = norm::inverse_deviation(block.sum(squares), size, mean, eps);
         block.for_values(n, [&](index i, index at) { normalized.row(i)[at] = norm::standardize(x.row(i)[at], mean, factor); });
         if (block.leads()) inverse.row(0)[block.channel] = T(factor);
     });

@@ -113,10 +113,10 @@ class BatchNorm(_Normalization):
     def spec(self, shape: Shape) -> list[Spec]:
         given: tuple[Array | None, ...] = (None, None, None)
         if not self.training and self.mean is not None and self.var is not None:
-            dtype = self.mean.dtype
+            # The forward pass, which subtracts the mean, is made in float64; tangents are in the network's dtype.
             inverse = 1 / np.sqrt(self.var.astype(np.float64) + self.eps)
             gain = inverse if self.weight is None else inverse * self.weight
-            given = tuple(array.astype(dtype) for array in (inverse, -self.mean * inverse, gain))
+            given = (inverse, -self.mean * inverse, gain.astype(self.mean.dtype))
         sizes = (math.prod(shape), shape[0], math.prod(shape[1:]), 0)
         return [("norm", sizes, self.weight, self.bias, self.eps, *given)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,14 @@ def megabytes(size: float) -> str:
         if size >= 0.99995 * unit:
             return f"{size / unit:.1f} {name}"
     return f"{size:.0f} B"
+
+
+def machine_bytes() -> float | None:
+    """Of this machine's memory, None where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def check_memory(needed: float, limit: float | None, what: str, instead: str) -> None:
@@ -79,17 +89,26 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             room=0.0,
         )
     p, core = G.shape[0], G.products.plan(BLOCK)
+    each, rest = float(rank * p * item), core["bytes_rows"] + core["bytes_workspace"]  # bytes of a sample's rows
     rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
     return GramCosts(
-        kept=rank * p * item,
+        kept=each,
         start=rows if stored else 0.0,
         forming=float(n * rank) ** 2 * p + rows,
         product=product,
         more=0.0,
-        room=rank * p * item + core["bytes_rows"] + core["bytes_workspace"],
+        room=max(each, 0.0 if stored else min(n * each, _left(G, n * rank, rest + core["bytes_forward"])) - each)
+        + rest,
     )
+
+
+def _left(G: GaussNewton, size: int, taken: float) -> float:
+    """Bytes that rows of the Jacobian may take while a Gram matrix (size, size) is formed, as the core has it."""
+    if G.memory_limit is None:
+        return (machine_bytes() or math.inf) / 4
+    return float(G.memory_limit - taken - size**2 * G.dtype.itemsize) * (1 - 1e-9)
 
 
 def linear_dual_bytes(net: Network, rank: int) -> int:

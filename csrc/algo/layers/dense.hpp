@@ -1,4 +1,4 @@
-// A dense layer z = W x + b: forward, tangents, cotangents and the rows that the dual spaces need.
+// A dense layer z = W x + b: tangents, cotangents and the rows that the dual spaces need.
 // Blocks of s vectors over n samples are (s, n, width), contiguous.
 #pragma once
 
@@ -18,13 +18,6 @@ struct Dense {
     index fan_in() const { return weight.cols; }
     index fan_out() const { return weight.rows; }
     index parameters() const { return fan_out() * (fan_in() + (bias ? 1 : 0)); }
-
-    // z = x W^T + b
-    template <class B>
-    void forward(B& backend, View<const T> x, View<T> z) const {
-        backend.gemm(Op::none, Op::transpose, T(1), x, weight, T(0), z);
-        if (bias) backend.add_row(Batch<T>(z, 1, 0), Batch<const T>(View<const T>(bias, 1, fan_out()), 1, 0));
-    }
 
     // out_j = x dW_j^T + db_j, the direction dW_j being in row j of v; 2 n fan_in fan_out flops a vector.
     template <class B>
@@ -72,10 +65,6 @@ struct Dense {
     }
 
     // The same between layers of other kinds: see convolution.hpp for what each means.
-    template <class B>
-    void forward(Workspace<B, T>& work, View<const T> x, View<T> z) const {
-        forward(work.backend, x, z);
-    }
     template <class B>
     void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
         direction(work.backend, kept.input, v, out);

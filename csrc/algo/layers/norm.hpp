@@ -2,6 +2,11 @@
 // the batch it couples the samples, and its tangents are products over the whole batch.
 #pragma once
 
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "algo/in_double.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/workspace.hpp"
 #include "core/norm.hpp"
@@ -15,7 +20,8 @@ struct Norm {
     const T* bias = nullptr;    // (channels) or none; follows the weight among the parameters
     double eps = 0;
     // Given statistics, (channels): normalized = inverse x + shift, and gain = weight inverse, the same as inverse without a weight.
-    const T *inverse = nullptr, *shift = nullptr, *gain = nullptr;
+    const double *inverse = nullptr, *shift = nullptr;
+    const T* gain = nullptr;
     index offset = 0;
 
     index parameters() const { return shape.channels * ((weight ? 1 : 0) + (bias ? 1 : 0)); }
@@ -24,26 +30,22 @@ struct Norm {
     // Numbers that are kept of a sample.
     index kept_numbers() const { return given() ? (weight ? shape.width : 0) : shape.width + shape.groups(); }
 
+    // out = y of x, in double whatever T, and what tangents need of it: `normalized` (n, width), which may be out where kept_numbers() is
+    // 0, and, unless statistics are given, the factors (1, channels) of the batch or (n, groups) of samples.
     template <class B>
-    void forward(Workspace<B, T>& work, View<const T> x, View<T> out, Kept<T>& kept, Store<B, T>& store) const {
-        const index n = x.rows;
-        if (given() && !weight) {
-            work.backend.affine_channels(one(x), row(inverse), row(shift), shape, T(0), one(out));
-            if (bias) work.backend.affine_channels(nothing(), nothing(), row(bias), shape, T(1), one(out));
-            return;
-        }
-        const View<T> made = store.make(n, shape.width);
+    void forward(B& backend, View<const double> x, View<double> normalized, View<double> factors, View<double> out) const {
+        const InDouble<B, T> gains(backend, View<const T>(weight, 1, shape.channels)),
+            shifts(backend, View<const T>(bias, 1, shape.channels));
+        const auto each = [](View<const double> one) { return Batch<const double>(one, 1, 0); };
         if (given()) {
-            work.backend.affine_channels(one(x), row(inverse), row(shift), shape, T(0), one(made));
+            const View<const double> a(inverse, 1, shape.channels), b(shift, 1, shape.channels);
+            backend.affine_channels(each(x), each(a), each(b), shape, 0.0, Batch<double>(normalized, 1, 0));
         } else {
-            const bool batch = shape.group == 0;
-            const View<T> factors = store.make(batch ? 1 : n, shape.groups());
-            work.backend.normalize(x, shape, eps, made, factors);
-            // Every sample's row of the batch's factors is the same one.
-            kept.inverse = View<const T>(factors.data, n, factors.cols, batch ? 0 : factors.stride);
+            backend.normalize(x, shape, eps, normalized, factors);
+            if (eps == 0) check_spread(backend, factors);
         }
-        kept.normalized = made;
-        work.backend.affine_channels(one(View<const T>(made)), row(weight), row(bias), shape, T(0), one(out));
+        if (weight || bias || normalized.data != out.data)
+            backend.affine_channels(each(normalized), each(gains.view()), each(shifts.view()), shape, 0.0, Batch<double>(out, 1, 0));
     }
 
     // out_j = dweight_j normalized + dbias_j
@@ -79,9 +81,18 @@ struct Norm {
     index bias_offset() const { return offset + (weight ? shape.channels : 0); }
     Batch<const T> row(const T* values) const { return {View<const T>(values, 1, shape.channels), 1, 0}; }
     static Batch<const T> nothing() { return {View<const T>(), 1, 0}; }
-    template <class U>
-    static Batch<U> one(View<U> x) {
-        return {x, 1, 0};
+    template <class B>
+    void check_spread(B& backend, View<const double> factors) const {
+        std::vector<double> room;
+        const View<const double> seen = backend.on_host(factors, room);
+        for (index i = 0; i < seen.rows; ++i)
+            for (index c = 0; c < seen.cols; ++c)
+                if (std::isinf(seen.row(i)[c]))
+                    throw std::invalid_argument(
+                        shape.group ? "layer normalisation divides by the standard deviation of a sample's values, which is 0 "
+                                      "where they are all the same, and eps is 0; give the layer a positive eps"
+                                    : "batch normalisation divides by the standard deviation of a channel, which is 0 where "
+                                      "it is the same at all samples, and eps is 0; give the layer a positive eps");
     }
 
     // The derivative in the inputs, and its adjoint.

@@ -16,14 +16,6 @@ struct Pool {
     index outputs() const { return windows.channels * windows.positions(); }
 
     template <class B>
-    void forward(Workspace<B, T>& work, View<const T> x, View<T> out, Kept<T>& kept, Store<B, T>& store) const {
-        if (!max) return work.backend.pool_average(x, windows, T(0), out);
-        const View<std::int32_t> chosen = store.template make<std::int32_t>(out.rows, out.cols);
-        work.backend.pool_max(x, windows, out, chosen);
-        kept.chosen = chosen;
-    }
-
-    template <class B>
     void push(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> t, Batch<T> out, T beta) const {
         if (max) return work.backend.gather_chosen(kept.chosen, t, beta, out);
         work.backend.pool_average(flat(t), windows, beta, flat(out));

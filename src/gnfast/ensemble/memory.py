@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-from gnfast.plan import check_memory, megabytes
+from gnfast.plan import check_memory, machine_bytes, megabytes
 
 REPORT = 2**15  # neurons that are summed up between two reports
 TILE, LEAST, MOST = 96 * 1024, 128, 512  # numbers in a thread's tile, and its neurons: csrc/cpu/tiles.hpp
@@ -47,14 +46,6 @@ def draw_bytes(
         many = max(GPU_TILE / 8, neuron * LEAST)
         on_gpu = max(on_gpu, sums + N * (fresh[i] + n) + min(many, neuron * min(widths[i], REPORT)))
     return 8.0 * (kept + passing), 8.0 * on_gpu
-
-
-def machine_bytes() -> float | None:
-    """Of this machine's memory, None where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def check_draw(needed: float, limit: float | None, size: int) -> None:
