@@ -44,7 +44,7 @@ PYTHON_HEIGHTS = {
     **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
     "operators": 4,
     "networks": 3,
-    **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files"), 2),
+    **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files", "_vectors"), 2),
     **dict.fromkeys(("_arrays", "_checks", "_groups"), 1),
     "_core": 0,
 }

@@ -61,6 +61,93 @@ def test_solvers_take_it(names):
     np.testing.assert_allclose(one @ x + 0.1 * x, b, atol=1e-6)
 
 
+def givens(n, rng):
+    """Losses and weights that one operator takes or refuses; those of single shares are not looked at."""
+    H = np.zeros((n, 2, 2))
+    H[n // 2 :] = np.eye(2)
+    first = np.arange(n) < n // 3
+    low_rank = np.where(first[:, None, None], np.ones((2, 2)), np.eye(2))
+    roots = rng.standard_normal((n, 2, 2))
+    return {
+        "weights zero in a share": {"weights": 1.0 * ~first},
+        "one sample counts": {"weights": np.eye(n)[-1]},
+        "weights of outputs": {"weights": rng.uniform(0, 1, (n, 2)) * first[:, None]},
+        "weights (n, 1)": {"weights": np.ones((n, 1))},
+        "weights in a list": {"weights": rng.uniform(0, 1, n).tolist()},
+        "integer weights": {"weights": np.ones(n, int)},
+        "weights of another dtype": {"weights": np.ones(n, "float32")},
+        "a weight too many": {"weights": np.ones(n + 1)},
+        "many weights too many": {"weights": np.ones(2 * n)},
+        "a weight too few": {"weights": np.ones(n - 1)},
+        "one weight": {"weights": np.ones(1)},
+        "a number": {"weights": 2.0},
+        "zero everywhere": {"weights": np.zeros(n)},
+        "negative in the last share": {"weights": np.where(np.arange(n) == n - 1, -1.0, 1.0)},
+        "not finite in the last share": {"weights": np.where(np.arange(n) == n - 1, np.nan, 1.0)},
+        "Hessians zero in a share": {"loss": H},
+        "of different ranks": {"loss": low_rank},
+        "Hessians zero but of one sample": {"loss": np.where(np.eye(n)[0][:, None, None] > 0, np.eye(2), 0.0)},
+        "Hessians in a list": {"loss": list(roots @ roots.transpose(0, 2, 1))},
+        "Hessians as a tuple": {"loss": tuple(roots @ roots.transpose(0, 2, 1))},
+        "a Hessian too many": {"loss": np.tile(np.eye(2), (n + 1, 1, 1))},
+        "many Hessians too many": {"loss": np.tile(np.eye(2), (3 * n, 1, 1))},
+        "one Hessian": {"loss": np.eye(2)},
+        "one Hessian of the last share not symmetric": {"loss": np.concatenate([H[:-1], [[[1.0, 1], [0, 1]]]])},
+        "zero Hessians": {"loss": np.zeros((n, 2, 2))},
+        "with weights": {"loss": H, "weights": rng.uniform(0, 1, n)},
+        "weights that leave zero": {"loss": H, "weights": 1.0 * (np.arange(n) < n // 2)},
+        "a number for a loss": {"loss": 3},
+        "no loss": {"loss": None},
+        "a misspelt loss": {"loss": "mes"},
+        "softmax with weights of outputs": {"loss": "cross_entropy", "weights": np.ones((n, 2))},
+        "samples in lists": {"X": rng.standard_normal((n, 3)).tolist()},
+        "one sample, one axis": {"X": np.ones(3)},
+        "other features": {"X": np.ones((n, 4))},
+        "not finite samples": {"X": np.where(np.eye(n, 3) > 0, np.inf, 1.0)},
+        "samples of float32": {"X": np.ones((n, 3), "float32")},
+        "no network": {"net": "mlp"},
+        "a bad method": {"method": "fast"},
+        "a bad reduction": {"reduction": "none"},
+        "no memory": {"memory_limit": -1.0},
+    }
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_what_one_operator_takes_or_refuses_shares_do_too(n):
+    rng = np.random.default_rng(n)
+    net, X = gn.mlp([3, 4, 2], "tanh", seed=0), rng.standard_normal((n, 3))
+    for name, given in givens(n, rng).items():
+        options = {"net": net, "X": X} | given
+
+        def sharded(count, options=options):
+            return gn.ShardedGaussNewton(devices=["cpu"] * count, **options)
+
+        try:
+            one = gn.GaussNewton(**options)
+        except (TypeError, ValueError) as error:
+            for count in (1, 2, 5):
+                with pytest.raises(type(error)) as caught:
+                    sharded(count)
+                assert str(caught.value) == str(error), name
+            continue
+        expected = one.to_dense()
+        for count in (1, 2, 5):
+            found = sharded(count).to_dense()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(expected).max(), err_msg=name)
+
+
+def test_a_module_that_changes_is_noticed():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(3, 2).double()
+    G = gn.ShardedGaussNewton(gn.from_torch(module), np.ones((4, 3)), ["cpu"] * 2)
+    v = np.ones(G.shape[0])
+    G @ v
+    with torch.no_grad():
+        module.weight.add_(1)
+    with pytest.raises(RuntimeError):
+        G @ v
+
+
 def test_what_cannot_be_shared():
     one = problem(n=2)
     norm = gn.Network([gn.BatchNorm(training=True), *one.net.layers])

@@ -37,6 +37,9 @@ class Device(str):
 
     library = "numpy"
 
+    def __reduce__(self) -> tuple[Any, ...]:  # each device is one object
+        return device, (str(self),)
+
     @property
     def core(self) -> Any:
         """The compiled module that computes there, at work on the caller's stream."""
@@ -74,15 +77,19 @@ class Device(str):
                 f"{name} is of type {got} on cuda:{gpu} but {owner} takes arrays in the machine's memory; pass "
                 f"{name}.cpu() in PyTorch, {name}.get() in CuPy, or make {owner} with device='cuda' where it takes that"
             )
+        if hasattr(value, "toarray"):  # SciPy's sparse matrices, which NumPy would take for one object
+            raise TypeError(f"{name} is of type {got}, which is sparse; pass {name}.toarray()")
         dlpack_alone = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         try:
             array = np.from_dlpack(value) if dlpack_alone else np.asarray(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists, tensors with a gradient
-            raise TypeError(
-                f"{name} is of type {got}, which NumPy cannot read ({error}); pass a NumPy array"
-            ) from error
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            cure = "a NumPy array of numbers"
+            if is_tensor(value):  # in a layout or a dtype that NumPy has not
+                cure = f"{name}.double()" if value.layout == sys.modules["torch"].strided else f"{name}.to_dense()"  # type: ignore[attr-defined]
+            raise TypeError(f"{name} is of type {got}, which NumPy cannot read ({reason}); pass {cure}") from error
         if array.dtype.kind not in "biufc":
-            raise TypeError(f"{name} is of type {got} with dtype {array.dtype}; pass a NumPy array of numbers")
+            raise TypeError(f"{name} is of type {got} with dtype {array.dtype}; pass {_numbers_of(array, name)}")
         return array
 
     def owns(self, array: object) -> bool:
@@ -284,7 +291,22 @@ def as_array(value: object, name: str, device: Device = CPU, owner: str = "what 
         TypeError: No array of numbers, one in the other kind of memory, or a tensor that records a gradient.
         ValueError: On another GPU.
     """
-    return device.as_array(without_gradient(value, name), name, owner)
+    return device.as_array(plain_tensor(value, name), name, owner)
+
+
+def _numbers_of(array: Array, name: str) -> str:
+    """What to pass in place of an array of anything else."""
+    if array.dtype.names is not None:
+        return f"numpy.lib.recfunctions.structured_to_unstructured({name})"
+    entries = array.dtype == object and array.ndim > 0
+    return f"numpy.asarray({name}, dtype='float64')" if entries else "a NumPy array of numbers"
+
+
+def conversion(value: object, name: str, dtype: object) -> str:
+    """How `value`, of whatever library, is converted to `dtype`, in the user's words."""
+    if is_tensor(value):
+        return f"{name}.to(torch.{dtype})"
+    return f"{name}.astype('{dtype}')" if hasattr(value, "astype") else f"numpy.asarray({name}, '{dtype}')"
 
 
 def is_tensor(value: object) -> bool:
@@ -296,6 +318,12 @@ def is_tensor(value: object) -> bool:
 def like(found: Array, given: object) -> Any:
     """`found`, as a tensor of the same memory where `given` is a tensor."""
     return sys.modules["torch"].from_dlpack(found) if is_tensor(given) else found
+
+
+def plain_tensor(value: Any, name: str) -> Any:
+    """A tensor without a gradient whose memory holds its values: not negated or conjugated when they are read."""
+    found = without_gradient(value, name)
+    return found.resolve_conj().resolve_neg() if is_tensor(found) else found
 
 
 def without_gradient(value: Any, name: str) -> Any:

@@ -53,7 +53,7 @@ def array(
         ValueError: Another shape, empty, on another GPU, or with NaN or infinite values.
     """
     found = _arrays.as_array(value, name, device, owner)
-    _check_dtype(found.dtype, name, dtype, owner)
+    _check_dtype(found.dtype, name, dtype, owner, value)
     _check_shape(found.shape, name, shape, owner)
     finite = np.isfinite(found)
     if not finite.all():
@@ -92,11 +92,11 @@ def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     return found
 
 
-def _check_dtype(found: np.dtype[Any], name: str, dtype: np.dtype[Any] | None, owner: str) -> None:
+def _check_dtype(found: np.dtype[Any], name: str, dtype: np.dtype[Any] | None, owner: str, value: object) -> None:
     if found.kind == "c":
-        raise TypeError(f"{name} has dtype {found.name} but must be real; pass {name}.real if that is what you mean")
-    target = dtype.name if dtype else "float64"
-    cure = f"convert it with {name}.astype('{target}')"
+        real = f"{name}.real" if hasattr(value, "real") else f"numpy.real({name})"
+        raise TypeError(f"{name} has dtype {found.name} but must be real; pass {real} if that is what you mean")
+    cure = f"convert it with {_arrays.conversion(value, name, dtype.name if dtype else 'float64')}"
     if not found.isnative:
         raise TypeError(f"{name} has dtype {found.str}, not in this machine's byte order; {cure}")
     if not _arrays.is_float(found):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array, Device
+from gnfast._vectors import Rows, converted
 
 
 class BlockOperator(LinearOperator):  # type: ignore[misc]
@@ -18,6 +20,10 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
     Vectors of a block are contiguous in memory: pass Fortran-ordered blocks to avoid a copy. An operator on a GPU takes
     arrays on that GPU, CuPy's or what CuPy reads without a copy, and gives CuPy's. Of PyTorch's tensors a product is a
     tensor, in memory that is not copied.
+
+    Vectors of another dtype are taken as NumPy's `@` takes them: integers, booleans, any precision, complex numbers.
+    The product is made in the operator's precision and has the wider of the two dtypes, `numpy.result_type`'s. Tensors
+    must have the operator's dtype, as PyTorch's own products ask.
 
     Attributes:
         device: Where it multiplies, "cpu" or "cuda:0" and so on.
@@ -31,31 +37,35 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         """The product with a block of vectors.
 
         Args:
-            V: (columns of the operator, s), of the operator's dtype; Fortran order avoids a copy.
-            out: (rows, s), Fortran-ordered, of the operator's dtype, not overlapping `V`; None allocates one.
+            V: (columns of the operator, s); one of the operator's dtype in Fortran order is not copied.
+            out: (rows, s), Fortran-ordered, of the product's dtype, not overlapping `V`; None allocates one.
 
         Returns:
             `out`, or a new Fortran-ordered (rows, s), a tensor if `V` is one.
 
         Raises:
-            TypeError: Another dtype, an `out` that is no array, an array in the other kind of memory, or a tensor that
-                requires a gradient while PyTorch records them.
+            TypeError: No numbers, a tensor of another dtype, an `out` of another dtype or that is no array, an array in
+                the other kind of memory, or a tensor that requires a gradient while PyTorch records them.
             ValueError: Another shape, layout or GPU, NaN or infinite values, or an `out` that overlaps `V`.
         """
         self.check_unchanged()
-        rows = self._rows_of(V, "V", self.shape[1])
-        if out is None:
-            target = self.device.empty((len(rows), self.shape[0]), self.dtype)
-        else:
-            target = self._output(out, len(rows))
-            if np.may_share_memory(rows, target):
-                raise ValueError("out overlaps V; pass an array of its own")
+        given = self._rows_of(V, "V", self.shape[1])
+        target = None if out is None else self._output(out, given)
+        if target is not None and np.may_share_memory(given.rows, target):
+            raise ValueError("out overlaps V; pass an array of its own")
+        made = target
+        if made is None or made.dtype != self.dtype:
+            made = self.device.empty((len(given.rows), self.shape[0]), self.dtype)
         self.device.enter()
-        self._apply(rows, target)
-        return _arrays.like(target.T, V) if out is None else out
+        self._apply(given.rows, made)
+        if target is None:
+            return _arrays.like(given.back(made).T, V)  # type: ignore[no-any-return]  # a tensor of a tensor
+        if made is not target:
+            target[:] = given.back(made)
+        return out  # type: ignore[return-value]  # which is the caller's
 
     def matvec(self, v: Any) -> Array:
-        """The product with one vector, (columns,) or (columns, 1), of the operator's dtype."""
+        """The product with one vector, (columns,) or (columns, 1), as `matmat` makes it."""
         found = _arrays.as_array(v, "v", self.device, "the operator")
         self._check_vector(found.shape)
         self._check_dtype(found.dtype, "V", v)
@@ -72,22 +82,22 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
     def dot(self, x: Any) -> Any:
         """The product with an array, as `@` makes it, or with another operator or a number, as SciPy makes it."""
+        if isinstance(x, LinearOperator) or np.isscalar(x):
+            return super().dot(x)
         x = self._with_shape(x)
-        if _arrays.is_on_gpu(x) or hasattr(x, "__dlpack__"):  # which SciPy would have NumPy read as it can
-            return self.matvec(x) if x.ndim == 1 else self.matmat(x)
-        return super().dot(x)
+        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
     def _rdot(self, x: Any) -> Any:
         """x @ operator."""
+        if isinstance(x, LinearOperator) or np.isscalar(x):
+            return super()._rdot(x)
         x = self._with_shape(x)
-        if _arrays.is_on_gpu(x) or _arrays.is_tensor(x):
-            return self._transpose().dot(x) if x.ndim == 1 else self._transpose().dot(x.T).T
-        return super()._rdot(x)
+        return self._transpose().dot(x) if x.ndim == 1 else self._transpose().dot(x.T).T
 
     def _with_shape(self, x: Any) -> Any:
-        """What has DLPack and nothing else, as an array: an array's attributes are not asked of it."""
-        alone = hasattr(x, "__dlpack__") and not hasattr(x, "ndim")
-        return _arrays.as_array(x, "V", self.device, "the operator") if alone else x
+        """What is no array of some library, as one; an array that has other things to say keeps them until checked."""
+        known = isinstance(x, np.ndarray) or _arrays.is_tensor(x) or _arrays.is_on_gpu(x)
+        return x if known and hasattr(x, "ndim") else _arrays.as_array(x, "V", self.device, "the operator")
 
     def check_unchanged(self) -> None:
         """Raise if what the operator was made of has been changed since: what it keeps would be out of date."""
@@ -95,13 +105,32 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
     def _matmat(self, V: Any) -> Array:
         return self.matmat(V)
 
+    def __copy__(self) -> Self:
+        """Another of the same parts, which are not copied."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        function, arguments = self._recipe()
+        return function, arguments
+
+    def _recipe(self) -> tuple[Callable[..., BlockOperator], tuple[Any, ...]]:
+        """A function and its arguments, which make the operator again: what is pickled and copied deeply."""
+        raise TypeError(
+            f"{type(self).__module__}.{type(self).__qualname__} is neither pickled nor deeply copied; pickle what it "
+            "was made of, such as the model and the samples, and make it again"
+        )
+
     def _apply(self, rows: Array, out: Array) -> None:
         """out (s, rows of the operator) <- the product with rows (s, columns), one vector a row, both in C order."""
         raise NotImplementedError
 
-    def _rows_of(self, V: Any, name: str, length: int) -> Array:
+    def _rows_of(self, V: Any, name: str, length: int) -> Rows:
         found = _arrays.as_array(V, name, self.device, "the operator")
         self._check_block(found.shape, found.dtype, name, length, V)
+        if found.dtype != self.dtype:
+            return converted(found.T, self.dtype)
         if not found.T.flags.c_contiguous and found.nbytes >= _checks.COPY_WARNING_BYTES:
             fortran = f"{self.device.library}.asfortranarray({name})"
             cure = f"{name}.T.contiguous().T" if _arrays.is_tensor(V) else fortran
@@ -111,7 +140,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
                 _checks.CopyWarning,
                 stacklevel=_checks.level_of_caller(),
             )
-        return _arrays.as_c_contiguous(found.T)
+        return Rows(_arrays.as_c_contiguous(found.T), self.dtype)
 
     def _check_vector(self, shape: tuple[int, ...]) -> None:
         length = self.shape[1]
@@ -126,18 +155,16 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         self._check_dtype(dtype, name, V)
 
     def _check_dtype(self, dtype: Any, name: str, V: Any) -> None:
-        if dtype != self.dtype:
-            cure = f"to(torch.{self.dtype})" if _arrays.is_tensor(V) else f"astype('{self.dtype}')"
-            raise TypeError(
-                f"{name} has dtype {dtype} but the operator has {self.dtype}; convert it with {name}.{cure}"
-            )
+        if dtype != self.dtype and _arrays.is_tensor(V):
+            cure = _arrays.conversion(V, name, self.dtype)
+            raise TypeError(f"{name} has dtype {dtype} but the operator has {self.dtype}; convert it with {cure}")
 
-    def _output(self, out: Any, s: int) -> Array:
-        if not self.device.owns(out) or out.dtype != self.dtype:
+    def _output(self, out: Any, given: Rows) -> Array:
+        s, wanted = given.count, given.dtype
+        if not self.device.owns(out) or out.dtype != wanted:
             got = f"has dtype {out.dtype}" if self.device.owns(out) else f"is of type {type(out).__name__}"
-            raise TypeError(
-                f"out {got} but must be an array of {self.dtype}, the operator's dtype, on {self.device}, its device"
-            )
+            whose = "the operator's dtype" if wanted == self.dtype else "the wider of the operator's and V's dtypes"
+            raise TypeError(f"out {got} but must be an array of {wanted}, {whose}, on {self.device}, its device")
         if out.shape != (self.shape[0], s):
             raise ValueError(f"out has shape {out.shape} but must be {(self.shape[0], s)}, one product a column")
         if not out.T.flags.c_contiguous or not _arrays.is_writeable(out):

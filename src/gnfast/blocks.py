@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, overload
 
 import numpy as np
@@ -147,6 +148,9 @@ class Block(SymmetricOperator):
         super().__init__(operator_of(product, part.size, owner.dtype, owner.device), owner.dtype, owner.device)
         self.owner, self.part, self.memory_limit, self._gram = owner, part, owner.memory_limit, gram
         self.exponent = owner.exponent
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return methodcaller("block", self.part.index), (self.owner,)
 
     def check_unchanged(self) -> None:
         self.owner.check_unchanged()

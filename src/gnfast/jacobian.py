@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,9 +35,13 @@ class Jacobian(BlockOperator):
         dtype: np.dtype[Any],
         device: Device,
         check: Callable[[], None] | None = None,
+        owner: Any = None,
     ) -> None:
         super().__init__(shape, dtype, device)
-        self._products, self._check = products, check
+        self._products, self._check, self._owner = products, check, owner
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return super()._recipe() if self._owner is None else (methodcaller("jacobian"), (self._owner,))
 
     def check_unchanged(self) -> None:
         if self._check is not None:
@@ -61,6 +66,9 @@ class TransposedJacobian(BlockOperator):
     def __init__(self, products: JacobianProducts, jacobian: Jacobian) -> None:
         super().__init__(jacobian.shape[::-1], jacobian.dtype, jacobian.device)
         self._products, self._jacobian = products, jacobian
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return methodcaller("transpose"), (self._jacobian,)
 
     def check_unchanged(self) -> None:
         self._jacobian.check_unchanged()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gnfast import _arrays, _core
@@ -25,6 +27,9 @@ class KroneckerSum(Decoupling):
         home = _arrays.device_of(P)
         self._core = home.core.KroneckerSum(P.reshape(-1, P.shape[1]), R.reshape(-1, R.shape[1]))
         super().__init__(self._core, P.dtype, home, R.shape[1], P.shape[1], interleaved=False)
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self._P, self._R)
 
     def factors(self) -> tuple[Array, Array]:
         """P (L, k, k) and R (L, r, r)."""

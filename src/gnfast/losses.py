@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,11 @@ class LossAt:
         """Whether every H_i is a multiple of the identity: what the linear dual needs."""
         return self.name == "mse" and (self.weights is None or self.weights.ndim == 1)
 
+    def share(self, samples: slice) -> LossAt:
+        """That at some of the samples, of the same rank."""
+        parts = {name: getattr(self, name) for name in ("weights", "blocks", "factors")}
+        return replace(self, **{name: part[samples] for name, part in parts.items() if part is not None})
+
     def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any], device: Device) -> Array | None:
         """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), roots of weights (n, k) or None."""
         if self.factors is not None:
@@ -86,7 +91,12 @@ class LossAt:
 
 
 def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype[Any]) -> LossAt:
-    """The checked loss, a name or Hessians (n, k, k), with its weights (n,), (n, k) or None, kept as NumPy's."""
+    """The checked loss, a name or Hessians (n, k, k), with its weights (n,), (n, k) or None, kept as NumPy's.
+
+    One that has been checked is taken as it is.
+    """
+    if isinstance(loss, LossAt):
+        return loss
     loss, weights = _arrays.to_host(loss), _arrays.to_host(weights)
     named = loss is None or isinstance(loss, str | numbers.Number)  # the latter two as mistakes of a name
     name = check_loss(loss, outputs) if named else "blocks"

@@ -171,20 +171,21 @@ class Network:
             ValueError: Samples that the network does not take, or at which it differs from what it was read from.
         """
         given = _arrays.as_array(X, "X", device, "the network")
-        samples = self._checked(given, device)
+        samples = self._checked(X, given, device)
         if self.source is not None:
             self.place(samples.shape[1:])  # first: what these samples do not fit has its own error
             if self.source(self, given):
                 self.source = None
         return samples
 
-    def _checked(self, X: Array, device: Device) -> Array:
+    def _checked(self, X: Any, found: Array, device: Device) -> Array:
+        """X, which was read as `found`."""
         if not self.is_chain:
-            if X.ndim not in SAMPLES:
-                raise ValueError(f"X has shape {X.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
-            return _checks.array(X, "X", SAMPLES[X.ndim], self.dtype, device=device)
-        if X.ndim in SAMPLES and any(isinstance(layer, Flatten) for layer in self._layers):
-            X = X.reshape(len(X), -1)
+            if found.ndim not in SAMPLES:
+                raise ValueError(f"X has shape {found.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
+            return _checks.array(X, "X", SAMPLES[found.ndim], self.dtype, device=device)
+        if found.ndim in (3, 4) and found.size and any(isinstance(layer, Flatten) for layer in self._layers):
+            X = found.reshape(len(found), -1)
         return _checks.inputs(X, self.in_features, self.dtype, device)
 
     def place(self, shape: Shape, device: Device = CPU) -> Placed:
@@ -255,6 +256,13 @@ class Network:
         if len(self._layers) > LISTED_LAYERS:
             return head
         return "\n".join([head, *(f"  {i:>2}  {layer!r}" for i, layer in enumerate(self._layers))])
+
+
+def check_network(net: Any) -> Network:
+    """`net` if it is a network."""
+    if not isinstance(net, Network):
+        raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp")
+    return net
 
 
 def mlp(

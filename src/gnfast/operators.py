@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gnfast import _arrays, _checks, _core
-from gnfast._arrays import Array, Device
+from gnfast._arrays import Array, Device, FreeMemory
 from gnfast.block_operator import check_finite
 from gnfast.factors import range_factor
 from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
-from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
-from gnfast.networks import Network
+from gnfast.losses import SATURATED, LossAt, loss_at, relative_rounding, saturation
+from gnfast.networks import Network, check_network
 from gnfast.patches import Chain, chain
 from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
 from gnfast.symmetric import SymmetricOperator as SymmetricOperator  # for those above, who find it here
@@ -80,12 +80,8 @@ class GaussNewton(SymmetricOperator):
         method: str = "auto",
         weights: Any = None,
     ) -> None:
-        if not isinstance(net, Network):
-            raise TypeError(
-                f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp"
-            )
         home = _arrays.device(device)
-        self.net = net
+        self.net = check_network(net)
         self.X = home.upload(net.check_samples(X, home if _arrays.is_on_gpu(X) else _arrays.CPU))
         self.outputs = net.place(self.X.shape[1:], home).outputs
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
@@ -96,7 +92,8 @@ class GaussNewton(SymmetricOperator):
                 f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
             )
         n, k = len(self.X), self.outputs
-        if not isinstance(loss, str):
+        named = isinstance(loss, str) or (isinstance(loss, LossAt) and loss.blocks is None)
+        if not named:
             check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
         self.loss_at = loss_at(loss, weights, n, k, net.dtype)
         self._make(home)
@@ -118,6 +115,11 @@ class GaussNewton(SymmetricOperator):
         twin.exponent = _arrays.ENLARGEMENT[str(self.dtype)]
         twin._make(self.device)
         return twin
+
+    def _recipe(self) -> tuple[Any, ...]:
+        limit = None if isinstance(self.memory_limit, FreeMemory) else self.memory_limit
+        options = (self.loss_at, None, self.reduction, str(self.device), limit, self.method)
+        return type(self), (self.net, self.X, *options)
 
     def check_unchanged(self) -> None:
         self.net.check_unchanged()
@@ -160,7 +162,8 @@ class GaussNewton(SymmetricOperator):
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
         shape = (len(self.X) * self.outputs, self.shape[1])
-        return Jacobian(self.products, shape, self.dtype, self.device, self.net.check_unchanged)
+        owner, check = self.without_duals(), self.net.check_unchanged
+        return Jacobian(self.products, shape, self.dtype, self.device, check, owner)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n k, n k), H_i = R_i R_i^T, with G's non-zero spectrum.
@@ -348,6 +351,9 @@ class Dual(Decoupling):
         self.parameters = owner.shape[0]  # entries of what a vector is lifted to
         self.memory_limit = owner.memory_limit
 
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self.owner,)
+
     def check_unchanged(self) -> None:
         self.owner.check_unchanged()
 
@@ -362,11 +368,11 @@ class Dual(Decoupling):
         sqrt(lambda) |y| (divide by it).
         """
         self.check_unchanged()
-        rows = self._rows_of(Y, "Y", self.shape[0])
-        check_finite(rows, "Y")
-        out = self.device.empty((len(rows), self.parameters), self.dtype)
-        self.lift_rows(rows, out)
-        return _arrays.like(out.T, Y)  # type: ignore[no-any-return]  # a tensor of a tensor
+        given = self._rows_of(Y, "Y", self.shape[0])
+        check_finite(given.rows, "Y")
+        out = self.device.empty((len(given.rows), self.parameters), self.dtype)
+        self.lift_rows(given.rows, out)
+        return _arrays.like(given.back(out).T, Y)  # type: ignore[no-any-return]  # a tensor of a tensor
 
     def restrict(self, rows: Array) -> Array:
         """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`.
@@ -392,6 +398,10 @@ class WideLimitInverse(SymmetricOperator):
 
     def __init__(self, factor: Array, copies: int, interleaved: bool, device: Device) -> None:
         super().__init__(device.core.cholesky_inverse(factor, copies, interleaved), factor.dtype, device)
+        self._parts = factor, copies, interleaved, device
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), self._parts
 
 
 class Gram(Dual):
@@ -417,7 +427,11 @@ class Gram(Dual):
         super().__init__(owner, core, n, rank, interleaved=True)
         self._dual, self.part, self.exponent = core, part, owner.exponent
         self.parameters = owner.shape[0] if part is None else part.size
+        self._rank = rank
         self._dense: Array | None = None
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return _gram, (self.owner, self._rank, None if self.part is None else self.part.index, self._dense)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         if self._dense is not None:
@@ -444,14 +458,25 @@ class Gram(Dual):
         """K as an array (N, N), not to be written to; it is kept, and products use it from then on."""
         self.check_unchanged()
         if self._dense is None:
-            self._dense = _arrays.read_only(super().to_dense())
-            self.core = self.device.core.stored(self._dense)
-        return self._dense
+            self._store(super().to_dense())
+        return self._dense  # type: ignore[return-value]  # which is there now
+
+    def _store(self, dense: Array) -> None:
+        self._dense = _arrays.read_only(dense)
+        self.core = self.device.core.stored(self._dense)
 
     def __repr__(self) -> str:
         state = "stored" if self.stored else "not stored"
         whose = "" if self.part is None else f" of {self.part.name}"
         return f"Gram({self.shape[0]} x {self.shape[0]}{whose}, {state}, {self.dtype})"
+
+
+def _gram(owner: GaussNewton, rank: int, part: int | None, dense: Array | None) -> Gram:
+    """One that was pickled, with its matrix where it had been formed."""
+    made = Gram(owner, rank, None if part is None else owner.layers()[part])
+    if dense is not None:
+        made._store(dense)
+    return made
 
 
 class LinearDual(Dual):

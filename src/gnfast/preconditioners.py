@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,16 +29,27 @@ NAMES = ("diagonal", "block", "kfac")
 ROWS_BYTES = 1 << 30  # of preconditioned rows of the Jacobian that are made at once, where no limit says less
 UNITS = 64  # rows that are lifted at once
 
-Function = Callable[[Array], Array]  # of eigenvalues, elementwise, in float64 and NumPy's
+
+@dataclass(frozen=True)
+class Power:
+    """(value + damping)^exponent of eigenvalues, elementwise, in float64 and NumPy's, and 0 for 0."""
+
+    exponent: float
+    damping: float = 0.0
+
+    def __call__(self, values: Array) -> Array:
+        shifted = values + self.damping
+        with np.errstate(divide="ignore"):
+            return np.where(shifted > 0, shifted**self.exponent, 0.0)
 
 
 class Piece(Protocol):
     """A block by its spectral decomposition."""
 
-    def apply(self, f: Function, rows: Array) -> Array:
+    def apply(self, f: Power, rows: Array) -> Array:
         """The rows (s, p_l) times the block with f taken of its eigenvalues."""
 
-    def mixed(self, f: Function) -> float:
+    def mixed(self, f: Power) -> float:
         """The largest f that multiplies entries once they have been added up, rounding errors included; 0 for none."""
 
 
@@ -48,11 +59,11 @@ class Scaling:
     def __init__(self, entries: Array) -> None:
         self._entries = _arrays.to_host(entries)
 
-    def apply(self, f: Function, rows: Array) -> Array:
+    def apply(self, f: Power, rows: Array) -> Array:
         out: Array = rows * _arrays.device_of(rows).upload(f(self._entries).astype(rows.dtype))
         return out
 
-    def mixed(self, f: Function) -> float:
+    def mixed(self, f: Power) -> float:
         return 0.0
 
 
@@ -62,13 +73,13 @@ class Thin:
     def __init__(self, rows: Array, values: Array) -> None:
         self._rows, self._values = rows, values
 
-    def apply(self, f: Function, rows: Array) -> Array:
+    def apply(self, f: Power, rows: Array) -> Array:
         beyond = float(f(np.zeros(1))[0])
         factors = _arrays.device_of(rows).upload((f(self._values) - beyond).astype(rows.dtype))
         out: Array = rows * rows.dtype.type(beyond) + ((rows @ self._rows.T) * factors) @ self._rows
         return out
 
-    def mixed(self, f: Function) -> float:
+    def mixed(self, f: Power) -> float:
         beyond = 0.0 if len(self._rows) == self._rows.shape[1] else float(f(np.zeros(1))[0])
         return max(beyond, float(f(self._values).max(initial=0.0)))
 
@@ -82,71 +93,82 @@ class Kronecker:
         self._values = b[:, None] * a
         self._inner, self._outer = (home.upload(np.ascontiguousarray(V).astype(dtype)) for V in (U, W))
 
-    def apply(self, f: Function, rows: Array) -> Array:
+    def apply(self, f: Power, rows: Array) -> Array:
         X = rows.reshape(-1, *self._values.shape)
         factors = _arrays.device_of(rows).upload(f(self._values).astype(rows.dtype))
         turned = (self._outer.T @ X @ self._inner) * factors
         out: Array = self._outer @ turned @ self._inner.T
         return out.reshape(len(rows), -1)
 
-    def mixed(self, f: Function) -> float:
+    def mixed(self, f: Power) -> float:
         return float(f(self._values).max())
 
 
-class Root(SymmetricOperator):
-    """M^(-1/2) of a block-diagonal M, and the norms that multiply the rounding errors of its blocks' products."""
+P = TypeVar("P", bound="PowerOfBlocks")
+Pieces = Sequence[tuple[Array | slice, Piece]]  # entries of vectors, and the block that they belong to
 
-    def __init__(
-        self, core: Any, dtype: np.dtype[Any], device: Device, mixed: Sequence[tuple[Array | slice, float]]
-    ) -> None:
-        super().__init__(core, dtype, device)
-        self._mixed = mixed
+
+class PowerOfBlocks(SymmetricOperator):
+    """A power (p, p) of a block-diagonal matrix, block by block."""
+
+    def __init__(self, pieces: Pieces, f: Power, p: int, dtype: np.dtype[Any], device: Device) -> None:
+        def product(rows: Array, out: Array) -> None:
+            for own, piece in pieces:
+                out[:, own] = piece.apply(f, rows[:, own])
+
+        super().__init__(operator_of(product, p, dtype, device), dtype, device)
+        self._pieces, self._f = pieces, f
+
+    def _recipe(self) -> tuple[Any, ...]:
+        more = {name: value for name, value in vars(self).items() if name in ("memory_limit", "factors")}
+        return _again, (type(self), self._pieces, (self._f, self.shape[0], self.dtype, self.device), more)
+
+    def _power(self, kind: type[P], exponent: float, damping: float) -> P:
+        f = Power(exponent, _checks.at_least_zero(damping, "damping"))
+        options = (f, self.shape[0], self.dtype, self.device)
+        return _again(kind, self._pieces, options, {"memory_limit": self.memory_limit})
+
+
+def _again(kind: type[P], pieces: Pieces, options: tuple[Any, ...], more: dict[str, Any]) -> P:
+    made = kind.__new__(kind)
+    PowerOfBlocks.__init__(made, pieces, *options)
+    made.__dict__.update(more)
+    return made
+
+
+class Root(PowerOfBlocks):
+    """M^(-1/2) of a block-diagonal M."""
 
     def rounding(self, G: GaussNewton) -> float:
         """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
 
         8 as for eigenvalues (`matrices.rounding`); see docs/decisions/0022-blocks-and-preconditioners.md.
         """
-        if not any(norm for _, norm in self._mixed):
+        mixed = [(own, piece.mixed(self._f)) for own, piece in self._pieces]
+        if not any(norm for _, norm in mixed):
             return 0.0
         diagonal = G.diagonal()
-        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in self._mixed)
+        total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in mixed)
         return 8 * _arrays.eps(self.dtype) * math.sqrt(total)
 
 
-class BlockDiagonal(SymmetricOperator):
+class BlockDiagonal(PowerOfBlocks):
     """M (p, p), block by block: an operator that multiplies by it, and its inverses."""
 
     space = "parameters"
 
-    def __init__(self, G: GaussNewton, pieces: Sequence[tuple[Array | slice, Piece]]) -> None:
-        self._pieces = [(own if isinstance(own, slice) else G.device.upload(own), piece) for own, piece in pieces]
-        super().__init__(self._function(lambda values: values, G.shape[0], G.dtype, G.device), G.dtype, G.device)
+    def __init__(self, G: GaussNewton, pieces: Pieces) -> None:
+        placed = [(own if isinstance(own, slice) else G.device.upload(own), piece) for own, piece in pieces]
+        super().__init__(placed, Power(1.0), G.shape[0], G.dtype, G.device)
         self.memory_limit = G.memory_limit
 
-    def inverse(self, damping: float = 0.0) -> SymmetricOperator:
+    def inverse(self, damping: float = 0.0) -> PowerOfBlocks:
         """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
-        core = self._function(_power(damping, -1.0), self.shape[0], self.dtype, self.device)
-        made = SymmetricOperator(core, self.dtype, self.device)
-        made.memory_limit = self.memory_limit
-        return made
+        return self._power(PowerOfBlocks, -1.0, damping)
 
     def inverse_root(self, damping: float = 0.0) -> Root:
         """(M + damping I)^(-1/2), or without damping that of the pseudo-inverse."""
-        f = _power(damping, -0.5)
-        core = self._function(f, self.shape[0], self.dtype, self.device)
-        made = Root(core, self.dtype, self.device, [(own, piece.mixed(f)) for own, piece in self._pieces])
-        made.memory_limit = self.memory_limit
-        return made
-
-    def _function(self, f: Function, size: int, dtype: np.dtype[Any], home: Device) -> Any:
-        pieces = self._pieces
-
-        def product(rows: Array, out: Array) -> None:
-            for own, piece in pieces:
-                out[:, own] = piece.apply(f, rows[:, own])
-
-        return operator_of(product, size, dtype, home)
+        return self._power(Root, -0.5, damping)
 
     def __repr__(self) -> str:
         p = self.shape[0]
@@ -260,6 +282,9 @@ class Preconditioned(SymmetricOperator):
 
         super().__init__(operator_of(product, min(rows, p), G.dtype, G.device), G.dtype, G.device)
 
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self._gram.owner, self._root, self.name)
+
     def check_unchanged(self) -> None:
         self._gram.check_unchanged()
 
@@ -338,18 +363,6 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
-def _power(damping: float, exponent: float) -> Function:
-    """(value + damping)^exponent, and 0 for 0."""
-    damping = _checks.at_least_zero(damping, "damping")
-
-    def f(values: Array) -> Array:
-        shifted = values + damping
-        with np.errstate(divide="ignore"):
-            return np.where(shifted > 0, shifted**exponent, 0.0)
-
-    return f
-
-
 def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Eigenvalues and eigenvectors in float64; what rounding leaves of zeros is set to zero.
 

@@ -12,7 +12,8 @@ import numpy as np
 from gnfast import _arrays, _checks, _groups
 from gnfast._arrays import Array, Device
 from gnfast.kept import operator_of
-from gnfast.networks import Network
+from gnfast.losses import loss_at
+from gnfast.networks import Network, check_network
 from gnfast.operators import GaussNewton, SymmetricOperator
 
 
@@ -57,18 +58,17 @@ class ShardedGaussNewton(SymmetricOperator):
                 f"devices is {devices!r} but must be a list of at least one name, such as ['cuda:0', 'cuda:1']"
             )
         group = _groups.group([_arrays.device(name) for name in devices])
-        X, loss, weights = map(_arrays.to_host, (X, loss, weights))
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
+        X = check_network(net).check_samples(_arrays.to_host(X))
         n, count = len(X), len(group.devices)
         if n < count:
             raise ValueError(f"X has {_checks.counted(n, 'sample')} for {count} devices; name at most {n}")
+        whole = loss_at(loss, weights, n, net.place(X.shape[1:]).outputs, net.dtype)
         ends = [n * i // count for i in range(count + 1)]
         shares = [slice(*ends) for ends in itertools.pairwise(ends)]
 
         def make(home: Device, share: slice) -> GaussNewton:
-            given = loss[share] if isinstance(loss, np.ndarray | list) else loss
-            weighted = None if weights is None else weights[share]
-            return GaussNewton(net, X[share], given, None, "sum", home, memory_limit, method, weighted)
+            return GaussNewton(net, X[share], whole.share(share), None, "sum", home, memory_limit, method)
 
         shards = group.run([partial(make, home, share) for home, share in zip(group.devices, shares, strict=True)])
         if shards[0].products.plan(1)["coupled"]:
@@ -91,6 +91,14 @@ class ShardedGaussNewton(SymmetricOperator):
         super().__init__(operator_of(product, shards[0].shape[0], net.dtype, home), net.dtype, home)
         self.net, self.shards, self.memory_limit = net, tuple(shards), shards[0].memory_limit
         self._product = product
+        limit = None if memory_limit is None else self.memory_limit
+        self._parts = net, X, tuple(map(str, group.devices)), whole, self.reduction, limit, method
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), self._parts
+
+    def check_unchanged(self) -> None:
+        self.net.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:
         self._product(rows, out)

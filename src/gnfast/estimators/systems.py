@@ -58,7 +58,10 @@ class NystromPreconditioner(SymmetricOperator):
             factors = np.where(values + damping > 0, floor / (values + damping) - 1, 0.0)
         home = _arrays.device_of(rows)
         super().__init__(home.core.low_rank_update(rows, factors.tolist()), rows.dtype, home)
-        self.values, self._rows = values, rows
+        self.values, self._rows, self._damping = values, rows, damping
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self._rows, self.values, self._damping)
 
     @property
     def rank(self) -> int:

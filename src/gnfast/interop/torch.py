@@ -249,10 +249,10 @@ class Gram(OnTensors, SymmetricOperator):
         if isinstance(Y, torch.Tensor):
             return self.by_rows(Y, "Y", self.shape[0], self._products.p, product)
         self.check_unchanged()
-        rows = self._rows_of(Y, "Y", self.shape[0])
-        out = np.empty((len(rows), self._products.p), self.dtype)
-        product(rows, out)
-        return out.T
+        given = self._rows_of(Y, "Y", self.shape[0])
+        out = np.empty((len(given.rows), self._products.p), self.dtype)
+        product(given.rows, out)
+        return given.back(out).T
 
     def __repr__(self) -> str:
         state = "stored" if self.stored else "not stored"

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import CPU, Array, Device
+from gnfast.block_operator import BlockOperator
 from gnfast.factors import pivoted_cholesky, unit_of
 from gnfast.operators import SymmetricOperator
 from gnfast.protocol import Operator
@@ -36,6 +37,9 @@ class Stored(SymmetricOperator):
         super().__init__(home.core.stored(lower), lower.dtype, home)
         self.lower = lower
 
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self.lower,)
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         np.copyto(out, self.lower)
         return 0
@@ -54,7 +58,11 @@ class Foreign(SymmetricOperator):
             return _arrays.as_c_contiguous(out.T.astype(dtype, copy=False))
 
         super().__init__(device.core.callback(product, size, dtype.name), dtype, device)
+        self._function = function
         self._check_symmetry()
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self._function, self.shape[0], self.dtype, self.device)
 
     def _check_symmetry(self) -> None:
         """u^T A v = v^T A u for two random vectors: one that is not symmetric passes with probability zero."""
@@ -63,7 +71,13 @@ class Foreign(SymmetricOperator):
         image = image / unit_of(float(np.abs(image).max()))
         both = probe.T @ image
         rounding = 100 * _arrays.eps(self.dtype) * np.linalg.norm(probe) * np.linalg.norm(image)
-        if abs(both[0, 1] - both[1, 0]) > rounding:
+        skew = abs(both[0, 1] - both[1, 0])
+        if skew > rounding:
+            if self.dtype == np.float64 and skew <= rounding * np.finfo(np.float32).eps / np.finfo(np.float64).eps:
+                raise ValueError(
+                    "op is symmetric to the rounding of float32 only but has dtype float64; give it dtype float32, or "
+                    "pass (op + op.T) / 2 if its products are in float64 and its symmetric part is meant"
+                )
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
 
 
@@ -73,6 +87,9 @@ class Wide(SymmetricOperator):
     def __init__(self, op: SymmetricOperator) -> None:
         super().__init__(op.device.core.widened(op.core), np.dtype(np.float64), op.device)
         self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self.op,)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         # In float32 in the second half of the memory; row i, made wide, ends before the narrow row i + 1 begins.
@@ -154,7 +171,18 @@ def as_symmetric(op: Any) -> SymmetricOperator:
     dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")
-    return Foreign(op.matmat, op.shape[0], dtype if _arrays.is_float(dtype) else np.dtype(np.float64))
+    dtype = dtype if _arrays.is_float(dtype) else np.dtype(np.float64)
+    return Foreign(op.matmat, op.shape[0], np.dtype(np.float32) if _multiplies_in_single(op) else dtype)
+
+
+def _multiplies_in_single(op: Any) -> bool:
+    """Whether one of our operators in float32 is a part of SciPy's sums, products and multiples, which may say float64.
+
+    It takes vectors in float64, but what it makes of them is no better than float32.
+    """
+    if isinstance(op, BlockOperator):
+        return bool(op.dtype == np.float32)
+    return any(_multiplies_in_single(part) for part in getattr(op, "args", ()) if isinstance(part, LinearOperator))
 
 
 def _check_square(shape: tuple[int, ...]) -> None:
