@@ -41,7 +41,8 @@ py::dict plan_of(const api::GaussNewton& self, index vectors) {
     return out;
 }
 
-// Any symmetric operator of Python's: a callable that takes a block (s, n) and returns one.
+// Any symmetric operator of Python's: a callable that takes a block (s, n) and returns one. The callable may lead back to what keeps the
+// operator, a method of its owner for instance: Python's collector is shown it.
 class CallbackOperator final : public api::Operator {
    public:
     CallbackOperator(py::function f, index size, const std::string& dtype)
@@ -54,9 +55,12 @@ class CallbackOperator final : public api::Operator {
         const array block = new_array(dtype_, in.rows, in.cols);
         api::copy(dtype_, in, output(block, dtype_, in.rows, in.cols));
         array result;
+        if (!f_) throw py::value_error("an operator was used after Python had collected its function");
         interruptible([&] { result = py::cast<array>(f_(block)); });
         api::copy(dtype_, input(result, dtype_, out.rows, out.cols), out);
     }
+    PyObject* function() const { return f_.ptr(); }
+    void clear() { const py::function dropped = std::move(f_); }  // which may run anything: f_ is empty by then
 
    private:
     py::function f_;
@@ -64,10 +68,49 @@ class CallbackOperator final : public api::Operator {
     api::DType dtype_;
 };
 
+// The operator in a Python object; null until it has been made, and once it is gone.
+CallbackOperator* callback_in(PyObject* self) {
+    const py::detail::value_and_holder found = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+    return found.holder_constructed() ? static_cast<CallbackOperator*>(found.value_ptr()) : nullptr;
+}
+
+// What an operator keeps alive (py::keep_alive): other operators may be parts of a cycle.
+int visit_kept(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!reinterpret_cast<py::detail::instance*>(self)->has_patients) return 0;
+    const auto& patients = py::detail::get_internals().patients;
+    const auto found = patients.find(self);
+    if (found == patients.end()) return 0;
+    for (PyObject* kept : found->second) Py_VISIT(kept);
+    return 0;
+}
+
+// Operators take part in Python's search for cycles. Only a callable's are broken here: a cycle of nothing but the core's operators cannot
+// be made, and what else there is of Python's breaks its own.
+void collected(PyHeapTypeObject* heap) {
+    PyTypeObject& type = heap->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = &visit_kept;
+    type.tp_clear = [](PyObject*) { return 0; };
+}
+
+void collected_with_function(PyHeapTypeObject* heap) {
+    PyTypeObject& type = heap->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+        if (const CallbackOperator* op = callback_in(self)) Py_VISIT(op->function());
+        return visit_kept(self, visit, arg);
+    };
+    type.tp_clear = [](PyObject* self) {
+        if (CallbackOperator* op = callback_in(self)) op->clear();
+        return 0;
+    };
+}
+
 }  // namespace
 
 void register_operators(py::module_& m) {
-    py::class_<api::Operator>(m, "Operator", py::module_local())
+    py::class_<api::Operator>(m, "Operator", py::module_local(), py::custom_type_setup(&collected))
         .def_property_readonly("size", &api::Operator::cols)
         .def("apply", [](api::Operator& self, const array& in, const array& out) {
             product(self.dtype(), in, self.cols(), out, self.rows(), [&](api::Array from, api::Array to) { self.apply(from, to); });
@@ -180,7 +223,8 @@ void register_operators(py::module_& m) {
         },
         py::keep_alive<0, 1>());
     m.def("widened", &api::make_widened, py::keep_alive<0, 1>());
-    m.def("callback", [](py::function f, index size, const std::string& dtype) -> std::unique_ptr<api::Operator> {
+    py::class_<CallbackOperator, api::Operator>(m, "Callback", py::module_local(), py::custom_type_setup(&collected_with_function));
+    m.def("callback", [](py::function f, index size, const std::string& dtype) {
         return std::make_unique<CallbackOperator>(std::move(f), size, dtype);
     });
 }

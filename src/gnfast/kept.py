@@ -22,7 +22,7 @@ def operator_of(
 ) -> _core.Operator:
     """A symmetric product (rows in, rows out) of Python's as an operator of the core.
 
-    `product` must not refer to what keeps the operator: Python sees no cycle that goes through C++.
+    `product` had better not refer to what keeps the operator: their memory would wait for Python's search for cycles.
     """
 
     def block(rows: Array) -> Array:
