@@ -130,3 +130,29 @@ def test_new_directions_with_the_wrong_freedom_are_caught(monkeypatch):
 def test_signs_of_frames_matter_and_are_caught(monkeypatch):
     monkeypatch.setattr(skips, "orthonormal", lambda G: np.linalg.qr(G)[0])
     assert compare("gaussian", WIDE, 0.7, samples=400)
+
+
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal", "uniform"])
+def test_variances_of_any_size_are_right_or_refused(init):
+    usual = gn.ensemble.linear([8, 8], d=3, k=2, variances=[1.0] * 3, init=init, samples=3, seed=4)
+    for size in (1e-300, 1e-200, 1e-150, 1e-100, 1e-30, 1e30, 1e100, 1e150, 1e200, 1e300):
+        options = {"d": 3, "k": 2, "variances": [size] * 3, "init": init, "samples": 3, "seed": 4}
+        try:
+            found = gn.ensemble.linear([8, 8], **options)
+        except ValueError as error:
+            assert "zero or leaves the range of float64" in str(error) and not 1e-150 < size < 1e150
+            continue
+        np.testing.assert_allclose(found.kappa, usual.kappa, rtol=1e-9)
+        np.testing.assert_allclose(found.lambda_max / size**2, usual.lambda_max, rtol=1e-9)
+
+
+def test_draws_of_rank_zero_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="cancel its skips"):
+        gn.ensemble.linear(1, depth=2, d=1, k=1, init="orthogonal", skip=1.0, samples=20)
+    for Sigma in (1e308 * np.eye(3), 1e-308 * np.eye(3), 1e200 * np.eye(3)):
+        try:
+            found = gn.ensemble.linear([8, 8], d=3, k=2, Sigma=Sigma, samples=2)
+        except ValueError as error:
+            assert "leaves the range of float64" in str(error)
+        else:
+            np.testing.assert_allclose(found.kappa, gn.ensemble.linear([8, 8], d=3, k=2, samples=2).kappa, rtol=1e-9)

@@ -313,3 +313,62 @@ def test_mistakes(arguments, words):
     with pytest.raises((TypeError, ValueError)) as error:
         gn.limits.gram(**{"X": AWKWARD, "depth": 3} | arguments)
     assert words in str(error.value)
+
+
+# -------------------------------------------------------------------------------------------------------- range
+@pytest.mark.parametrize("activation", ["relu", "identity", "leaky_relu"])
+@pytest.mark.parametrize("parameterization", ["standard", "ntk", "mup"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_homogeneous_networks_at_any_scale(activation, parameterization, bias):
+    X = np.random.default_rng(0).standard_normal((4, 3))
+    one = gn.limits.gram(X, 3, activation, parameterization, variances="lecun")
+    for decade in (-300, -200, -160, -120, 120, 150, 200, 300):
+        found = gn.limits.gram(X * 10.0**decade, 3, activation, parameterization, bias=bias, variances="lecun")
+        if bias and decade < 0 and parameterization != "standard":  # the biases' part alone is left
+            near = gn.limits.gram(X * 1e-30, 3, activation, parameterization, bias=True, variances="lecun")
+            np.testing.assert_allclose(found.kernel, near.kernel, rtol=1e-12)
+            assert found.exponent == 0 and found.rank == near.rank
+            continue
+        assert found.kappa == pytest.approx(one.kappa, rel=1e-9) and found.rank == one.rank
+        np.testing.assert_allclose(found.shares, one.shares, rtol=1e-9, atol=1e-15)
+        power = 2 * decade - 2 * found.exponent * np.log10(2)  # of the kernel as it is given
+        np.testing.assert_allclose(found.kernel / 10.0**power, one.kernel, rtol=1e-9)
+        assert (f"X / 2^{found.exponent}" in repr(found)) == bool(found.exponent)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "erf", "elu", "silu", "gelu_tanh", "softplus", "sigmoid"])
+def test_other_networks_at_any_scale_are_right_or_refused(activation):
+    X = np.random.default_rng(0).standard_normal((3, 2))
+    for decade in range(-300, 301, 50):
+        try:
+            found = gn.limits.gram(X * 10.0**decade, 3, activation, "ntk", variances="lecun")
+        except ValueError as error:
+            assert "range of float64" in str(error) or "are not resolved" in str(error)
+            assert abs(decade) >= 50
+        else:
+            assert np.isfinite(found.kernel).all() and found.rank >= 1
+            assert (found.error > 1e-9) == ("known to" in repr(found))
+
+
+def test_variances_beyond_the_range_are_refused():
+    X = np.random.default_rng(0).standard_normal((3, 2))
+    for variance in (1e200, 1e-200, 1e300):
+        with pytest.raises(ValueError, match="beyond the range of float64"):
+            gn.limits.gram(X, 4, "relu", variances=variance)
+
+
+def test_an_error_of_the_moments_is_shown():
+    """Of tanh at large scales derivatives are spikes, which neither the expansions nor their nodes resolve."""
+    X = np.random.default_rng(0).standard_normal((3, 2))
+    x, t = np.linspace(-12, 12, 400_001), 0
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) * (x[1] - x[0])
+    for scale in (0.3, 3.0, 30.0, 300.0, 3000.0):
+        found = gn.limits.gram(X * scale, 2, "tanh", "ntk", variances=1.0)
+        sigma = np.linalg.norm(X * scale, axis=1) / np.sqrt(2)
+        squares = [np.sum(np.cosh(np.clip(s * x, -300, 300)) ** -4 * density) for s in sigma]
+        values = [np.sum(np.tanh(s * x) ** 2 * density) for s in sigma]
+        exact = sigma**2 * squares + values
+        off = np.abs(found.kernel.diagonal() - exact).max() / exact.max()
+        assert off <= found.error + 1e-6, scale
+        t += "known to" in repr(found)
+    assert t >= 2

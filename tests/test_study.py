@@ -197,6 +197,9 @@ def test_bounds_of_the_paper_are_named():
     assert compute(replace(wide, kind="leaky_relu", depth=2))["paper_name"] == "relu.paper"
     deep = compute(replace(wide, kind="leaky_relu"))
     assert deep["paper"] == math.inf and deep["paper_name"] == ""
+    for kind, depth in (("linear", 3), ("residual", 3), ("leaky_relu", 2)):  # it has none with biases, which ours take
+        biased = compute(replace(wide, kind=kind, depth=depth, bias=True, skip=1.0 if kind == "residual" else 0.0))
+        assert (biased["paper"], biased["paper_name"]) == (math.inf, "") and math.isfinite(biased["tightest"])
 
 
 def test_other_quantities():

@@ -65,7 +65,8 @@ def linear(
         and so on ("residual.convex" with skips).
 
     Raises:
-        TypeError, ValueError: Bad arguments.
+        TypeError, ValueError: Bad arguments, variances at which products of weights leave the range of float64, or a
+            draw whose Gauss-Newton matrix is zero.
 
     Warns:
         LawWarning: Gaussian weights stand for uniform ones.
@@ -89,7 +90,7 @@ def linear(
         warnings.warn(str(law), LawWarning, stacklevel=_checks.level_of_caller())
     own, hat = [], []
     limits: dict[str, list[float]] = {f"{family}.{form}": [] for form in forms}
-    with blas_threads(law.inputs.rank):
+    with blas_threads(law.inputs.rank), np.errstate(over="ignore", invalid="ignore"):  # `ends` says what overflows
         for sample in range(samples):
             grams = law.draw(seed, sample)
             hat.append(ends(dual_of(grams), seed))

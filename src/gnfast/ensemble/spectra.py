@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -16,6 +17,11 @@ from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
 from gnfast.spectrum.routes import Search
 
 TOL = 1e-9  # of the ends where the dual is too large for its whole spectrum
+NO_SPECTRUM = (
+    "the Gauss-Newton matrix of a draw is zero or leaves the range of float64, and has no condition number: its "
+    "weights cancel its skips, or variances, skip or Sigma are too small or too large; pass others, near 1 / fan_in, "
+    "or another seed where few draws are zero"
+)
 FLAT = 2.0  # kappa(Sigma) up to which kappa(G) may be so near to 1 that deviations are worth their while
 
 
@@ -71,7 +77,13 @@ def ends(dual: Sum, seed: int) -> Ends:
     Args:
         dual: Positive semi-definite.
         seed: Of starting vectors.
+
+    Raises:
+        ValueError: A matrix that is zero or leaves the range of float64.
     """
+    finite = np.isfinite(dual.P).all() and np.isfinite(dual.R).all()
+    if not (finite and np.finfo(np.float64).tiny <= dual.scale < math.inf):
+        raise ValueError(NO_SPECTRUM)
     op = KroneckerSum(dual.P, dual.R)
     size, s, shift = op.shape[0], dual.scale, dual.shift
     values, rank = None, size
@@ -80,6 +92,8 @@ def ends(dual: Sum, seed: int) -> Ends:
         top, low = float(values[-1]), float(values[0])
         if not shift:
             rank = int(np.count_nonzero(values > matrices.zero_cut(top, size, values.dtype)))
+            if rank == 0 or not math.isfinite(top):
+                raise ValueError(NO_SPECTRUM)
             low = float(values[size - rank])
     elif shift:
         low, top = map(float, eigsh(op, 2, "BE", tol=TOL, seed=seed, return_eigenvectors=False))

@@ -17,6 +17,8 @@ from gnfast.limits.neurons import BATCHES, sampled
 from gnfast.spectrum import matrices
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")
+SHOWN_ERROR = 1e-9  # below it is nobody's worry: eigenvalues are shown to six digits
+SQUARES = 400  # binary digits of X, up or down, whose squares and their products with variances are safe in float64
 NEURONS = 32_768  # standard errors below a percent; at 100 samples 26 MB for each layer
 
 
@@ -38,6 +40,9 @@ class Limit:
         kappa: lambda_max / lambda_min, over those.
         error: The kernels' relative error beyond rounding: 0 from closed forms, what is left out of Hermite expansions,
             the standard error of the whole kernel in the Frobenius norm where neurons are drawn.
+        exponent: Other than 0 where the squares of X leave the range of float64 and the activation is positively
+            homogeneous: kernel, nngp, eigenvalues and cut are then those of X / 2^exponent, those of X 4^exponent times
+            as large. Shares, rank and kappa are the same.
     """
 
     activation: str
@@ -50,6 +55,7 @@ class Limit:
     rank: int
     cut: float
     error: float
+    exponent: int = 0
 
     @property
     def lambda_max(self) -> float:
@@ -67,9 +73,11 @@ class Limit:
         return self.lambda_max / self.lambda_min
 
     def __repr__(self) -> str:
+        notes = [f"kernel known to {self.error:.1g} of itself"] if self.error > SHOWN_ERROR else []
+        notes += [f"kernel and eigenvalues of X / 2^{self.exponent}"] if self.exponent else []
         return (
             f"<Limit of {self.activation} networks, {self.depth} layers, {self.parameterization}: "
-            f"kappa {self.kappa:.6g}, rank {self.rank} of {len(self.eigenvalues)}>"
+            f"{', '.join([f'kappa {self.kappa:.6g}', f'rank {self.rank} of {len(self.eigenvalues)}', *notes])}>"
         )
 
 
@@ -126,7 +134,8 @@ def gram(
         A `Limit`.
 
     Raises:
-        ValueError: Bad arguments, X zero everywhere, a skip without a limit.
+        ValueError: Bad arguments, X zero everywhere, a skip without a limit, X or variances at which the kernel leaves
+            the range of float64 or the moments of the activation are not resolved.
 
     References: Jacot, Gabriel & Hongler (NeurIPS 2018); Lee et al. (ICLR 2018) for the NNGP; Cho & Saul (NeurIPS 2009);
     Yang & Hu (ICML 2021).
@@ -143,7 +152,15 @@ def gram(
     _check_last(skips[-1], phi, parameterization)
     neurons, seed = _checks.integer(neurons, "neurons", BATCHES), _checks.integer(seed, "seed", 0)
 
+    exponent = 0
+    largest = int(np.frexp(np.abs(data).max())[1])
     own, ones = layer_factors(parameterization, c, data.shape[1], biased)
+    if phi.rectifier is not None and abs(largest) > SQUARES:
+        data = np.ldexp(data, -largest)
+        if ones and largest < 0:  # beside the biases, which do not grow with X, the weights' parts are next to nothing
+            own = [float(np.ldexp(f, 2 * largest)) for f in own]
+        else:
+            ones, exponent = float(np.ldexp(ones, -2 * largest)), largest
 
     is_drawn, gains = any(skips[1:-1]) and not phi.is_linear, _gains(c, skips) if phi.is_linear else c
 
@@ -157,9 +174,16 @@ def gram(
         weights = [f * A * B for f, A, B in layers]
         return _Parts(weights, [ones * B for B in backward], gains[-1] * inputs[-1], error)
 
-    samples = covariance.of_rows(data)
-    found = parts(samples, neurons)
-    kernel, nngp, error = found.kernel, found.nngp, found.error
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        samples = covariance.of_rows(data)
+        found = parts(samples, neurons)
+        kernel, nngp, error = found.kernel, found.nngp, found.error
+    tiny = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
+    if not (np.isfinite(kernel).all() and np.isfinite(nngp).all() and kernel.diagonal().max() > tiny):
+        raise ValueError(
+            f"X, with entries up to {np.abs(X).max():.1e}, and variances give a kernel beyond the range of float64; "
+            "pass X and variances of usual size"
+        )
     traces = np.array([np.trace(a) + np.trace(b) for a, b in zip(found.weights, found.biases, strict=True)])
     if is_drawn:
         streams = range(depth, depth * (BATCHES + 1), depth)
@@ -174,7 +198,17 @@ def gram(
     rank = int((values > cut).sum())
     scale = 1 / len(data)
     return Limit(
-        phi.name, parameterization, depth, kernel, nngp, traces / traces.sum(), scale * values, rank, scale * cut, error
+        phi.name,
+        parameterization,
+        depth,
+        kernel,
+        nngp,
+        traces / traces.sum(),
+        scale * values,
+        rank,
+        scale * cut,
+        error,
+        exponent,
     )
 
 

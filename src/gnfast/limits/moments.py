@@ -24,6 +24,7 @@ NAMES = (*ACTIVATIONS, "erf")  # erf is no layer of networks, but the field's ke
 REACH = 12.5
 PANELS, POINTS = 64, 16  # an even number: one panel ends at 0, where activations may have kinks
 TERMS = 2048  # Hermite functions oscillate with sqrt(2,048) = 45 radians a unit, 18 a panel: 16 points resolve them
+LARGEST = 1e12  # scale of pre-activations whose features the graded panels resolve, with some digits to spare
 TAIL = 1e-14  # of the second moment: near what sums of 1,000 numbers lose anyway
 
 
@@ -130,17 +131,28 @@ def expanded(phi: Pointwise, z: Covariance) -> Moments:
     Every term is positive semi-definite, and Parseval's equality says what the terms left out amount to: rounding for
     analytic activations of usual scales, some 1e-6 of the derivative's moments for elu, whose second derivative jumps.
     """
-    x, _ = hermite_nodes()
-    values, slopes = phi(np.outer(z.scale, x))
-    second, lost = hermite_series(values, z.cosine)
-    first, lost_too = hermite_series(slopes, z.cosine)
+    largest = float(z.scale.max())
+    if not largest <= LARGEST:
+        raise ValueError(
+            f"X and variances give pre-activations of standard deviation {largest:.1e}, at which the moments of "
+            f"{phi.name} are not resolved; they may be up to {LARGEST:g}"
+        )
+    values, slopes = phi(np.outer(z.scale, hermite_nodes()[0]))
+    x, weights = graded_nodes()
+    totals = [np.square(f) @ weights for f in phi(np.outer(z.scale, x))]
+    second, lost = hermite_series(values, z.cosine, totals[0])
+    first, lost_too = hermite_series(slopes, z.cosine, totals[1])
     return Moments(of_matrix(second), first, max(lost, lost_too))
 
 
-def hermite_series(f: FloatArray, cosine: FloatArray) -> tuple[FloatArray, float]:
-    """sum_j c_j c_j^T cos^j for f (n, nodes), and the largest share of a second moment that is missing."""
+def hermite_series(f: FloatArray, cosine: FloatArray, total: FloatArray | None = None) -> tuple[FloatArray, float]:
+    """sum_j c_j c_j^T cos^j for f (n, nodes), and the largest share of a second moment that is missing.
+
+    `total` has the second moments (n,), where they are known better than from the nodes.
+    """
     x, weights = hermite_nodes()
-    total = np.square(f) @ (weights * np.exp(-(x**2) / 4))
+    if total is None:
+        total = np.square(f) @ (weights * np.exp(-(x**2) / 4))
     weighted, missing = f * weights, total.copy()
     before, here, power = np.zeros_like(x), np.exp(-(x**2) / 4), np.ones_like(cosine)
     found = np.zeros_like(cosine)
@@ -152,7 +164,8 @@ def hermite_series(f: FloatArray, cosine: FloatArray) -> tuple[FloatArray, float
             break
         power *= cosine
         before, here = here, (x * here - np.sqrt(j) * before) / np.sqrt(j + 1)
-    return found, float(np.max(np.divide(missing, total, out=np.zeros_like(total), where=total > 0), initial=0.0))
+    share = np.divide(np.abs(missing), total, out=np.zeros_like(total), where=total > 0)  # negative by quadrature only
+    return found, float(np.max(share, initial=0.0))
 
 
 @functools.cache
@@ -166,3 +179,14 @@ def hermite_nodes() -> tuple[FloatArray, FloatArray]:
     centres = half * (2 * np.arange(PANELS) - PANELS + 1)
     x = np.add.outer(centres, half * points).ravel()
     return x, np.tile(half * weights, PANELS) * np.exp(-(x**2) / 4) / np.sqrt(2 * np.pi)
+
+
+@functools.cache
+def graded_nodes() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights for E f(x), x standard normal: panels halve towards 0, where f(scale x) has its features."""
+    points, weights = np.polynomial.legendre.leggauss(POINTS)
+    ends = np.union1d(REACH * 2.0 ** np.arange(-60, 1), np.linspace(0, REACH, PANELS // 2 + 1))
+    half = np.diff(ends) / 2
+    x = np.add.outer((ends[1:] + ends[:-1]) / 2, np.zeros(POINTS)) + np.outer(half, points)
+    w = np.outer(half, weights) * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    return np.concatenate([-x.ravel()[::-1], x.ravel()]), np.concatenate([w.ravel()[::-1], w.ravel()])

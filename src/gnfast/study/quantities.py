@@ -95,9 +95,15 @@ def _bounds(subject: Subject) -> dict[str, Value]:
     else:
         found = [bounds.deep(net, X, subject.loss)] + [bounds.relu(net, X)] * (subject.loss == "mse")
     found = [bound for bound in found if bound.applies]
-    paper = next((bound for bound in found if bound.name in PAPER_FORMS), None)
+    paper = next((bound for bound in found if bound.name in PAPER_FORMS and has_papers_bound(net)), None)
     tightest = min(found, key=lambda bound: bound.value, default=None)
     return _named("paper", paper) | _named("tightest", tightest)
+
+
+def has_papers_bound(net: Network) -> bool:
+    """Whether a bound of the paper covers the network: no biases, skips over one layer, and linear with skips."""
+    plain = net.is_chain and all(layer.bias is None for layer in net.dense)
+    return plain and (net.is_linear or not any(layer.skip for layer in net.dense))
 
 
 def _named(column: str, bound: Bound | None) -> dict[str, Value]:
