@@ -51,6 +51,7 @@ PYTHON_HEIGHTS = {
 # files that grew out of a room's own file
 PART_OF = {
     **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept", "jacobian", "kronecker", "sharded"), "operators"),
+    "decoupling": "operators",
     **dict.fromkeys(("symmetric", "blocks", "preconditioners", "protocol"), "operators"),
     **dict.fromkeys(("layers", "convolutions", "norms", "patches", "pruning", "architectures"), "networks"),
 }

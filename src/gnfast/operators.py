@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from functools import cached_property
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device, FreeMemory
 from gnfast.block_operator import check_finite
+from gnfast.decoupling import Decoupling as Decoupling
+from gnfast.decoupling import WideLimitInverse as WideLimitInverse
 from gnfast.factors import range_factor
 from gnfast.jacobian import Jacobian
 from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
@@ -117,6 +120,10 @@ class GaussNewton(SymmetricOperator):
         return twin
 
     def _recipe(self) -> tuple[Any, ...]:
+        if self.exponent:
+            plain = copy.copy(self)
+            plain.exponent = 0
+            return methodcaller("enlarged"), (plain,)
         limit = None if isinstance(self.memory_limit, FreeMemory) else self.memory_limit
         options = (self.loss_at, None, self.reduction, str(self.device), limit, self.method)
         return type(self), (self.net, self.X, *options)
@@ -293,47 +300,6 @@ class GaussNewton(SymmetricOperator):
         return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product of the core, {self.dtype}, {self.device})"
 
 
-class Decoupling(SymmetricOperator):
-    """An operator on `copies` vectors of size `block` that decouple in the wide limit, which preconditions its low end.
-
-    `cheap_products`: whether they cost so much less than the matrix that solvers should not form it.
-    """
-
-    cheap_products = False
-
-    def __init__(
-        self,
-        core: _core.Operator,
-        dtype: np.dtype[Any],
-        device: Device,
-        block: int,
-        copies: int,
-        interleaved: bool,
-    ) -> None:
-        super().__init__(core, dtype, device)
-        self._block, self._copies, self._interleaved = block, copies, interleaved
-
-    @property
-    def outputs(self) -> int:
-        """How many copies decouple: outputs of the network."""
-        return self._copies
-
-    def _mean_over_outputs(self, out: Array) -> None:
-        raise NotImplementedError
-
-    def preconditioner(self) -> WideLimitInverse | None:
-        """The inverse of the wide limit of this operator, I_k (x) its mean over outputs, or None if that is singular.
-
-        In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
-        spectrum easy whatever the data.
-        """
-        factor = self.device.empty((self._block, self._block), self.dtype)
-        self._mean_over_outputs(factor)
-        if self.device.core.cholesky(factor):
-            return None
-        return WideLimitInverse(factor, self._copies, self._interleaved, self.device)
-
-
 class Dual(Decoupling):
     """What the two duals share beyond that: vectors that can be taken to parameters."""
 
@@ -391,17 +357,6 @@ class Dual(Decoupling):
 
     def _mean_over_outputs(self, out: Array) -> None:
         self._dual.mean_over_outputs(out)
-
-
-class WideLimitInverse(SymmetricOperator):
-    """(I_k (x) C C^T)^-1, or (C C^T (x) I_k)^-1 when interleaved, from a Cholesky factor C in a lower triangle."""
-
-    def __init__(self, factor: Array, copies: int, interleaved: bool, device: Device) -> None:
-        super().__init__(device.core.cholesky_inverse(factor, copies, interleaved), factor.dtype, device)
-        self._parts = factor, copies, interleaved, device
-
-    def _recipe(self) -> tuple[Any, ...]:
-        return type(self), self._parts
 
 
 class Gram(Dual):
