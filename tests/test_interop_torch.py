@@ -286,7 +286,7 @@ SMALL = torch.ones(3, 2, dtype=torch.float64)
         (lambda: GaussNewton(torch.matmul, None, SMALL), TypeError, "a function needs its parameters"),
         (lambda: GaussNewton(torch.matmul, [3.0], SMALL), TypeError, r"params\[0\] is of type float"),
         (lambda: GaussNewton(LINEAR, None, SMALL, "hinge"), ValueError, "loss is 'hinge'"),
-        (lambda: GaussNewton(LINEAR, None, SMALL, memory_limit=100), MemoryError, "memory_limit is 0.0 MB"),
+        (lambda: GaussNewton(LINEAR, None, SMALL, memory_limit=100), MemoryError, "memory_limit is 100 B"),
         (lambda: GaussNewton(nn.Sequential(LINEAR, nn.Dropout()), None, SMALL), ValueError, "dropout in training mode"),
         (lambda: GaussNewton(lambda p, x: x.float(), SMALL, SMALL), TypeError, "outputs in float32"),
         (lambda: GaussNewton(lambda p, x: x.sum(), SMALL, SMALL), ValueError, "must be the samples"),

@@ -35,10 +35,21 @@ POISSON_OVERFLOWS = (  # the core's words for it
 )
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
+# PyTorch's losses by class and function: our name, the factor of their Hessian in one output's, whether their mean is
+# over all outputs of a sample, too, and what else differs.
+_FOREIGN = {
+    ("MSELoss", "mse_loss"): ("mse", 2, True, ""),
+    ("CrossEntropyLoss", "cross_entropy"): ("cross_entropy", 1, False, ""),
+    ("NLLLoss", "nll_loss"): ("cross_entropy", 1, False, " and a model without its log_softmax"),
+    ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"): ("binary_cross_entropy", 1, True, ""),
+    ("BCELoss", "binary_cross_entropy"): ("binary_cross_entropy", 1, True, " and a model without its sigmoid"),
+    ("PoissonNLLLoss", "poisson_nll_loss"): ("poisson", 1, True, " for log_input=True"),
+}
 
 
 def check_loss(loss: Any, outputs: int) -> str:
     """The name of a loss that makes sense for a network with so many outputs."""
+    _refuse_function(loss)
     name = _checks.choice(loss, "loss", LOSSES)
     if name == "cross_entropy" and outputs == 1:
         raise ValueError(
@@ -46,6 +57,31 @@ def check_loss(loss: Any, outputs: int) -> str:
             "use 'binary_cross_entropy' or a network with 2 or more outputs"
         )
     return name
+
+
+def _refuse_function(loss: Any, samples: int | str = "n", outputs: int | str = "k", dtype: str = "float64") -> None:
+    """Raise for a loss that is a class, a function or a module, of PyTorch or another library, with its equivalent."""
+    if not callable(loss):
+        return
+    kind = getattr(loss, "__name__", type(loss).__name__)
+    found = next((ours for theirs, ours in _FOREIGN.items() if kind in theirs), None)
+    cure = "its Hessians in the outputs, an array (n, k, k)"
+    if found is not None:
+        name, factor, over_outputs, besides = found
+        total = getattr(loss, "reduction", "mean") == "sum"
+        value = f"{factor} / {outputs}" if over_outputs and not total else str(factor)
+        weighted = getattr(loss, "weight", None) is not None
+        weights = "" if value == "1" else f" with weights=numpy.full({samples}, {value}, {dtype!r})"
+        if weighted and name == "cross_entropy":
+            weights = " with weights=w[y]" + ("" if total else " / w[y].sum()")
+            total = True
+        elif weighted or getattr(loss, "pos_weight", None) is not None:
+            weights = " with its weights as weights (n, k)"
+        cure = f"loss={name!r}" + (' and reduction="sum"' if total else "") + weights + besides
+    what = "the class" if isinstance(loss, type) else "the function" if hasattr(loss, "__name__") else "a"
+    raise TypeError(
+        f"loss is {what} {kind} but must be one of {', '.join(map(repr, LOSSES))}, or Hessians; pass {cure}"
+    )
 
 
 def hessian_rank(loss: str, outputs: int) -> int:
@@ -98,6 +134,7 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
     if isinstance(loss, LossAt):
         return loss
     loss, weights = _arrays.to_host(loss), _arrays.to_host(weights)
+    _refuse_function(loss, samples, outputs, np.dtype(dtype).name)
     named = loss is None or isinstance(loss, str | numbers.Number)  # the latter two as mistakes of a name
     name = check_loss(loss, outputs) if named else "blocks"
     found = None if weights is None else _check_weights(weights, name, samples, outputs, dtype)

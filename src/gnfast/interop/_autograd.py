@@ -14,8 +14,19 @@ import torch
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast.interop._first_call import first_call
 from gnfast.interop._losses import Hessian
 from gnfast.interop._models import Model
+from gnfast.interop._plain import dense
+from gnfast.interop._probes import (
+    Probe,
+    check_not_random,
+    check_outputs,
+    close,
+    coupling,
+    finite,
+    raise_of_memory,
+)
 from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
 from gnfast.plan import check_memory, megabytes
 
@@ -29,14 +40,15 @@ VECTORS = 32  # at once at most: enough to fill any matrix product
 class FunctionalPass:
     """J V and J^T U at some samples by `torch.func`, the vectors of a block batched by vmap.
 
-    J v is a linearization's where the forward pass is to be kept, and jvp's where not, since tracing takes longer than
-    the one forward pass it saves. J^T u is linear in u, so that J v is also the pullback of u -> J^T u (Townsend 2017):
-    that serves where forward mode or its batching fails.
+    J v is, by `way`, a linearization's ("linearize"), which keeps the forward pass; or jvp's ("jvp"), which makes it
+    again: for one product that is less than tracing, and nothing that a later call changes can enter. J^T u is linear
+    in u, so that J v is also the pullback of u -> J^T u (Townsend 2017; "transpose"): that serves where forward mode or
+    its batching fails, or is not the adjoint of reverse mode.
     """
 
-    engine = "torch.func"
+    engine, batched = "torch.func", True
 
-    def __init__(self, model: Model, X: Tensor, kept: bool) -> None:
+    def __init__(self, model: Model, X: Tensor, way: str) -> None:
         def call(*parameters: Tensor) -> Tensor:
             out = model.call(list(parameters), X)
             return out.reshape(len(out), -1)
@@ -44,37 +56,32 @@ class FunctionalPass:
         self._model = model
         self.outputs, pull = torch.func.vjp(call, *model.parameters)
         self._pull = torch.vmap(pull)
-        try:
-            self._push = torch.vmap(_linearized(call, model, self.outputs) if kept else _forward(call, model))
-            self._try()
-        except (RuntimeError, NotImplementedError) as error:
-            _raise_of_memory(error)
-            self._push = torch.vmap(_transposed(call, model, self.outputs))
-            self._try()
-
-    def _try(self) -> None:
-        """Two vectors, both ways: layouts that a block of vectors gives to tensors do not suit every operation."""
+        push = {"linearize": _linearized, "jvp": _forward, "transpose": _transposed}[way]
+        self._push = torch.vmap(push(call, model, self.outputs))
+        # Two vectors, both ways: layouts that a block of vectors gives to tensors do not suit every operation.
         self.pull(self.push(self._model.parameters[0].new_zeros((2, sum(self._model.numbers)))))
 
     def push(self, V: Tensor) -> Tensor:
         """(s, p) to (s, n, k)."""
-        return self._push(*self._model.split(V))
+        with self._model.kernels():
+            return self._push(*self._model.split(V))
 
     def pull(self, U: Tensor) -> Tensor:
         """(s, n, k) to (s, p)."""
-        return torch.cat([part.reshape(len(U), -1) for part in self._pull(U)], dim=1)
+        with self._model.kernels():
+            return torch.cat([dense(part).reshape(len(U), -1) for part in self._pull(U)], dim=1)
 
 
 def _linearized(call: Any, model: Model, outputs: Tensor) -> Any:
     with warnings.catch_warnings():  # of its own way to fold constants, which nobody here can change
         warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node")
         again, push = torch.func.linearize(call, *model.parameters)
-    if bool(torch.isfinite(outputs).all()) and not _agree(outputs, again):
-        raise ValueError("the model gives other outputs when it is called again; remove what is random, or call eval()")
+    if bool(torch.isfinite(outputs).all()) and not close(outputs, again):
+        raise RuntimeError("its outputs differ")
     return push
 
 
-def _forward(call: Any, model: Model) -> Any:
+def _forward(call: Any, model: Model, outputs: Tensor) -> Any:
     return lambda *tangents: torch.func.jvp(call, tuple(model.parameters), tangents)[1]
 
 
@@ -84,66 +91,83 @@ def _transposed(call: Any, model: Model, outputs: Tensor) -> Any:
 
 
 class GraphPass:
-    """The same from one autograd graph, vector by vector: for what `torch.func` cannot transform.
+    """The same from one autograd graph of the model as it stands, vector by vector: for what `torch.func` cannot do.
 
     J v is the gradient of v^T (J^T u) in u: no forward mode is needed.
     """
 
-    engine = "torch.autograd.grad"
+    engine, batched = "torch.autograd.grad", False
 
     def __init__(self, model: Model, X: Tensor) -> None:
-        self._model = model
-        with torch.enable_grad():
-            self._parameters = [tensor.detach().requires_grad_() for tensor in model.parameters]
-            out = model.call(self._parameters, X)
-            self._outputs = out.reshape(len(out), -1)
+        self._model, self._plain = model, model.plain
+        with self._working():
+            self._outputs = self._plain.graph(model.given(X))
             if not self._outputs.requires_grad:
                 raise ValueError("the outputs do not depend on the parameters, or the model detaches them")
             self._cotangent = torch.zeros_like(self._outputs, requires_grad=True)
             found = torch.autograd.grad(
-                self._outputs, self._parameters, self._cotangent, create_graph=True, allow_unused=True
+                self._outputs, self._plain.leaves, self._cotangent, create_graph=True, allow_unused=True
             )
         self._used = [(i, part) for i, part in enumerate(found) if part is not None and part.requires_grad]
         self.outputs = self._outputs.detach()
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._plain.working(), self._model.kernels():
+            yield
+
     def push(self, V: Tensor) -> Tensor:
         rows = []
-        for parts in zip(*self._model.split(V), strict=True):
-            gradients = torch.autograd.grad(
-                [part for _, part in self._used],
-                self._cotangent,
-                [parts[i] for i, _ in self._used],
-                retain_graph=True,
-            )
-            rows.append(gradients[0])
+        with self._working():
+            for parts in zip(*self._model.split(V), strict=True):
+                (gradient,) = torch.autograd.grad(
+                    [part for _, part in self._used],
+                    self._cotangent,
+                    [parts[i] for i, _ in self._used],
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                rows.append(gradient.detach())
         return torch.stack(rows)
 
     def pull(self, U: Tensor) -> Tensor:
-        rows = []
-        for u in U:
-            gradients = torch.autograd.grad(
-                self._outputs, self._parameters, u, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            rows.append(torch.cat([part.reshape(-1) for part in gradients]))
+        with self._working():
+            rows = [torch.cat([part.reshape(-1) for part in self._plain.pull(self._outputs, u)]) for u in U]
         return torch.stack(rows)
 
 
-Pass: TypeAlias = FunctionalPass | GraphPass
+class RowsPass:
+    """The same from J itself, made row by row by plain reverse mode: for what is differentiated once and no more."""
+
+    engine, batched = "rows of torch.autograd.grad", False
+
+    def __init__(self, model: Model, X: Tensor, room: float) -> None:
+        plain = model.plain
+        with plain.working():
+            outputs = plain.graph(model.given(X))
+            size = float(outputs.numel()) * sum(model.numbers) * outputs.itemsize
+            if size > room:
+                raise ValueError(f"the Jacobian's rows, which would serve, are {megabytes(size)}")
+            units = torch.eye(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+            rows = [torch.cat([part.reshape(-1) for part in plain.pull(outputs, u.view_as(outputs))]) for u in units]
+        self._J, self.outputs = torch.stack(rows), outputs.detach()
+
+    def push(self, V: Tensor) -> Tensor:
+        return (V @ self._J.T).reshape(len(V), *self.outputs.shape)
+
+    def pull(self, U: Tensor) -> Tensor:
+        return U.reshape(len(U), -1) @ self._J
 
 
-def _raise_of_memory(error: Exception) -> None:
-    """Memory that has run out says nothing of what can be transformed; the CPU's allocator has no class for it."""
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        raise error
-
-
-def _agree(first: Tensor, again: Tensor) -> bool:
-    """Up to what another order of the same sums may change."""
-    scale = max(float(first.abs().max()), float(again.abs().max()), torch.finfo(first.dtype).tiny)
-    return bool((first - again).abs().max() <= math.sqrt(torch.finfo(first.dtype).eps) * scale)
+Pass: TypeAlias = FunctionalPass | GraphPass | RowsPass
 
 
 # --------------------------------------------------------------------------------------------------------- batches
+WAYS = ("linearize", "jvp", "transpose", "graph", "rows")  # from the fastest to what serves the most
+ENGINES: dict[str, Any] = {"graph": GraphPass, "rows": RowsPass}
+
+
 class Blocks(NamedTuple):
     """How much is worked on at once."""
 
@@ -160,12 +184,18 @@ class Products:
     tensors on the model's device instead, which stay there.
     """
 
-    def __init__(self, model: Model, loss: Any, weights: Any, scale: float, limit: float | None) -> None:
-        self.model, self.scale, self.limit = model, scale, limit
+    def __init__(
+        self, model: Model, loss: Any, weights: Any, scale: float, limit: float | None, check: bool = True
+    ) -> None:
+        self.model, self.scale, self.limit, self.check = model, scale, limit, check
         self.exponent = 0
         self.n, self.p = len(model.X), sum(model.numbers)
         self.itemsize = model.dtype.itemsize
-        outputs, saved = self._probe()
+        self._coupling: str | None = None
+        # Memory for all samples, or for some where it is scarce.
+        few = limit is not None and not model.couples and self.n > 8
+        with untracked():
+            outputs, saved = first_call(model, model.X[:8] if few else model.X)
         self.k = outputs[0].numel()
         if isinstance(loss, str) and loss == "cross_entropy" and outputs.ndim != 2:
             raise ValueError(
@@ -173,16 +203,18 @@ class Products:
             )
         self.loss = loss_at(loss, weights, self.n, self.k, model.dtype)
         self.blocks = self._plan(saved / len(outputs))
-        self.fallback = ""  # why torch.func does not serve
+        self._ways = WAYS[not self.blocks.kept :]  # the first is taken; those before it have been refused
+        self._refused: list[str] = []
         self._passes: dict[int, tuple[Pass, Hessian]] = {}
         # The class that each sample's softmax is taken relative to, -1 where it was not yet met: outputs that tie may
         # differ in rounding from batch to batch, and the rows of a Gram must be in one basis.
         self._likeliest = torch.full((self.n,), -1, device=model.X.device)
+        self._tested: set[tuple[int, int]] = set()  # first samples of batches, and widths of blocks of vectors
         self._lock = threading.Lock()
 
     def apply(self, rows: Array, out: Array) -> None:
         """out (s, p) <- G v for each row."""
-        self._sum_over_samples(rows, out, lambda at, hessian, V: at.pull(_finite(hessian.apply(at.push(V)))))
+        self._sum_over_samples(rows, out, lambda at, hessian, V: at.pull(finite(hessian.apply(at.push(V)), at, V)))
 
     def jvp(self, rows: Array, out: Array) -> None:
         """out (s, n k) <- J v for each row v (s, p)."""
@@ -206,32 +238,12 @@ class Products:
         """Rows of R_i^T J_i that each sample has."""
         return self.loss.rank if reduced or self.loss.factors is not None else self.k
 
-    def gram_rows(self, first: int, count: int, reduced: bool) -> Tensor:
-        """R_i^T J_i (count r, p), scaled, of samples from `first` on, which must not be coupled."""
-        X, r = self.model.X[first : first + count], self.rank(reduced)
-        with torch.no_grad():
-            outputs = self.model.outputs(X).reshape(count, -1)
-        identity = torch.eye(r, dtype=outputs.dtype, device=outputs.device)[:, None].expand(r, count, r)
-        hessian = self._hessian(outputs, first)
-        starts = hessian.root(identity, reduced).transpose(0, 1)
-
-        def rows_of(x: Tensor, start: Tensor) -> tuple[Tensor, ...]:
-            def call(*parameters: Tensor) -> Tensor:
-                return self.model.call(list(parameters), x[None]).reshape(-1)
-
-            _, pull = torch.func.vjp(call, *self.model.parameters)
-            found: tuple[Tensor, ...] = torch.vmap(pull)(start)
-            return found
-
-        parts = torch.vmap(rows_of)(X, starts)
-        return torch.cat([part.reshape(count * r, -1) for part in parts], dim=1)
-
     def enlarged(self) -> Products:
         """The same times a power of two."""
         twin = copy.copy(self)
         twin.exponent = _arrays.ENLARGEMENT[str(self.model.dtype)]
         twin.scale = math.ldexp(self.scale, twin.exponent)
-        twin._passes = {}
+        twin._passes, twin._tested, twin._refused = {}, set(), list(self._refused)
         return twin
 
     def saturation(self) -> str:
@@ -252,76 +264,103 @@ class Products:
         found: Array = torch.cat(parts).reshape(self.n, self.k).numpy(force=True)
         return found
 
-    def can_batch_rows(self) -> bool:
-        """Whether vmap serves over samples too."""
-        try:
-            self.gram_rows(0, 1, reduced=False)
-        except (RuntimeError, NotImplementedError) as error:
-            _raise_of_memory(error)
-            return False
-        return True
-
     @property
     def engine(self) -> str:
         """What differentiates."""
-        return GraphPass.engine if self.fallback else FunctionalPass.engine
+        engine: str = ENGINES.get(self._ways[0], FunctionalPass).engine
+        return engine
 
     # ------------------------------------------------------------------------------------------------------ passes
-    def samples_are_coupled(self) -> str:
-        """Why the samples cannot be taken in batches; empty if they can: a sentence, or a test of the outputs."""
-        if self.model.couples or self.n == 1:
-            return self.model.couples
-        half = (self.n + 1) // 2
-        with torch.no_grad():
-            whole = self.model.outputs(self.model.X)
-            try:
-                part = self.model.outputs(self.model.X[:half])
-            except (RuntimeError, ValueError) as error:
-                _raise_of_memory(error)
-                return "the model does not take fewer samples"
-        same = part.shape[1:] == whole.shape[1:] and _agree(whole[:half], part)
-        return "" if same else "the output at one sample depends on the others"
+    def samples_are_coupled(self, saved: float = math.inf) -> str:
+        """Why the samples cannot be taken in batches; empty if they can: a sentence, or a test.
 
-    def _batches(self) -> Iterator[tuple[slice, Pass, Hessian]]:
+        Where rows of the Gram are tested later, outputs serve; products of batches are only as good as the test, which
+        looks at derivatives, too, of as many samples as the limit has room for, so many bytes each.
+        """
+        if self.n == 1:
+            return ""
+        if self._coupling is None and self.model.couples:
+            self._coupling = self.model.couples
+        if self._coupling is None:
+            room = 0 if self.limit is None or not self.check else int(self.limit / (3 * max(saved, 1.0)))
+            with untracked():
+                self._coupling = coupling(self.model, room, self.check)
+        return self._coupling
+
+    def _batches(self, vectors: int) -> Iterator[tuple[slice, Pass, Hessian]]:
+        """All batches of samples, for a block of so many vectors."""
         self.model.check_unchanged()
-        step = self.blocks.samples
+        step, most = self.blocks.samples, self.blocks.vectors
+        widths = {min(most, vectors - j) for j in range(0, vectors, most)} if self.check else set()
         for first in range(0, self.n, step):
+            samples = slice(first, min(self.n, first + step))
             found = self._passes.get(first)
-            if found is None:
-                found = self._new_pass(first, self.model.X[first : first + step])
+            if found is None or any((first, width) not in self._tested for width in widths):
+                found = self._pass(samples, widths, found)
                 if self.blocks.kept:
                     self._passes[first] = found
-            yield slice(first, min(self.n, first + step)), *found
+            yield samples, *found
 
-    def _new_pass(self, first: int, X: Tensor) -> tuple[Pass, Hessian]:
-        made = self._differentiate(X)
-        bad = ~torch.isfinite(made.outputs).all(dim=1)
-        if bool(bad.any()):
+    def _pass(self, samples: slice, widths: set[int], found: tuple[Pass, Hessian] | None) -> tuple[Pass, Hessian]:
+        """One that has passed the tests for blocks of these widths: at first use, and at that of another width.
+
+        A test costs plain autograd's forward pass and two backward ones, and a product with a block as wide.
+        """
+        first, X = samples.start, self.model.X[samples]
+        tests = [width for width in sorted(widths) if (first, width) not in self._tested]
+        made = None if found is None else found[0]
+        probe = Probe(self.model, X, first) if tests else None
+        if self.model.plain.draws:
+            check_not_random(self.model, X)
+        while True:
+            reason = ""
+            try:
+                made = self._differentiate(X) if made is None else made
+                if probe is None:
+                    check_outputs(made.outputs, first)
+                else:
+                    reason = next(filter(None, (probe.difference(made, width) for width in tests)), "")
+            except Exception as error:  # whatever transforms raise of an operation for which they have no rule
+                raise_of_memory(error)
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not reason:
+                break
+            made, tests = None, sorted(widths)
+            self._tested -= {(first, width) for _, width in self._tested}
+            check_not_random(self.model, X)
+            self._refuse(reason)
+        assert made is not None
+        self._tested |= {(first, width) for width in tests}
+        return made, self.hessian(made.outputs, first)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused.append(f"{self._ways[0]}: {reason}")
+        if len(self._ways) == 1:
             raise ValueError(
-                f"the model gives NaN or infinite outputs at {int(bad.sum())} of the samples, the first at "
-                f"X[{first + int(bad.nonzero()[0])}]; check the inputs and the parameters"
+                "PyTorch gives no products with this model's Jacobian that agree with its gradients "
+                f"({'; '.join(self._refused)}); change the operation, or pass fewer samples"
             )
-        return made, self._hessian(made.outputs, first)
+        self._ways = self._ways[1:]
 
-    def _hessian(self, outputs: Tensor, first: int) -> Hessian:
+    def hessian(self, outputs: Tensor, first: int) -> Hessian:
+        """At samples from `first` on."""
         samples = slice(first, first + len(outputs))
         known = self._likeliest[samples]
         known.copy_(torch.where(known < 0, outputs.argmax(dim=1), known))
         return Hessian(self.loss, outputs, self.scale, samples, known)
 
     def _differentiate(self, X: Tensor) -> Pass:
-        if not self.fallback:
-            try:
-                return FunctionalPass(self.model, X, self.blocks.kept)
-            except (RuntimeError, NotImplementedError) as error:  # no rule for forward mode, for vmap, or for neither
-                _raise_of_memory(error)
-                self.fallback = str(error).strip().splitlines()[0]
-        return GraphPass(self.model, X)
+        way = self._ways[0]
+        if way == "graph":
+            return GraphPass(self.model, X)
+        if way == "rows":
+            return RowsPass(self.model, X, ROWS if self.limit is None else self.limit)
+        return FunctionalPass(self.model, X, way)
 
     def _sum_over_samples(self, rows: Array, out: Array, product: Any, width: int = 0) -> None:
         """out (s, p) <- the sum of the batches' parts; rows hold `width` numbers a sample, or 0: a vector for all."""
-        with self._lock, _untracked(), self._tensors(rows, out) as (given, target):
-            for samples, at, hessian in self._batches():
+        with self._lock, untracked(), self._tensors(rows, out) as (given, target):
+            for samples, at, hessian in self._batches(len(rows)):
                 part = given.reshape(len(rows), self.n, width)[:, samples] if width else given
                 for j in range(0, len(rows), self.blocks.vectors):
                     vectors = slice(j, j + self.blocks.vectors)
@@ -333,9 +372,9 @@ class Products:
 
     def _by_samples(self, rows: Array, out: Array, width: int, product: Any) -> None:
         """out (s, n width), each batch's part where it belongs."""
-        with self._lock, _untracked(), self._tensors(rows, out) as (given, target):
+        with self._lock, untracked(), self._tensors(rows, out) as (given, target):
             by_sample = target.view(len(rows), self.n, width)
-            for samples, at, hessian in self._batches():
+            for samples, at, hessian in self._batches(len(rows)):
                 for j in range(0, len(rows), self.blocks.vectors):
                     vectors = slice(j, j + self.blocks.vectors)
                     by_sample[vectors, samples] = product(at, hessian, given[vectors])
@@ -356,24 +395,6 @@ class Products:
             host.copy_(target)
 
     # ------------------------------------------------------------------------------------------------------ memory
-    def _probe(self) -> tuple[Tensor, float]:
-        """Outputs, and the bytes that autograd keeps for them: of all samples, or of some where memory is scarce."""
-        few = self.limit is not None and not self.model.couples and self.n > 8
-        X = self.model.X[:8] if few else self.model.X
-        shared = {tensor.data_ptr() for tensor in [*self.model.parameters, self.model.X]}
-        saved: dict[int, Tensor] = {}  # alive until counted, or their memory would be given out again
-
-        def pack(tensor: Tensor) -> Tensor:
-            saved.setdefault(tensor.data_ptr(), tensor)
-            return tensor
-
-        leaves = [tensor.detach().requires_grad_() for tensor in self.model.parameters]
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, _same):
-            outputs = self.model.call(leaves, X)
-        self.model.check_outputs(outputs, X)
-        kept = [tensor for at, tensor in saved.items() if at not in shared]
-        return outputs.detach(), float(sum(tensor.nbytes for tensor in [*kept, outputs]))
-
     def _plan(self, saved: float) -> Blocks:
         """Batches whose linearization and pullback (each about what autograd saves) and tangents fit together."""
         vector = 2.0 * self.p * self.itemsize  # in and out
@@ -387,7 +408,7 @@ class Products:
             s = min(VECTORS, whole)
             return Blocks(n, s, True, n * (passes + s * saved) + s * vector)
         least = n * (passes + saved) + vector
-        reason = self.samples_are_coupled()
+        reason = self.samples_are_coupled(saved)
         if reason:
             check_memory(least, limit, f"a product over all samples at once ({reason})", "pass fewer samples")
         kept = int((limit - n * passes - vector) / saved)  # the passes stay, tangents are taken by batches
@@ -401,7 +422,8 @@ class Products:
         """How a product is made, in a line."""
         b = self.blocks
         kept = "forward pass kept" if b.kept else "forward pass repeated for each product, for want of memory"
-        how = f"by {self.engine}" + (f", vector by vector ({self.fallback})" if self.fallback else "")
+        slow = self._ways[0] in ENGINES
+        how = f"by {self.engine}" + (f", vector by vector ({self._refused[-1]})" if slow else "")
         return (
             f"product with G: autograd engine of PyTorch, {how}; {_checks.counted(b.samples, 'sample')} x "
             f"{_checks.counted(b.vectors, 'vector')} at a time, {kept}, about {megabytes(b.memory)}"
@@ -409,18 +431,12 @@ class Products:
 
 
 @contextlib.contextmanager
-def _untracked() -> Iterator[None]:
-    """Nothing is recorded for the caller's gradients, and in their inference mode, too, we can differentiate."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _finite(U: Tensor) -> Tensor:
-    """NaN and infinity of a vector reach the outputs' tangents, which are much smaller to look through."""
-    if not bool(torch.isfinite(U).all()):
-        raise ValueError("V has NaN or infinite values, or overflows in the product; pass finite vectors")
-    return U
+def untracked() -> Iterator[None]:
+    """Nothing is recorded for the caller's gradients, in their inference mode, too, we can differentiate, and their
+    random numbers go on where they were."""
+    state = torch.get_rng_state()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        torch.set_rng_state(state)

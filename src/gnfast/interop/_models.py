@@ -11,6 +11,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from gnfast.interop._plain import Plain, at_rest
+from gnfast.interop._plain import left_alone as left_alone
 from gnfast.interop._watch import Watch
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -18,26 +20,29 @@ DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.f
 
 
 @contextlib.contextmanager
-def left_alone(module: Any) -> Iterator[None]:
-    """Put back what forward or a hook assigns to modules, such as a pruned weight: in here a value of a transform."""
-    before = [(vars(child), dict(vars(child))) for child in module.modules()]
+def differentiable() -> Iterator[None]:
+    """Fused attention, which has no forward and no second derivatives, is taken apart."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
     finally:
-        for now, then in before:
-            now.clear()
-            now.update(then)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class Model:
     """F(parameters) -> outputs at given samples, a pure function of a list of tensors.
 
     Attributes:
-        call: (list of tensors, X) -> outputs.
+        call: (list of tensors, X) -> outputs. RuntimeError where no other tensors can take the parameters' place.
+        plain: The same as it stands, which decides what J is.
         parameters: The tensors that are differentiated, detached, sharing their memory with the caller's.
         names: One for each.
         X: The samples, first dimension n.
         couples: Why the output at one sample depends on the others; empty if nothing says so.
+        writes: Whether a call writes to the samples that it is given: it is given a copy.
+        fused: Whether fused attention stays as it is, since taking it apart gives other outputs.
 
     `module` is what `call` calls, and `fixed` are the tensors besides the parameters that it then uses.
     """
@@ -45,18 +50,32 @@ class Model:
     def __init__(
         self,
         call: Callable[[list[Tensor], Tensor], Tensor],
+        plain: Plain,
         names: list[str],
         parameters: list[Tensor],
         X: Any,
         fixed: Iterable[tuple[str, Tensor]] = (),
         module: Any = None,
     ) -> None:
-        self.call, self.names, self.couples = call, names, ""
-        _check_parameters(names, parameters)
+        self._call, self.names, self.couples = call, names, ""
+        self.plain, self.writes, self.fused = plain, False, False
         self.parameters = [tensor.detach() for tensor in parameters]
         self.X = _inputs(X, self.parameters[0])
         self.numbers = [tensor.numel() for tensor in self.parameters]
         self._watch = Watch([*zip(names, parameters, strict=True), ("X", self.X), *fixed], module)
+
+    def call(self, values: list[Tensor], X: Tensor) -> Tensor:
+        """The outputs (n, ...) with other values of the parameters."""
+        with self.kernels():
+            return self._call(values, self.given(X))
+
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is differentiated forwards or twice."""
+        return contextlib.nullcontext() if self.fused else differentiable()
+
+    def given(self, X: Tensor) -> Tensor:
+        """What a call is given: it may ask for gradients in X, or write to it."""
+        return X.clone() if self.writes else X.detach()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -69,7 +88,11 @@ class Model:
 
     def outputs(self, X: Tensor) -> Tensor:
         """The outputs at X, checked."""
-        found = self.call(self.parameters, X)
+        try:
+            with torch.no_grad():
+                found = self.call(self.parameters, X)
+        except RuntimeError:  # there may be derivatives in it, or a compiled part with parameters of its own
+            found, _ = self.plain.pulled(self.given(X), ())
         self.check_outputs(found, X)
         return found
 
@@ -105,7 +128,10 @@ def model_of(module: Any, params: Any, X: Any) -> Model:
     if params is None:
         raise TypeError("params is None but a function needs its parameters: a tensor, or a list or dict of tensors")
     names, tensors, rebuild = _flatten(params)
-    return Model(lambda values, x: module(rebuild(values), x), names, tensors, X, [("", module)])
+    _check_parameters(names, tensors)
+    leaves = [tensor.detach() for tensor in tensors]
+    plain = Plain(lambda x: module(rebuild(leaves), x), leaves)
+    return Model(lambda values, x: module(rebuild(values), x), plain, names, tensors, X, [("", module)])
 
 
 def _of_module(module: Any, params: Any, X: Any) -> Model:
@@ -123,16 +149,23 @@ def _of_module(module: Any, params: Any, X: Any) -> Model:
     unused = {id(buffer) for child in averaging for buffer in child.buffers()}
     buffers = {name: buffer for name, buffer in module.named_buffers() if id(buffer) not in unused}
 
+    _check_parameters(names, list(chosen.values()))
+    scripted = any(isinstance(child, torch.jit.ScriptModule) for child in module.modules())
+
     def call(values: list[Tensor], x: Tensor) -> Tensor:
-        tensors = {name: tensor.detach() for name, tensor in fixed.items()} | dict(zip(names, values, strict=True))
-        with left_alone(module):
+        if scripted:
+            raise RuntimeError("a scripted module keeps its parameters where no others can be put")
+        instead = {id(tensor): tensor.detach() for tensor in fixed.values()}
+        instead |= {id(own[name]): value for name, value in zip(names, values, strict=True)}
+        with at_rest(module, instead):
             for child in averaging:
                 child.track_running_stats = False
-            # Of buffers a copy: each call begins with the same ones, and those that it changes are not the caller's.
-            tensors |= {name: buffer.clone() for name, buffer in buffers.items()}
-            return torch.func.functional_call(module, tensors, (x,))
+            return module(x)
 
-    model = Model(call, names, list(chosen.values()), X, [*fixed.items(), *buffers.items()], module)
+    leaves = [tensor if tensor is own[name] else tensor.detach() for name, tensor in chosen.items()]
+    others = {id(own[name]): leaf for name, leaf in zip(names, leaves, strict=True) if leaf is not own[name]}
+    plain = Plain(lambda x: module(x), leaves, module, others)
+    model = Model(call, plain, names, list(chosen.values()), X, [*fixed.items(), *buffers.items()], module)
     if couples:
         model.couples = f"batch norm with statistics of the batch ({couples[0] or 'itself'}) couples the samples"
     return model
@@ -208,6 +241,10 @@ def _check_parameters(names: list[str], tensors: list[Tensor]) -> None:
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} is of type {type(tensor).__name__} but must be a tensor")
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{name} has no shape yet, being of a lazy module; call the module once with samples")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{name} has layout {_name(tensor.layout)} but must be dense; convert it with .to_dense()")
         if tensor.is_inference():
             raise ValueError(
                 f"{name} was made in torch.inference_mode(), which nothing can be differentiated in; make the model "
@@ -231,10 +268,13 @@ def _check_parameters(names: list[str], tensors: list[Tensor]) -> None:
 
 def _inputs(X: Any, like: Tensor) -> Tensor:
     if isinstance(X, np.ndarray):
-        X = torch.from_numpy(X if X.flags.writeable else X.copy())
+        X = _of_array(X)
     if not isinstance(X, torch.Tensor):
         got = "missing" if X is None else f"of type {type(X).__name__}"
         raise TypeError(f"X is {got} but must be a tensor of samples (n, ...)")
+    if X.layout is not torch.strided or X.is_nested:
+        kind = "nested" if X.is_nested else f"of layout {_name(X.layout)}"
+        raise TypeError(f"X is {kind} but must be a dense tensor (n, ...); pass X.to_dense(), or samples of one shape")
     if X.ndim == 0 or X.numel() == 0:
         raise ValueError(f"X has shape {tuple(X.shape)} but must be (n, ...) with at least one sample")
     if X.is_complex() or (X.is_floating_point() and X.dtype != like.dtype):
@@ -246,6 +286,21 @@ def _inputs(X: Any, like: Tensor) -> Tensor:
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
         raise ValueError("X has NaN or infinite values; replace them")
     return X.clone() if X.is_inference() else X.detach()
+
+
+def _of_array(X: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of an array's memory where PyTorch takes it: writeable, in the machine's byte order, strides upwards."""
+    if isinstance(X, np.ma.MaskedArray):
+        raise TypeError("X is a masked array, whose mask no model knows; pass X.filled(...), or leave samples out")
+    plain = X.astype(X.dtype.newbyteorder("="), copy=False)
+    if not plain.flags.writeable or any(stride < 0 for stride in plain.strides):
+        plain = plain.copy()
+    try:
+        return torch.from_numpy(plain)
+    except TypeError:
+        raise TypeError(
+            f"X is an array of dtype {X.dtype} but must hold numbers that PyTorch has; convert it with .astype()"
+        ) from None
 
 
 def _name(dtype: Any) -> str:

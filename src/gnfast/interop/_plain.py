@@ -18,17 +18,31 @@ MUTABLE = (list, dict, set, collections.deque)
 
 
 @contextlib.contextmanager
+def left_alone(module: Any) -> Iterator[list[Any]]:
+    """Put back what forward or a hook assigns to modules, and the contents of their lists, dicts and sets.
+
+    In here it may be a value of a transform, or of a graph that is traced. Gives the dicts, lists and sets.
+    """
+    found = _containers(module)
+    before = [(container, _copy(container)) for container in found]
+    try:
+        yield found
+    finally:
+        for container, content in before:
+            _restore(container, content)
+
+
+@contextlib.contextmanager
 def at_rest(module: Any, instead: Mapping[int, Tensor] | None = None) -> Iterator[None]:
     """Call the module in here as often as is wanted: afterwards it is as it was, whatever forward or a hook did.
 
-    Attributes are put back, and the contents of lists, dicts and sets among them. Buffers and other tensors that are no
-    parameters are replaced by copies, so that a call that writes to them (running averages) writes to no one's. So are
-    the tensors whose ids `instead` has, by those that it names, wherever the module holds them: under two names, in the
-    list that recurrent layers keep beside, in submodules that are shared.
+    Beyond `left_alone`, buffers and other tensors that are no parameters are replaced by copies, so that a call that
+    writes to them (running averages) writes to no one's. So are the tensors whose ids `instead` has, by those that it
+    names, wherever the module holds them: under two names, in the list that recurrent layers keep beside, in submodules
+    that are shared.
     """
     new = dict(instead or {})
-    alive, found = [], _containers(module)  # originals stay alive: an id must not be given out again
-    before = [(container, _copy(container)) for container in found]
+    alive = []  # an id must not be given out again
 
     def other(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -41,20 +55,16 @@ def at_rest(module: Any, instead: Mapping[int, Tensor] | None = None) -> Iterato
             return parts if any(a is not b for a, b in zip(parts, value, strict=True)) else value
         return value
 
-    try:
+    with left_alone(module) as found:
         for container in found:
             if isinstance(container, dict):
-                for key, value in list(container.items()):
-                    if (swapped := other(value)) is not value:
-                        container[key] = swapped
-            elif isinstance(container, list | collections.deque):
-                for i, value in enumerate(list(container)):
-                    if (swapped := other(value)) is not value:
-                        container[i] = swapped
+                places = list(container.items())
+            else:
+                places = list(enumerate(container)) if isinstance(container, list | collections.deque) else []
+            for key, value in places:
+                if (swapped := other(value)) is not value:
+                    container[key] = swapped
         yield
-    finally:
-        for container, content in before:
-            _restore(container, content)
 
 
 def _containers(module: Any) -> list[Any]:

@@ -21,6 +21,8 @@ from gnfast.interop._autograd import ROWS, Products  # noqa: E402  (they need to
 from gnfast.interop._graphs import from_torch  # noqa: E402
 from gnfast.interop._models import model_of  # noqa: E402
 from gnfast.interop._monitor import Curvature, CurvatureMonitor  # noqa: E402
+from gnfast.interop._probes import raise_of_memory  # noqa: E402
+from gnfast.interop._rows import form_by_rows  # noqa: E402
 from gnfast.interop._tensors import AutogradJacobian, OnTensors  # noqa: E402
 
 __all__ = ["AutogradPlan", "Curvature", "CurvatureMonitor", "GaussNewton", "Gram", "from_torch"]
@@ -50,11 +52,16 @@ class GaussNewton(OnTensors, SymmetricOperator):
         reduction: "mean" over samples, or "sum".
         memory_limit: Bytes that one operation may use, judged by what autograd saves for a forward pass; samples are
             taken in batches where it asks for it and the model allows it. None sets no limit.
+        check: Compare each way of differentiating with plain reverse mode (`torch.autograd.grad` of the model as it
+            stands, whose gradients training follows) before it is used: outputs, J^T u for two random vectors,
+            parameter by parameter, and <u, J v> = <J^T u, v>. What disagrees is made in a slower way that agrees, or
+            refused. About two products at the first use, and one at the first block of another width.
 
     Raises:
         ImportError: PyTorch is not installed.
         TypeError: Wrong kinds or dtypes.
-        ValueError: Wrong shapes or names, NaN or infinite values, a random model.
+        ValueError: Wrong shapes or names, NaN or infinite values or derivatives, a random model, or one for which
+            no way of differentiating agrees with its gradients.
         MemoryError: One sample, or all of them where they are coupled, exceed `memory_limit`.
         RuntimeError: It is used when it is out of date.
 
@@ -74,13 +81,15 @@ class GaussNewton(OnTensors, SymmetricOperator):
         weights: Any = None,
         reduction: str = "mean",
         memory_limit: float | None = None,
+        check: bool = True,
     ) -> None:
         self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
         self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")
         with torch.inference_mode(False):  # in which what is made could not be differentiated
             self.model = model_of(module, params, X)
             scale = 1 / len(self.model.X) if self.reduction == "mean" else 1.0
-            self._products = Products(self.model, loss, weights, scale, self.memory_limit)
+            checked = _checks.boolean(check, "check")
+            self._products = Products(self.model, loss, weights, scale, self.memory_limit, checked)
         self.loss = self._products.loss.name
         self._make()
 
@@ -216,29 +225,24 @@ class Gram(OnTensors, SymmetricOperator):
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Rows of R^T J, sample by sample, and their products; all at once where they fit, or a block by one of J.
 
-        Samples that are coupled have no rows of their own: then by products with unit vectors.
+        Rows that vmap does not give, or gives wrong, are made sample by sample. Samples that are coupled have no rows
+        of their own: then by products with unit vectors.
         """
         if self._dense is not None:
             np.copyto(out, self._dense)
             return 0
         products = self._products
-        if products.samples_are_coupled() or not products.can_batch_rows():
-            return super().form(out, progress)
-        r = products.rank(self._reduced)
-        room = ROWS if products.limit is None else max(0.0, products.limit - self._square_bytes) / 2
-        step = max(1, min(products.n, int(room / (r * products.p * products.itemsize))))
-        whole = step == products.n
-        for first in range(0, products.n, step):
-            count = min(step, products.n - first)
-            rows = products.gram_rows(first, count, self._reduced)
-            target = out[first * r : (first + count) * r]
-            if whole:
-                target[:] = (rows @ rows.T).numpy(force=True)
-            else:
-                products.restrict(rows.numpy(force=True), target, self._reduced)
-            if progress:
-                progress("forming the Gram matrix", first + count, products.n)
-        return 0
+        if not products.samples_are_coupled():
+            r = products.rank(self._reduced)
+            room = ROWS if products.limit is None else max(0.0, products.limit - self._square_bytes) / 2
+            step = max(1, min(products.n, int(room / (r * products.p * products.itemsize))))
+            for one_by_one in (False, True):
+                try:
+                    if form_by_rows(products, out, self._reduced, one_by_one, step, progress):
+                        return 0
+                except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+                    raise_of_memory(error)
+        return super().form(out, progress)
 
     def lift(self, Y: Any) -> Any:
         """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s)."""
