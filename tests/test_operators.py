@@ -265,7 +265,7 @@ def test_results_do_not_depend_on_blocks(loss, dtype):
             close(G @ V, free @ V, free.net)
             close(G.jacobian() @ V, free.jacobian() @ V, free.net)
             close(G.jacobian().T @ U, free.jacobian().T @ U, free.net)
-    assert (1, 1) in blocks
+    assert min(blocks) in ((1, 1), (2, 1))  # float32 has room for one sample in float64
     assert len(blocks) > 3  # or nothing was tested
 
 
