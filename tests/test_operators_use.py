@@ -243,7 +243,7 @@ def test_memory_limit_refuses_with_sizes_before_allocating():
             gn.GaussNewton(net, X, memory_limit=wrong)
     with pytest.raises(TypeError, match="memory_limit is '1 GB' but must be a real number"):
         gn.GaussNewton(net, X, memory_limit="1 GB")
-    sizes = r"needs (at least )?[\d.]+ [MG]B.* but memory_limit is [\d.]+ [MG]B; raise memory_limit or"
+    sizes = r"needs (at least )?[\d.]+ [kMG]B.* but memory_limit is [\d.]+ [kMG]B; raise memory_limit or"
     with pytest.raises(MemoryError, match=sizes):
         gn.GaussNewton(net, X, memory_limit=10_000)
     with pytest.raises(MemoryError, match=r"method=\"factored\" keeps .* of backward rows"):

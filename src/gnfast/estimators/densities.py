@@ -152,7 +152,7 @@ def density(
     A, nullity = space_of(op)
     method = _checks.choice(method, "method", METHODS)
     probes, steps = _checks.integer(probes, "probes", 2), _checks.integer(steps, "steps", 1)
-    seed = _checks.integer(seed, "seed", 0)
+    seed = _checks.seed(seed)
     wanted = None if grid is None else _checked_grid(grid, log)
     log = None if log is None else _checks.boolean(log, "log")
     if width is not None:

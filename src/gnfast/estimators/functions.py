@@ -80,7 +80,10 @@ def logdet(
             f"damping is 0 but op has {space.nullity:,} eigenvalues zero; pass a positive damping, or op.dual()"
         )
     beyond = space.nullity * math.log(damping) if space.nullity else 0.0
-    A, draws = space.operator, Draws(probes, steps, seed, tol, max_products, block_size, progress, precision)
+    A, draws = (
+        space.operator,
+        Draws(probes, steps, _checks.seed(seed), tol, max_products, block_size, progress, precision),
+    )
     if _is_exact(A, method):
         K = _damped(A, damping, precision)
         if A.device.core.cholesky(K) != 0:
@@ -149,7 +152,10 @@ def effective_dimension(
     References:
         MacKay, "Bayesian interpolation", Neural Computation 1992; Ubaru, Chen & Saad, 2017.
     """
-    A, draws = space_of(op).operator, Draws(probes, steps, seed, tol, max_products, block_size, progress, precision)
+    A, draws = (
+        space_of(op).operator,
+        Draws(probes, steps, _checks.seed(seed), tol, max_products, block_size, progress, precision),
+    )
     damping = _checks.positive(damping, "damping")
     if _is_exact(A, method):
         values = np.maximum(
@@ -230,7 +236,7 @@ def _by_quadrature(
 ) -> tuple[float, float, str, bool, int, bool]:
     """tr f(A) + beyond, as the fields of an `Estimate`: all probes at once, and more of them until `tol` is met."""
     probes, steps = _checks.integer(draws.probes, "probes", 2), _checks.integer(draws.steps, "steps")
-    seed, size, method = _checks.integer(draws.seed, "seed", 0), A.shape[0], "stochastic Lanczos quadrature"
+    seed, size, method = draws.seed, A.shape[0], "stochastic Lanczos quadrature"
     tol = 0.0 if draws.tol is None else _checks.positive(draws.tol, "tol")
     limit = min(size, 100 * probes * steps)
     if draws.max_products is not None:

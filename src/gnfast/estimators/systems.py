@@ -134,7 +134,7 @@ def solve(
     space = _checks.choice(space, "space", ("auto", "parameters", "dual"))
     rank = None if rank is None else _checks.integer(rank, "rank", 1, size)
     limit = min(10_000, 100 + 2 * size) if max_iterations is None else _checks.integer(max_iterations, "max_iterations")
-    seed = _checks.integer(seed, "seed", 0)
+    seed = _checks.seed(seed)
     if isinstance(preconditioner, str):
         _checks.choice(preconditioner, "preconditioner", ("nystrom",))
     with reporting(progress) as report:

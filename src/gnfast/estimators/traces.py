@@ -78,7 +78,7 @@ def trace(
     """
     method = _checks.choice(method, "method", TRACE_METHODS)
     samples = _checks.integer(samples, "samples", 3)
-    seed = _checks.integer(seed, "seed", 0)
+    seed = _checks.seed(seed)
     wanted = 0.0 if tol is None else _checks.positive(tol, "tol")
     cheapest = trace_space(op)
     A = matrices.as_symmetric(cheapest)
@@ -147,7 +147,7 @@ def diagonal(
     """
     method = _checks.choice(method, "method", DIAGONAL_METHODS)
     samples = _checks.integer(samples, "samples", 2)
-    seed = _checks.integer(seed, "seed", 0)
+    seed = _checks.seed(seed)
     wanted = 0.0 if tol is None else _checks.positive(tol, "tol")
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]

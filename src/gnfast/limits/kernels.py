@@ -150,7 +150,7 @@ def gram(
     c = variances_of(variances, phi, depth)
     biased = _checks.boolean(bias, "bias")
     _check_last(skips[-1], phi, parameterization)
-    neurons, seed = _checks.integer(neurons, "neurons", BATCHES), _checks.integer(seed, "seed", 0)
+    neurons, seed = _checks.integer(neurons, "neurons", BATCHES), _checks.seed(seed)
 
     exponent = 0
     largest = int(np.frexp(np.abs(data).max())[1])

@@ -131,7 +131,7 @@ def cond(
     start = time.perf_counter()
     A = _preconditioned(G, preconditioner, damping)
     tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
-    certify, seed = _checks.boolean(certify, "certify"), _checks.integer(seed, "seed", 0)
+    certify, seed = _checks.boolean(certify, "certify"), _checks.seed(seed)
     with reporting(progress) as report:
         search = Search(A, certify, tol, seed, report, precision)
         try:

@@ -129,7 +129,7 @@ def eigsh(
         None if block_size is None else _checks.integer(block_size, "block_size", 1, size),
         min(10**6, 100 + 20 * size) if max_products is None else _checks.integer(max_products, "max_products"),
         _start(v0, A, block_size, matrices.in_precision(A, precision).dtype),
-        _checks.integer(seed, "seed", 0),
+        _checks.seed(seed),
         None,
         checkpoint,
         precision,

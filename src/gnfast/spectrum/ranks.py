@@ -88,7 +88,7 @@ def rank(
     method = _checks.choice(method, "method", METHODS)
     cut = None if cut is None else _checks.at_least_zero(cut, "cut")
     probes, steps = _checks.integer(probes, "probes", 2), _checks.integer(steps, "steps")
-    seed = _checks.integer(seed, "seed", 0)
+    seed = _checks.seed(seed)
     size = A.shape[0]
     storable = size <= matrices.STORED_SIZE and A.fits_in_memory
     with reporting(progress) as report:

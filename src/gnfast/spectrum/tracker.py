@@ -66,7 +66,7 @@ class Tracker:
         if self.top + self.low == 0:
             raise ValueError("top and low are both 0; ask for at least one eigenvalue")
         self.tol = tol
-        self.seed = _checks.integer(seed, "seed", 0)
+        self.seed = _checks.seed(seed)
         self.precision = None if precision is None else _checks.float_dtype(precision, "precision")
         self.history: list[Tracked] = []
         self._vectors: dict[str, Array] = {}  # of the space that was searched

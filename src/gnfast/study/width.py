@@ -83,7 +83,7 @@ class WidthStudy:
         for width in self.widths:
             _checks.integer(width, "widths")
         _checks.integer(self.draws, "draws")
-        _checks.integer(self.seed, "seed", 0)
+        _checks.seed(self.seed)
 
     @property
     def is_linear(self) -> bool:
