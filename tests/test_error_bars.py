@@ -93,3 +93,15 @@ def test_densities_that_are_resolved_have_the_error_of_the_probes():
     few, many = (gn.density(A, probes=6, steps=steps, grid=np.linspace(0.3, 2.2, 50), width=0.1) for steps in (60, 150))
     np.testing.assert_allclose(few.values, many.values, atol=1e-6)
     np.testing.assert_allclose(few.error, many.error, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [10, 20, 60, 100])
+@pytest.mark.parametrize("spectrum", ["uniform", "to zero", "six decades", "exponential", "singular"])
+def test_diagonals(spectrum, samples):
+    A = matrix(SPECTRA[spectrum])
+    op, exact = gn.operator(lambda V: A @ V, N), A.diagonal()
+    found = [gn.diagonal(op, "xdiag", samples, seed) for seed in range(12)]
+    off = np.array([(one.values - exact) / one.error for one in found])
+    assert np.mean(np.abs(off) <= 2) >= 0.93
+    if spectrum == "uniform":
+        assert 0.8 < np.sqrt(np.mean(off**2)) < 1.2  # nor wider than need be

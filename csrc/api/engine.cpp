@@ -7,6 +7,7 @@
 #include "algo/kronecker_factors.hpp"
 #include "algo/linear_dual.hpp"
 #include "algo/rows_gram.hpp"
+#include "algo/solvers/in_units.hpp"
 #include "api/dispatch.hpp"
 
 namespace gnfast::api {
@@ -260,6 +261,23 @@ class Widened final : public Operator {
     Operator& op_;
 };
 
+template <class T>
+class InUnitsOf final : public InUnits {
+   public:
+    explicit InUnitsOf(Operator& op) : op_(op), self_(backend(), as_function<T>(op), op.rows()) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return op_.rows(); }
+    index cols() const override { return op_.cols(); }
+    double resolution() const override { return op_.resolution(); }
+    void apply(Array in, Array out) override { self_(read<T>(in), view<T>(out)); }
+    int exponent() const override { return self_.exponent(); }
+    void settle(double at_least) override { self_.settle(at_least); }
+
+   private:
+    Operator& op_;
+    solvers::InUnits<B, T> self_;
+};
+
 }  // namespace
 
 std::unique_ptr<Network> make_network(DType dtype, index inputs, const std::vector<LayerSpec>& layers) {
@@ -309,6 +327,10 @@ std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index 
 std::unique_ptr<Operator> make_widened(Operator& op) {
     if (op.dtype() != DType::float32) throw std::invalid_argument("only an operator in float32 is widened");
     return std::make_unique<Widened>(op);
+}
+
+std::unique_ptr<InUnits> make_in_units(Operator& op) {
+    return by_dtype(op.dtype(), [&]<class T>() -> std::unique_ptr<InUnits> { return std::make_unique<InUnitsOf<T>>(op); });
 }
 
 void copy(DType dtype, Array from, Array to) {

@@ -162,6 +162,14 @@ std::unique_ptr<Operator> make_cholesky_inverse(DType dtype, Array lower, index 
 // Vectors in float64, products by an operator in float32, borrowed.
 std::unique_ptr<Operator> make_widened(Operator& op);
 
+// See algo/solvers/in_units.hpp.
+class InUnits : public Operator {
+   public:
+    virtual int exponent() const = 0;
+    virtual void settle(double at_least) = 0;
+};
+std::unique_ptr<InUnits> make_in_units(Operator& op);  // borrowed
+
 // Between two of the module's arrays of one size.
 void copy(DType dtype, Array from, Array to);
 // Lower triangle of a, in place; 0, or the pivot (from 1) at which a turned out not to be positive definite.

@@ -50,9 +50,9 @@ solvers::DiagonalResult hutchinson_diagonal(Operator& op, const solvers::Estimat
     });
 }
 
-solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares) {
+solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares, Array without) {
     return by_dtype(op.dtype(), [&]<class T>() {
-        return solvers::xdiag<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(mean), view<T>(squares));
+        return solvers::xdiag<B, T>(backend(), as_function<T>(op), op.rows(), options, view<T>(mean), view<T>(squares), view<T>(without));
     });
 }
 

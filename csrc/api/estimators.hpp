@@ -14,7 +14,7 @@ solvers::Estimate trace(Operator& op, TraceMethod method, const solvers::Estimat
 
 // mean and squares (1, size): the estimates' mean and sum of squared deviations.
 solvers::DiagonalResult hutchinson_diagonal(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
-solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares);
+solvers::DiagonalResult xdiag(Operator& op, const solvers::EstimatorOptions& options, Array mean, Array squares, Array without);
 
 solvers::Quadrature lanczos_quadrature(Operator& op, const solvers::QuadratureOptions& options);
 solvers::Small chebyshev_moments(Operator& op, double centre, double half, const solvers::QuadratureOptions& options);

@@ -52,17 +52,19 @@ void register_estimators(py::module_& m) {
     m.def(
         "diagonal",
         [](api::Operator& op, const std::string& method, index samples, index max_products, double tol, index block, std::uint64_t seed,
-           const py::object& progress, const array& mean, const array& squares) {
+           const py::object& progress, const array& mean, const array& squares, const array& without) {
             const auto options = estimator_options(samples, max_products, tol, block, seed, progress);
-            const api::Array first = output(mean, op.dtype(), 1, op.rows()), second = output(squares, op.dtype(), 1, op.rows());
+            const api::Array first = output(mean, op.dtype(), 1, op.rows()), second = output(squares, op.dtype(), 1, op.rows()),
+                             third = output(without, op.dtype(), 1, op.rows());
             solvers::DiagonalResult found;
             {
                 const py::gil_scoped_release release;
-                found = method == "xdiag" ? api::xdiag(op, options, first, second) : api::hutchinson_diagonal(op, options, first, second);
+                found = method == "xdiag" ? api::xdiag(op, options, first, second, third)
+                                          : api::hutchinson_diagonal(op, options, first, second);
             }
             return py::make_tuple(found.count, solvers::student(found.count), found.products, found.converged);
         },
-        "op"_a, "method"_a, "samples"_a, "max_products"_a, "tol"_a, "block"_a, "seed"_a, "progress"_a, "mean"_a, "squares"_a);
+        "op"_a, "method"_a, "samples"_a, "max_products"_a, "tol"_a, "block"_a, "seed"_a, "progress"_a, "mean"_a, "squares"_a, "without"_a);
     m.def(
         "lanczos_quadrature",
         [](api::Operator& op, index probes, index steps, index block, bool reorthogonalize, std::uint64_t seed, const py::object& progress,
@@ -108,8 +110,8 @@ void register_estimators(py::module_& m) {
     m.def(
         "solve",
         [](api::Operator& op, api::Operator* preconditioner, double damping, double tol, index max_iterations, const py::object& progress,
-           const array& b, const array& x) {
-            const solvers::SolveOptions options{damping, tol, max_iterations, monitor_of(progress)};
+           const array& b, const array& x, bool from_zero) {
+            const solvers::SolveOptions options{damping, tol, max_iterations, monitor_of(progress), from_zero};
             const api::Array in = input(b, op.dtype(), -1, op.rows()), out = output(x, op.dtype(), in.rows, op.rows());
             solvers::SolveResult found;
             {
@@ -124,7 +126,7 @@ void register_estimators(py::module_& m) {
             info["reason"] = found.reason;
             return info;
         },
-        "op"_a, "preconditioner"_a.none(true), "damping"_a, "tol"_a, "max_iterations"_a, "progress"_a, "b"_a, "x"_a);
+        "op"_a, "preconditioner"_a.none(true), "damping"_a, "tol"_a, "max_iterations"_a, "progress"_a, "b"_a, "x"_a, "from_zero"_a);
 }
 
 }  // namespace gnfast::bind

@@ -222,6 +222,13 @@ void register_operators(py::module_& m) {
             return api::make_cholesky_inverse(dtype_of(lower), input(lower, dtype_of(lower), -1, rows_of(lower)), copies, interleaved);
         },
         py::keep_alive<0, 1>());
+    py::class_<api::InUnits, api::Operator>(m, "InUnits", py::module_local())
+        .def(py::init([](api::Operator& op) { return api::make_in_units(op); }), py::keep_alive<1, 2>())
+        .def_property_readonly("exponent", &api::InUnits::exponent)
+        .def("settle", [](api::InUnits& self, double at_least) {
+            const py::gil_scoped_release release;
+            self.settle(at_least);
+        });
     m.def("widened", &api::make_widened, py::keep_alive<0, 1>());
     py::class_<CallbackOperator, api::Operator>(m, "Callback", py::module_local(), py::custom_type_setup(&collected_with_function));
     m.def("callback", [](py::function f, index size, const std::string& dtype) {

@@ -160,11 +160,11 @@ TEST("cuda_solvers: traces, diagonals and spectral measures") {
                                   solvers::hutch_plus_plus<B, double>(world.backend, apply, size, wanted),
                                   solvers::xtrace<B, double>(world.backend, apply, size, wanted)})
             world.tell(found.value), world.tell(found.error);
-        const View<double> mean = world.room(1, size), squares = world.room(1, size);
+        const View<double> mean = world.room(1, size), squares = world.room(1, size), without = world.room(1, size);
         solvers::hutchinson_diagonal<B, double>(world.backend, apply, size, wanted, mean, squares);
         world.tell(mean), world.tell(squares);
-        solvers::xdiag<B, double>(world.backend, apply, size, wanted, mean, squares);
-        world.tell(mean);
+        solvers::xdiag<B, double>(world.backend, apply, size, wanted, mean, squares, without);
+        world.tell(mean), world.tell(without);
         solvers::QuadratureOptions nodes;
         nodes.probes = 4, nodes.steps = 7, nodes.block = 3;
         const solvers::Quadrature found = solvers::LanczosQuadrature<B, double>(world.backend, apply, size, nodes).run();

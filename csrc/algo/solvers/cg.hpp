@@ -17,7 +17,8 @@ struct SolveOptions {
     double tol = 0;  // |b - (A + damping I) x| <= tol |b| for each right-hand side
     index max_iterations = 0;
     Monitor monitor;
-    bool rough = false;  // x starts from zero, and the recurrence's residuals are good enough: no product is made for either
+    bool from_zero = true;  // x is no first guess but starts from zero, for which no product is made
+    bool rough = false;     // the recurrence's residuals are good enough: no product is made for them
 };
 
 struct SolveResult {
@@ -44,12 +45,13 @@ class BlockCg {
         std::vector<double> norms = finite_dots<B, T>(backend_, b, b);
         for (double& norm : norms) norm = std::sqrt(norm);
         SolveResult result;
-        if (options_.rough) {
+        if (options_.from_zero) {
             backend_.copy(b, r);
             const std::vector<double> none(static_cast<std::size_t>(s));
             backend_.combine_rows(none, b, none, x);
         } else {
             residual(b, View<const T>(x), r, result);
+            forget_far(b, norms, x, r);
         }
         std::vector<double> now;
         index width = begin(View<const T>(r), norms, now);
@@ -111,6 +113,20 @@ class BlockCg {
         shifted(x, r, result);
         const std::vector<double> one(static_cast<std::size_t>(b.rows), 1.0), minus(static_cast<std::size_t>(b.rows), -1.0);
         backend_.combine_rows(one, b, minus, r);
+    }
+
+    // A guess so far off that its rounding would hide b is none: x starts from zero there, and where b is zero it stays so.
+    void forget_far(View<const T> b, const std::vector<double>& norms, View<T> x, View<T> r) {
+        std::vector<double> squares, from_b(norms.size()), from_guess(norms.size(), 1.0);
+        backend_.row_dots(View<const T>(r), View<const T>(r), squares);
+        bool any = false;
+        for (std::size_t i = 0; i < norms.size(); ++i) {
+            if (norms[i] > 0 && std::sqrt(squares[i]) <= norms[i] / std::sqrt(apply_.resolution)) continue;
+            from_b[i] = 1, from_guess[i] = 0, any = true;
+        }
+        if (!any) return;
+        backend_.combine_rows(std::vector<double>(norms.size()), b, from_guess, x);
+        backend_.combine_rows(from_b, b, from_guess, r);
     }
 
     // From squares of the rows of R.

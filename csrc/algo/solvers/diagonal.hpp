@@ -35,7 +35,6 @@ class EntryMoments {
         : backend_(backend), mean_(mean), squares_(squares), buffer_(backend.template allocate<T>(3 * mean.cols)) {}
 
     index count() const { return count_; }
-    void forget() { count_ = 0; }
 
     // Rows e (s, size), overwritten.
     void add(View<T> e) {
@@ -112,45 +111,114 @@ DiagonalResult hutchinson_diagonal(B& backend, const Apply<T>& apply, index size
     }
 }
 
-// XDiag (Epperly, Tropp & Webber 2024). With Q, s_i and C as in Sketch and Z = A Q, u_i = Q^T s_i, v_i = Z^T s_i, estimate i is
-// diag(Q^T Z) - u_i o v_i + w_i o (I - P_i) A w_i, and (I - P_i) A w_i = (s_i . C_i) u_i since A w_i = Q^T C_i. Two products each.
+// XDiag (Epperly, Tropp & Webber 2024). With Q, s_i and C as in Sketch and Z = A Q, u_i = Q^T s_i, v_i = Z^T s_i, f_i = s_i . C_i and
+// x_i = f_i w_i - v_i, estimate i is diag(Q^T Z) - u_i o v_i + w_i o (I - P_i) A w_i = diag(Q^T Z) + u_i o x_i, since A w_i = Q^T C_i.
+// Two products each. Its error is made as that of XTrace: the estimates' spread takes each for independent of the others, the jackknife
+// takes the spread of the means without one test vector, and the root of their product is taken.
+//
+// Estimate i without test vector j, c = s_i . s_j and g = 1 / (1 - c^2), where s_i and s_j are two directions:
+//     diag(Q^T Z) + g (u_i o x_i - u_j o v_j + c (u_i o v_j - u_j o x_i)),
+// so that all of the sums over i are products with the matrices g and g c (m, m): 10 m^2 size flops in all.
 template <class B, class T>
-DiagonalResult xdiag(B& backend, const Apply<T>& apply, index size, const EstimatorOptions& options, View<T> mean, View<T> squares) {
+class XDiag {
+   public:
+    XDiag(B& backend, Sketch<B, T>& sketch) : backend_(backend), sketch_(sketch) {}
+
+    // mean, and sums of squared deviations: of the estimates, and of their means without one test vector; (1, size) each. Entries are
+    // done `columns` at a time, in 6 (m, columns).
+    void run(index columns, View<T> mean, View<T> squares, View<T> without, const Monitor& monitor) {
+        const Small s = excluding(sketch_.c);
+        prepare(s);
+        const index size = mean.cols, m = sketch_.count();
+        columns = std::clamp<index>(columns, 1, size);
+        buffer_ = backend_.template allocate<T>(6 * m * columns);
+        for (index first = 0; first < size; first += columns) {
+            const index count = std::min(columns, size - first);
+            const auto part = [&](View<T> all) { return all.block(0, all.rows, first, count); };
+            entries(s, part(sketch_.tests()), part(sketch_.basis()), part(sketch_.image()), part(mean), part(squares), part(without));
+            report(monitor, "diagonal", double(2 * m), double(2 * m));
+        }
+    }
+
+   private:
+    void prepare(const Small& s) {
+        const index m = sketch_.count();
+        g_ = cosines_ = Small(m, m);
+        const std::vector<double> none(static_cast<std::size_t>(m));
+        factors_ = taken_ = none;
+        for (index j = 0; j < m; ++j) {
+            factors_[static_cast<std::size_t>(j)] = dot(s, j, sketch_.c, j);
+            for (index i = 0; i < m; ++i) {
+                if (i == j) continue;
+                const double cosine = dot(s, i, s, j), sine2 = 1 - cosine * cosine;
+                // Where they are one direction up to rounding, leaving w_j out leaves nothing more out.
+                const bool both = sine2 > 1e4 * double(std::numeric_limits<T>::epsilon());
+                g_(j, i) = both ? 1 / sine2 : 1;
+                cosines_(j, i) = both ? cosine / sine2 : 0;
+                if (both) taken_[static_cast<std::size_t>(j)] -= 1 / sine2;
+            }
+        }
+    }
+
+    void entries(const Small& s, View<const T> w, View<const T> q, View<const T> z, View<T> mean, View<T> squares, View<T> without) {
+        const index m = w.rows, count = w.cols;
+        const auto part = [&](index which) { return View<T>(buffer_.data() + which * m * count, m, count); };
+        const View<T> u = part(0), v = part(1), x = part(2), e = part(3), t = part(4), p = part(5);
+        const std::vector<double> one(static_cast<std::size_t>(m), 1.0), minus(one.size(), -1.0);
+        Blocks<B, T>& blocks = sketch_.blocks();
+        const auto product = [&](View<const T> a, View<const T> b, View<T> out) {
+            backend_.fill(out, T(0));
+            backend_.add_product(a, b, out);
+        };
+        blocks.combine(1, s, q, 0, u);
+        blocks.combine(1, s, z, 0, v);
+        backend_.copy(View<const T>(v), x);
+        backend_.combine_rows(factors_, w, minus, x);
+        product(View<const T>(u), View<const T>(x), e);
+        product(View<const T>(u), View<const T>(v), p);
+        blocks.combine(1, g_, View<const T>(e), 0, t);
+        backend_.combine_rows(taken_, View<const T>(p), one, t);
+        blocks.combine(1, cosines_, View<const T>(u), 0, p);
+        backend_.add_product(View<const T>(v), View<const T>(p), t);
+        blocks.combine(-1, cosines_, View<const T>(x), 0, p);
+        backend_.add_product(View<const T>(u), View<const T>(p), t);
+        // Means of m - 1, but for what they share.
+        backend_.combine_rows(std::vector<double>(one.size()), View<const T>(t),
+                              std::vector<double>(one.size(), 1 / double(std::max<index>(1, m - 1))), t);
+        moments_of_rows(backend_, t, mean, without);
+        moments_of_rows(backend_, e, mean, squares);
+        product(q, z, p);
+        backend_.sum_rows(Batch<const T>(View<const T>(p), 1, 0), T(0), Batch<T>(t.row_range(0, 1), 1, 0));
+        backend_.combine_rows(std::vector<double>{1.0}, View<const T>(t.row_range(0, 1)), std::vector<double>{1.0}, mean);
+    }
+
+    B& backend_;
+    Sketch<B, T>& sketch_;
+    Small g_, cosines_;
+    std::vector<double> factors_, taken_;
+    typename B::template buffer<T> buffer_;
+};
+
+template <class B, class T>
+DiagonalResult xdiag(B& backend, const Apply<T>& apply, index size, const EstimatorOptions& options, View<T> mean, View<T> squares,
+                     View<T> without) {
     const auto tests = [&](index products) { return std::clamp<index>(products / 2, 1, size); };
-    const index limit = tests(std::max(options.samples, options.max_products)), block = std::min(options.block, limit);
+    const index limit = tests(std::max(options.samples, options.max_products));
     index target = tests(options.samples);
     Sketch<B, T> sketch(backend, apply, size, Probe::signs, options.seed, true);
-    auto buffer = backend.template allocate<T>((3 * block + 1) * size);
-    const auto part = [&](index which, index rows) { return View<T>(buffer.data() + which * block * size, rows, size); };
-    const View<T> shared = part(3, 1);
-    const std::vector<double> one{1.0};
-    EntryMoments<B, T> moments(backend, mean, squares);
+    const auto sum = [&](View<T> row) {
+        auto ones = backend.template allocate<T>(size);
+        backend.fill(View<T>(ones.data(), 1, size), T(1));
+        return finite_dots<B, T>(backend, View<const T>(row), View<const T>(ones.data(), 1, size)).front();
+    };
     while (true) {
-        sketch.grow(target, options.block);
-        report(options.monitor, "diagonal", double(2 * target), double(2 * target));
-        const Small s = excluding(sketch.c);
-        moments.forget();
-        backend.fill(shared, T(0));
-        for (index i = 0; i < target; i += block) {
-            const index rows = std::min(block, target - i);
-            const View<T> w = part(0, rows), u = part(1, rows), e = part(2, rows);
-            Small some(rows, target);
-            std::copy_n(s.values.begin() + i * target, rows * target, some.values.begin());
-            std::vector<double> factors;
-            for (index q = i; q < i + rows; ++q) factors.push_back(dot(s, q, sketch.c, q));
-            // w_i <- (s_i . C_i) w_i - v_i
-            backend.combine_rows(factors, View<const T>(sketch.tests().row_range(i, rows)), std::vector<double>(factors.size()), w);
-            sketch.blocks().combine(-1, some, View<const T>(sketch.image()), 1, w);
-            sketch.blocks().combine(1, some, View<const T>(sketch.basis()), 0, u);
-            backend.fill(e, T(0));
-            backend.add_product(View<const T>(u), View<const T>(w), e);
-            moments.add(e);
-            backend.fill(e, T(0));
-            backend.add_product(View<const T>(sketch.basis().row_range(i, rows)), View<const T>(sketch.image().row_range(i, rows)), e);
-            backend.sum_rows(Batch<const T>(View<const T>(e), 1, 0), T(1), Batch<T>(shared, 1, 0));
-        }
-        backend.combine_rows(one, View<const T>(shared), one, mean);
-        const bool met = options.tol <= 0 || meets(moments.norm(), moments.error(), options.tol);
+        sketch.grow(target, options.block, options.monitor, "diagonal");
+        XDiag<B, T>(backend, sketch).run(options.block * size / (3 * target) + 1, mean, squares, without, options.monitor);
+        if (options.tol <= 0) return {target, 2 * target, true};
+        const double norm = std::sqrt(finite_dots<B, T>(backend, View<const T>(mean), View<const T>(mean)).front());
+        // Summed over the entries, at most this by Cauchy's inequality.
+        const double both = std::sqrt(sum(squares) * sum(without));
+        const bool met = target > 1 && meets(norm, student(target) * std::sqrt(both / double(target - 1)), options.tol);
         if (met || target >= limit) return {target, 2 * target, met};
         target = std::min(limit, 2 * target);
     }

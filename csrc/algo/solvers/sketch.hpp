@@ -25,9 +25,12 @@ class Sketch {
     View<T> image() const { return {image_.data(), count_, size_}; }  // A Q
 
     // Adds test vectors until there are m; 2 products each.
-    void grow(index m, index block) {
+    void grow(index m, index block, const Monitor& monitor, const char* stage) {
         reserve(m);
-        while (count_ < m) add(std::min(block, m - count_));
+        while (count_ < m) {
+            add(std::min(block, m - count_));
+            report(monitor, stage, double(2 * count_), double(2 * m));
+        }
     }
 
     Small c, h, w;              // (m, m)

@@ -100,11 +100,10 @@ Estimate xtrace(B& backend, const Apply<T>& apply, index size, const EstimatorOp
     index target = tests(options.samples);
     Sketch<B, T> sketch(backend, apply, size, Probe::sphere, options.seed, false);
     while (true) {
-        sketch.grow(target, options.block);
+        sketch.grow(target, options.block, options.monitor, "trace");
         const XTrace<T> found(sketch, size);
         const Mean mean = found.estimates();
         const double error = std::max(found.error(mean), 4 * apply.resolution * mean.scale());
-        report(options.monitor, "trace", double(2 * target), double(2 * target));
         const bool met = options.tol <= 0 || meets(mean.value(), error, options.tol);
         if (met || target >= limit) return {mean.value(), error, 2 * target, met};
         // The error falls faster than 1 / sqrt(count) where the spectrum decays: twice as many is never far too many.

@@ -266,7 +266,9 @@ def _moments(
     precision: Any,
 ) -> tuple[float, float, Array, int]:
     """An interval that holds the spectrum, Chebyshev moments (probes, 2 steps) on it, and vectors multiplied."""
-    A = matrices.in_precision(stored_where_cheaper(A, probes * steps, report), precision)
+    units = matrices.InUnits(stored_where_cheaper(A, probes * steps, report))
+    units.settled()
+    A = matrices.in_precision(units, precision)
     block = block_of(A, probes, block_size)
     ends = measure(A, min(4, probes), 20, seed + 1, block_size, report)
     low, high, products = float(ends.nodes.min()), float(ends.nodes.max()), ends.products
@@ -282,7 +284,7 @@ def _moments(
         )
         products += probes * steps
         if np.abs(moments).max() < 1 + 1e-3:
-            return first, last, moments, products
+            return float(units.out_of(first)), float(units.out_of(last)), moments, products
     raise ValueError("no interval was found that holds the spectrum of op; use method='lanczos'")
 
 

@@ -138,17 +138,24 @@ def solve(
     if isinstance(preconditioner, str):
         _checks.choice(preconditioner, "preconditioner", ("nystrom",))
     with reporting(progress) as report:
-        gram = _dual_of(A, space, damping, x0, preconditioner)
+        units = matrices.InUnits(A)
+        exponents = units.settled(damping) + np.zeros(len(right), int)
+        gram = _dual_of(A, space, damping, x0, preconditioner) if units.taken == 0 else None
         right, taken = _in_units(right)
         if gram is not None:
             x, info = _solve_in_dual(work, gram, right, damping, tol, preconditioner, rank, limit, seed, report)
         else:
+            work = matrices.in_precision(units, precision)
             x = np.zeros_like(right)
             if x0 is not None:
-                x = _guess(work, right, damping, _right_hand_sides(x0, work, "x0", len(right)), -taken)
-            info = _conjugate_gradients(work, right, x, damping, tol, preconditioner, rank, limit, seed, report)
-            info = info._replace(products=info.products + (0 if x0 is None else len(right)))
-        x, info = _out_of_units(work, right, x, damping, taken, tol, info)
+                x = matrices.times_powers(_right_hand_sides(x0, work, "x0", len(right)), exponents - taken)
+                x[~np.isfinite(x)] = 0
+            damping = float(np.ldexp(damping, -units.taken))
+            info = _conjugate_gradients(
+                work, right, x, damping, tol, preconditioner, rank, limit, seed, report, x0 is None
+            )
+        info = info._replace(products=info.products + 1)  # that of the units
+        x, info = _out_of_units(work, right, x, damping, taken - exponents, tol, info)
     if not info.converged:
         warnings.warn(
             f"solve stopped after {info.iterations} steps with relative residuals up to {info.residuals.max():.1e}: "
@@ -163,22 +170,9 @@ def solve(
 def _in_units(right: Array) -> tuple[Array, Array]:
     """Right-hand sides of about 1 where their squares would be lost, and the powers of two (s,) that were taken out."""
     sizes = _arrays.to_host(abs(right).max(axis=1)).astype(float)
-    least = 1e-60 if right.dtype == np.float64 else 1e-8
-    lost = (sizes > 0) & ((sizes < least) | (sizes > 1 / least))
+    lost = np.array([size > 0 and not matrices.is_ordinary(size, right.dtype) for size in sizes])
     exponents = np.where(lost, np.frexp(sizes)[1], 0)
     return (matrices.times_powers(right, -exponents) if lost.any() else right), exponents
-
-
-def _guess(A: SymmetricOperator, right: Array, damping: float, x0: Array, exponents: Array) -> Array:
-    """A first guess in the units of b; zero where its rounding would hide b, as where b is zero."""
-    x = matrices.times_powers(x0, exponents)
-    x[~np.isfinite(x)] = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        left = right - A.matmat(x.T).T - x.dtype.type(damping) * x
-        norms = np.linalg.norm(right, axis=1)
-        far = ~(np.linalg.norm(left, axis=1) * math.sqrt(_arrays.eps(A.dtype)) <= norms) | (norms == 0)
-    x[far] = 0
-    return x
 
 
 def _out_of_units(
@@ -218,6 +212,7 @@ def _conjugate_gradients(
     limit: int,
     seed: int,
     report: _core.Progress,
+    from_zero: bool = True,
 ) -> SolveInfo:
     products, name = 0, "no preconditioner"
     M: SymmetricOperator | None = None
@@ -233,7 +228,7 @@ def _conjugate_gradients(
                 f"preconditioner is {M.shape[0]} x {M.shape[1]} in {M.dtype} but op is {A.shape[0]} x {A.shape[1]} "
                 f"in {A.dtype}; pass one of the operator's own size and dtype"
             )
-    raw = A.device.core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x)
+    raw = A.device.core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x, from_zero)
     return SolveInfo(
         np.array(raw["residuals"]),
         raw["iterations"],

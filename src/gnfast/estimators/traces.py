@@ -92,9 +92,11 @@ def trace(
         return Trace(value, error, f"exact: {known.method}", True, known.products)
     method, limit = _within_memory(work, method, "xtrace", samples, limit, block)
     with reporting(progress) as report:
-        work = matrices.in_precision(stored_where_cheaper(A, samples, report), precision)
+        units = matrices.InUnits(stored_where_cheaper(A, samples, report))
+        work = matrices.in_precision(units, precision)
         found = A.device.core.trace(work.core, method, samples, limit, wanted, block, seed, report)
-        value, error, products, converged = found
+        value, error = (float(units.out_of(np.float64(number))) for number in found[:2])
+        products, converged = found[2:]
     if not converged:
         _warn(method, products, error, value, wanted)
     return Trace(value, error, method, False, products, converged)
@@ -158,14 +160,21 @@ def diagonal(
         values = A.device.upload(known.values).astype(work.dtype)
         return Diagonal(values, _rounding(A) * np.abs(values), f"exact: {known.method}", True, known.products)
     method, limit = _within_memory(work, method, "xdiag", samples, limit, block)
-    mean, squares = (A.device.empty((1, size), work.dtype) for _ in range(2))
+    units = matrices.InUnits(A)
+    work = matrices.in_precision(units, precision)
+    mean, squares, without = (A.device.empty((1, size), work.dtype) for _ in range(3))
     with reporting(progress) as report:
         count, student, products, converged = A.device.core.diagonal(
-            work.core, method, samples, limit, wanted, block, seed, report, mean, squares
+            work.core, method, samples, limit, wanted, block, seed, report, mean, squares, without
         )
     error = np.full_like(mean[0], np.inf)
     if count > 1:
-        error = (student * np.sqrt(np.maximum(squares[0], 0) / (count * (count - 1)))).astype(work.dtype)
+        if method == "xdiag":  # the spread's error and the jackknife's, see csrc/algo/solvers/diagonal.hpp
+            variance = np.sqrt(np.maximum(squares[0], 0)) * np.sqrt(np.maximum(without[0], 0)) / (count - 1)
+        else:
+            variance = np.maximum(squares[0], 0) / (count * (count - 1))
+        error = (student * np.sqrt(variance)).astype(work.dtype)
+    mean, error = units.out_of(mean), units.out_of(error)
     if not converged:
         _warn(method, products, float(np.linalg.norm(error)), float(np.linalg.norm(mean)), wanted)
     return Diagonal(

@@ -149,7 +149,7 @@ def cond(
     value = max(top.value / low.value, 1.0)
     relative = A.relative_rounding()
     doubts = [_doubt(A, top.value, end.value) + relative * end.value for end in (top, low)]
-    upper, source = _upper(A, found, *doubts)
+    upper, source = _upper(A, found, *doubts, analytic=search.units.taken == 0)
     source += _what_was_cut(A, found)
     return Condition(
         value=value,
@@ -188,7 +188,9 @@ def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
     return matrices.rounding(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
 
 
-def _upper(A: SymmetricOperator, found: Found, doubt: float, doubt_below: float) -> tuple[float, str]:
+def _upper(
+    A: SymmetricOperator, found: Found, doubt: float, doubt_below: float, *, analytic: bool
+) -> tuple[float, str]:
     """The upper end where it is proven, or else the residuals' estimate, with its reason."""
     top, low = found.largest, found.smallest
     if not found.clear:
@@ -197,7 +199,7 @@ def _upper(A: SymmetricOperator, found: Found, doubt: float, doubt_below: float)
         margin = found.margin
         return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt_below), found.proof
     estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt_below)
-    bound = _analytic(A)
+    bound = _analytic(A) if analytic else None  # whose parts may under- or overflow
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
     # Both ends are tops of positive semi-definite matrices, A and its inverse, found from a random start.

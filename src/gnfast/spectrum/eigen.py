@@ -138,7 +138,7 @@ def eigsh(
         raise ValueError(f"method {method!r} keeps no checkpoint; use method='lanczos' or leave checkpoint out")
     with reporting(progress) as report:
         task.report = report
-        values, vectors, info = _in_best_space(task, return_eigenvectors) if method == "auto" else _solve(task, method)
+        values, vectors, info = _in_units(task, method, return_eigenvectors)
     if len(values) == 0:
         if info.reason == "interrupted":
             raise KeyboardInterrupt
@@ -202,6 +202,32 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtyp
         )
     given = dtype if found.dtype == dtype else A.dtype
     return _checks.array(rows.T, "v0", ("b", "N"), given, "the operator", A.device).astype(dtype, copy=False)
+
+
+def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
+    """The pairs of A, or of a power of two times A where its size is none whose squares the dtype holds.
+
+    What a search finds tells the size: one of an ordinary operator costs nothing more. One whose squares are lost ends
+    at once, with residuals of zero or with infinite products.
+    """
+
+    def found(task: Task) -> Pairs:
+        return _in_best_space(task, with_vectors) if method == "auto" else _solve(task, method)
+
+    units, pairs, size = matrices.InUnits(task.A), None, matrices.size_seen(task.A)
+    doubtful = task.path is not None or not (size is None or matrices.is_ordinary(size, task.A.dtype))
+    if not doubtful or not units.settled():  # of a checkpoint there is one search only
+        try:
+            pairs = found(task)
+        except ValueError as error:
+            if "NaN or infinite" not in str(error) or not units.settled():
+                raise
+    if pairs is not None and (matrices.is_ordinary(pairs.info.norm, task.A.dtype) or not units.settled()):
+        return pairs
+    pairs = found(replace(task, A=units))
+    out_of, info = units.out_of, pairs.info
+    scaled = {name: out_of(getattr(info, name)) for name in ("residuals", "intervals", "norm")}
+    return Pairs(out_of(pairs.values), pairs.vectors, info._replace(**scaled))
 
 
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:

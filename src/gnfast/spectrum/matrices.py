@@ -68,7 +68,8 @@ class Foreign(SymmetricOperator):
         """u^T A v = v^T A u for two random vectors: one that is not symmetric passes with probability zero."""
         probe = np.asfortranarray(np.random.default_rng(0).standard_normal((self.shape[0], 2)), self.dtype)
         image = _arrays.to_host(self.matmat(self.device.upload(probe.T).T)).astype(np.float64)
-        image = image / unit_of(float(np.abs(image).max()))
+        self.size_seen = float(np.abs(image).max())
+        image = image / unit_of(self.size_seen)
         both = probe.T @ image
         rounding = 100 * _arrays.eps(self.dtype) * np.linalg.norm(probe) * np.linalg.norm(image)
         skew = abs(both[0, 1] - both[1, 0])
@@ -79,6 +80,52 @@ class Foreign(SymmetricOperator):
                     "pass (op + op.T) / 2 if its products are in float64 and its symmetric part is meant"
                 )
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
+
+
+class InUnits(SymmetricOperator):
+    """2^-taken A: an operator of any size as one of about 1, whose squares neither vanish nor overflow.
+
+    What is taken is settled by the first product that is not zero, and is 0 for operators of an ordinary size; what is
+    found of this one, times 2^taken, is found of A, to the last digit.
+    """
+
+    def __init__(self, op: SymmetricOperator) -> None:
+        self._core = op.device.core.InUnits(op.core)
+        super().__init__(self._core, op.dtype, op.device)
+        self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
+
+    @property
+    def taken(self) -> int:
+        return int(self._core.exponent)
+
+    def settled(self, at_least: float = 0.0) -> int:
+        """What is taken, by a product of its own where none was made; that of `at_least` where this is larger."""
+        self._core.settle(at_least)
+        return self.taken
+
+    def out_of(self, values: Any) -> Any:
+        """What was found of this operator as it is of A: the same times 2^taken.
+
+        Raises:
+            ValueError: It is larger than its dtype can hold.
+        """
+        if not self.taken:
+            return values
+        with np.errstate(over="ignore", under="ignore"):
+            found = np.ldexp(values, self.taken)
+        if (np.isinf(found) & ~np.isinf(values)).any():
+            raise ValueError(
+                f"op is so large that what is asked for is beyond {found.dtype}; pass "
+                + ("op in float64, or precision='float64'" if found.dtype == np.float32 else "op divided by its size")
+            )
+        return found
+
+    def form(self, out: Array, progress: _core.Progress = None) -> int:
+        products = self.op.form(out, progress)
+        if taken := self.settled():
+            with np.errstate(all="ignore"):  # the other triangle may hold anything
+                out[:] = np.ldexp(out, -taken)
+        return products
 
 
 class Wide(SymmetricOperator):
@@ -196,6 +243,19 @@ def _check_symmetric(matrix: Array) -> bool:
     if finite and difference > 100 * np.finfo(matrix.dtype).eps * scale:
         raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
     return bool(finite)
+
+
+def is_ordinary(size: float, dtype: np.dtype[Any]) -> bool:
+    """Whether an operator of this size is worked on as it is: see `InUnits`."""
+    most = 1e60 if dtype == np.float64 else 1e8
+    return 1 / most < size < most
+
+
+def size_seen(A: SymmetricOperator) -> float | None:
+    """About |A|, where it costs nothing; else None."""
+    if isinstance(A, Stored):
+        return float(abs(A.lower.diagonal()).max())
+    return A.size_seen if isinstance(A, Foreign) else None
 
 
 def times_powers(rows: Array, exponents: Array) -> Array:

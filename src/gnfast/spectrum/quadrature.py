@@ -136,13 +136,15 @@ def measure(
 ) -> Measure:
     """Lanczos for all probes together, reorthogonalised where their vectors fit in memory; `first` were drawn."""
     dtype = A.dtype
-    A = matrices.in_precision(stored_where_cheaper(A, probes * min(steps, A.shape[0]), report), precision)
+    units = matrices.InUnits(stored_where_cheaper(A, probes * min(steps, A.shape[0]), report))
+    A = matrices.in_precision(units, precision)
     size, item = A.shape[0], A.dtype.itemsize
     steps = min(steps, size)
     block = block_of(A, probes, block_size)
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
     raw = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
     nodes, weights, coarse_nodes, coarse_weights, residuals, products = raw
+    nodes, coarse_nodes, residuals = map(units.out_of, (nodes, coarse_nodes, residuals))
     rounding = 100 * matrices.zero_cut(float(np.abs(nodes).max()), size, dtype)
     return Measure(nodes, weights, coarse_nodes, coarse_weights, residuals, products, keep, rounding)
 
@@ -173,7 +175,8 @@ def block_of(A: SymmetricOperator, vectors: int, block_size: int | None) -> int:
     room = (BLOCK_BYTES if A.memory_limit is None else min(BLOCK_BYTES, A.memory_limit)) / (
         A.shape[0] * A.dtype.itemsize
     )
-    return max(1, min(vectors, 32, int(room)))
+    # Where products are compute-bound more vectors gain nothing, and keep whoever interrupts waiting.
+    return max(1, min(vectors, 8 if A.space == "parameters" else 32, int(room)))
 
 
 def standard_error(samples: Array) -> Any:
@@ -185,4 +188,5 @@ def standard_error(samples: Array) -> Any:
     if count < 2:
         return np.full(samples.shape[1:], np.inf)[()]
     student = float(stdtrit(count - 1, 0.97725)) / 2
-    return student * samples.std(axis=0, ddof=1) / math.sqrt(count)
+    unit = unit_of(float(np.abs(samples).max()))
+    return student * unit * ((samples / unit).std(axis=0, ddof=1) / math.sqrt(count))

@@ -84,7 +84,8 @@ def rank(
         Ubaru & Saad, "Fast methods for estimating the numerical rank of large matrices", ICML 2016.
     """
     A = matrices.as_symmetric(op).dual()
-    work = matrices.in_precision(A, precision)
+    units = matrices.InUnits(A)
+    work = matrices.in_precision(units, precision)
     method = _checks.choice(method, "method", METHODS)
     cut = None if cut is None else _checks.at_least_zero(cut, "cut")
     probes, steps = _checks.integer(probes, "probes", 2), _checks.integer(steps, "steps")
@@ -101,21 +102,24 @@ def rank(
             )
         K = work.new_square()
         work.form(K, report)
-        larger = (
-            A.enlarged() if not A.exponent and K.reshape(-1)[:: size + 1].max() < _arrays.vanishing(A.dtype) else None
-        )
+        top = float(units.out_of(K.reshape(-1)[:: size + 1].max()))
+        larger = A.enlarged() if not A.exponent and top < _arrays.vanishing(A.dtype) else None
         if larger is not None:
             scaled = None if cut is None else math.ldexp(cut, larger.exponent)
             found = rank(larger, scaled, "exact", probes, steps, seed, progress=progress, precision=precision)
             return replace(found, cut=math.ldexp(found.cut, -larger.exponent))
         if size <= matrices.SPECTRUM_SIZE:
             values = matrices.semidefinite_eigenvalues(K, A.dtype)
+            values = units.out_of(values)
             cut = matrices.zero_cut(float(values[-1]), size, A.dtype) if cut is None else cut
             return Rank(int(np.count_nonzero(values > cut)), size, cut, "whole spectrum by LAPACK")
         if cut is None:
-            cut = matrices.zero_cut(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
+            at = matrices.zero_cut(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
+            cut = float(units.out_of(at))
+        else:
+            at = float(np.ldexp(cut, -units.taken))
         matrices.check_finite(K)
-        return Rank(_eigenvalues_above(_arrays.to_host(K), cut), size, cut, "inertia")
+        return Rank(_eigenvalues_above(_arrays.to_host(K), at), size, cut, "inertia")
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ def rank_profile(
         MemoryError: The matrix exceeds the operator's `memory_limit`.
     """
     A = matrices.as_symmetric(op).dual()
-    work, size = matrices.in_precision(A, precision), A.shape[0]
+    units, size = matrices.InUnits(A), A.shape[0]
+    work = matrices.in_precision(units, precision)
     if size > matrices.STORED_SIZE:
         raise ValueError(
             f"op is {size} x {size} but its whole spectrum is needed, for up to {matrices.STORED_SIZE}; "
@@ -192,7 +197,7 @@ def rank_profile(
     K = work.new_square()
     with reporting(progress) as report:
         work.form(K, report)
-    values = matrices.semidefinite_eigenvalues(K, A.dtype).astype(np.float64)
+    values = units.out_of(matrices.semidefinite_eigenvalues(K, A.dtype).astype(np.float64))
     top = float(values[-1])
     if top <= 0:
         raise ValueError("op is zero, so that nothing lies above any cut")

@@ -52,10 +52,23 @@ class Search:
         self, A: SymmetricOperator, certify: bool, tol: float, seed: int, report: _core.Progress, precision: Any = None
     ) -> None:
         self.A, self.certify, self.tol, self.seed, self.report = A, certify, tol, seed, report
-        self.op = matrices.in_precision(A, precision)  # what is worked on; A says what can be claimed
+        self.units = matrices.InUnits(A)
+        self.op = matrices.in_precision(self.units, precision)  # what is worked on; A says what can be claimed
         self.notes: list[str] = []
 
     def run(self) -> Found:
+        found = self._found()
+        largest, smallest = (
+            end._replace(value=self._true(end.value), residual=self._true(end.residual))
+            for end in (found.largest, found.smallest)
+        )
+        return found._replace(largest=largest, smallest=smallest, cut=self._true(found.cut))
+
+    def _true(self, value: float) -> float:
+        """Of A, what was found of it in units of its size."""
+        return float(self.units.out_of(value))
+
+    def _found(self) -> Found:
         A, size = self.A, self.A.shape[0]
         if size <= matrices.DENSE_SIZE:
             return self._whole(self._matrix(), 0)
@@ -96,7 +109,7 @@ class Search:
         own, op = A.preconditioner(), self.op
         if own is None:
             return None
-        preconditioner = matrices.in_precision(own, op.dtype)
+        preconditioner = matrices.in_precision(matrices.InUnits(own), op.dtype)
         top = self._largest(op, block=1)
         cut = self._cut(top.value)
         row, block = A.device.zeros((1, A.shape[0]), op.dtype), _vectors_at_once(A)
@@ -129,8 +142,8 @@ class Search:
         low = self._by_inverse(small)
         if low is None or low.value <= cut:
             raise ValueError(
-                f"the spectrum has no gap at the cut {cut:.1e}: its rank, about {rank}, and its smallest non-zero "
-                "eigenvalue are not determined in this precision; use float64 or look at gnfast.eigsh"
+                f"the spectrum has no gap at the cut {self._true(cut):.1e}: its rank, about {rank}, and its smallest "
+                "non-zero eigenvalue are not determined in this precision; use float64 or look at gnfast.eigsh"
             )
         if self.certify:
             self.notes.append("not certified: a proof by inertia needs a dual of full rank")
@@ -176,13 +189,13 @@ class Search:
                 np.negative(K, out=K)
             K.reshape(-1)[:: len(K) + 1] -= sign * shift
             if self.A.device.core.cholesky(K) != 0:
-                self.notes.append(f"the proof of the {end} end of the spectrum failed at {shift:.6g}")
+                self.notes.append(f"the proof of the {end} end of the spectrum failed at {self._true(shift):.6g}")
                 return found
         return found._replace(proof="inertia: both ends proven by Cholesky factorisations", margin=margin)
 
     def _check_range(self, size: float) -> None:
         """A matrix of this size is made anew if it underflows."""
-        if size < _arrays.vanishing(self.A.dtype) and not self.A.exponent:
+        if self._true(size) < _arrays.vanishing(self.A.dtype) and not self.A.exponent:
             larger = self.A.enlarged()
             if larger is not None:
                 raise VanishingError(larger)
@@ -201,12 +214,14 @@ class Search:
         clear = kept > CLEAR * dropped
         if not clear:
             cure = "; use float64" if self.A.dtype == np.float32 else ""
-            self.notes.append(f"the spectrum has no clear gap at the cut {cut:.1e}: rank and kappa depend on it{cure}")
+            self.notes.append(
+                f"the spectrum has no clear gap at the cut {self._true(cut):.1e}: rank and kappa depend on it{cure}"
+            )
         return clear
 
     def _checked(self, end: End, name: str) -> End:
         if not end.converged:
-            text = f"the {name} eigenvalue stopped at residual {end.residual:.1e}: {end.reason}"
+            text = f"the {name} eigenvalue stopped at residual {self._true(end.residual):.1e}: {end.reason}"
             self.notes.append(text)
             warnings.warn(text, ConvergenceWarning, stacklevel=_checks.level_of_caller())
         return end
