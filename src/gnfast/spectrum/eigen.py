@@ -222,7 +222,11 @@ def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
         except ValueError as error:
             if "NaN or infinite" not in str(error) or not units.settled():
                 raise
-    if pairs is not None and (matrices.is_ordinary(pairs.info.norm, task.A.dtype) or not units.settled()):
+    if pairs is not None and (
+        matrices.is_ordinary(pairs.info.norm, task.A.dtype)
+        or task.A.saturation()  # digits are lost within the products, which is said
+        or not units.settled()
+    ):
         return pairs
     pairs = found(replace(task, A=units))
     out_of, info = units.out_of, pairs.info
