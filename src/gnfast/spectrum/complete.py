@@ -67,11 +67,7 @@ class Found:
 
 def complete(task: Task, run: Callable[[Task], Found]) -> Found:
     """The pairs that `run` finds, searched on until nothing is missed and their residuals are true."""
-    found = _true(task, run(task))
-    left = task.limit - found.raw["products"]
-    if found.inexact and left > len(found.rows):
-        again = replace(task, start=_arrays.as_c_contiguous(found.rows), path=None, limit=left)
-        found = _after(found, _true(again, replace(run(again), random=found.random)))
+    found = _searched(task, run)
     for round in range(1, ROUNDS + 1):
         if not found.whole or not _doubtful(task, found) or not _is_missed(task, found):
             break
@@ -84,10 +80,20 @@ def complete(task: Task, run: Callable[[Task], Found]) -> Found:
             found.fail("max_products reached, and eigenvalues beyond those found were met")
             break
         wider = replace(task, start=None, block=block, seed=task.seed + round, path=None, limit=left)
-        found = _after(found, _true(wider, run(wider)))
+        found = _after(found, _searched(wider, run))
     if found.checkpoint is not None and found.raw["converged"]:
         found.checkpoint.remove()
     return found
+
+
+def _searched(task: Task, run: Callable[[Task], Found]) -> Found:
+    """The pairs that `run` finds, with true residuals: once more from them where these exceed the tolerance."""
+    found = _true(task, run(task))
+    left = task.limit - found.raw["products"]
+    if not found.inexact or left <= len(found.rows):
+        return found
+    again = replace(task, start=_arrays.as_c_contiguous(found.rows), path=None, limit=left)
+    return _after(found, _true(again, replace(run(again), random=found.random)))
 
 
 def _after(before: Found, now: Found) -> Found:
