@@ -129,7 +129,7 @@ def test_jax_hessians(loss, dtype):
             n, k = outputs.shape
             weights = np.array([0.3, 0, 2.0][:n], dtype)
             exact = confident.hessian(loss, outputs) * 0.5 * weights.astype(float)[:, None, None]
-            product = _hessian(loss_at(loss, weights, n, k, np.dtype(dtype)), jax.numpy.asarray(outputs), 0.5)
+            product = _hessian(loss_at(loss, weights, n, k, np.dtype(dtype)), 0.5)(jax.numpy.asarray(outputs))
             columns = [np.asarray(product(jax.numpy.asarray(np.tile(e, (n, 1))))) for e in np.eye(k, dtype=dtype)]
             assert columns[0].dtype == dtype
             slack = 60 * EPS[dtype] * (1 + np.abs(outputs).max() * (dtype == "float32"))
@@ -146,6 +146,6 @@ def test_rates_that_overflow_are_told():
     with pytest.raises(ValueError, match="loss='poisson' overflows"):
         G @ np.ones(6, np.float32)
     with pytest.raises(ValueError, match="loss='poisson' overflows"):
-        _hessian(loss_at("poisson", None, 2, 2, np.dtype("float32")), jax.numpy.asarray(net(X)), 1.0)
+        _hessian(loss_at("poisson", None, 2, 2, np.dtype("float32")), 1.0)(jax.numpy.asarray(net(X)))
     with pytest.raises(ValueError, match="loss='poisson' overflows"):
         gn.GaussNewton(net, X, "poisson") @ np.ones(6, np.float32)

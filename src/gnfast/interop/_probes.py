@@ -109,7 +109,7 @@ class Probe:
         unit = max(float(g.abs().max()) for g in self._g) or 1.0
         for u, g in zip(self._u, self._g, strict=True):
             left, right = (u.double() * (w.double() / unit)).reshape(-1), (g.double() / unit) * self._v.double()
-            scale = max(float(left.norm()), float(right.norm()))
+            scale = max(_norm(left), _norm(right))
             if abs(float(left.sum()) - float(right.sum())) > tolerance(w) * scale:
                 return True
         return False
@@ -167,9 +167,14 @@ def finite(U: Tensor, at: Products, V: Tensor) -> Tensor:
 
 
 def _sizes(model: Model, vector: Tensor) -> list[float]:
-    """The norm of each parameter's part of a vector (p,), where squares may leave the range."""
-    unit = float(vector.abs().max()) or 1.0
-    return [unit * float((part.double() / unit).norm()) for part in torch.split(vector, model.numbers)]
+    """The norm of each parameter's part of a vector (p,)."""
+    return [_norm(part.double()) for part in torch.split(vector, model.numbers)]
+
+
+def _norm(vector: Tensor) -> float:
+    """The norm, where squares may leave the range: memory that nobody wrote may hold any number."""
+    unit = float(vector.abs().max())
+    return unit * float((vector / unit).norm()) if unit else 0.0
 
 
 # --------------------------------------------------------------------------------------------------- coupled samples
