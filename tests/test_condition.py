@@ -264,7 +264,7 @@ def test_a_singular_dual_that_cannot_be_stored_is_refused(monkeypatch):
     X[10:] = X[:10]
     G = gn.GaussNewton(network([7, 30, 4], "relu"), X)
     limited = gn.GaussNewton(G.net, X, memory_limit=50_000).gram()
-    with pytest.raises(MemoryError, match=r"the 80 x 80 matrix needs 0\.1 MB but memory_limit is 0\.1 MB"):
+    with pytest.raises(MemoryError, match=r"the 80 x 80 matrix needs 51\.2 kB but memory_limit is 50\.0 kB"):
         limits(monkeypatch)
         gn.cond(limited)
 
