@@ -197,7 +197,9 @@ def test_functional_forms() -> None:
     assert np.abs(G @ V - product).max() <= TOL * np.abs(product).max()
 
 
-@pytest.mark.parametrize("spelling", [lambda x: x.view(x.size(0), -1), lambda x: x.reshape(x.shape[0], -1)])
+@pytest.mark.parametrize(
+    "spelling", [lambda x: x.view(x.size(0), -1), lambda x: x.reshape(x.shape[0], -1)], ids=["view", "reshape"]
+)
 def test_flattening_by_shape(spelling: Any) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -263,7 +263,9 @@ def test_the_weight_of_an_nll_loss_is_followed() -> None:
     same(dense(operator), reference(logits, nn.CrossEntropyLoss(loss.weight), X, y))
 
 
-@pytest.mark.parametrize("loss", [nn.NLLLoss(), nn.L1Loss(), lambda outputs, y: F.nll_loss(outputs, y)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [nn.NLLLoss(), nn.L1Loss(), lambda outputs, y: F.nll_loss(outputs, y)], ids=["nll", "l1", "function"]
+)
 def test_losses_without_curvature_are_refused(loss: Any) -> None:
     for tool in (by_curvlinops, by_pyhessian, by_eigenthings):
         given = batch("values" if isinstance(loss, nn.L1Loss) else "classes")

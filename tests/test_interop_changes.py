@@ -237,7 +237,10 @@ def test_operators_refuse(make: Any, change: Change, early: bool) -> None:
             gn.trace(operator)
 
 
-@pytest.mark.parametrize("change", [change for name, change in ON_DATA.items() if name[0] != "y"])
+ON_SAMPLES = {name: change for name, change in ON_DATA.items() if name[0] != "y"}
+
+
+@pytest.mark.parametrize("change", ON_SAMPLES.values(), ids=ON_SAMPLES)
 def test_samples_of_pytorch_s_engine_are_watched(change: Any) -> None:
     X, y = data()
     operator = by_autograd(own(), X)

@@ -23,15 +23,15 @@ from gnfast.interop.curvlinops import GGNLinearOperator  # noqa: E402
 nn = torch.nn
 
 
-LOSSES = [
-    (nn.MSELoss(), "values"),
-    (nn.MSELoss(reduction="sum"), "values"),
-    (nn.CrossEntropyLoss(), "classes"),
-    (nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1), "classes"),
-    (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)), "classes"),
-    (nn.BCEWithLogitsLoss(), "values"),
-    (nn.BCEWithLogitsLoss(reduction="sum"), "values"),
-]
+LOSSES = {
+    "mse": (nn.MSELoss(), "values"),
+    "mse, sum": (nn.MSELoss(reduction="sum"), "values"),
+    "classes": (nn.CrossEntropyLoss(), "classes"),
+    "classes, sum, smoothed": (nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1), "classes"),
+    "classes, weighted": (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)), "classes"),
+    "binary": (nn.BCEWithLogitsLoss(), "values"),
+    "binary, sum": (nn.BCEWithLogitsLoss(reduction="sum"), "values"),
+}
 
 
 def both(model: nn.Module, loss: nn.Module, data: list[tuple], params: list | None = None, **options: object) -> tuple:
@@ -46,7 +46,7 @@ def identity(operator: curvlinops.GGNLinearOperator) -> torch.Tensor:
     return torch.eye(operator.shape[1], dtype=operator.dtype)
 
 
-@pytest.mark.parametrize("loss, targets", LOSSES, ids=lambda value: str(value))
+@pytest.mark.parametrize("loss, targets", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_the_matrix_is_theirs(kind: str, loss: nn.Module, targets: str) -> None:
     model, shape = (dense([6, 7, 5, 3]), (6,)) if kind == "dense" else (convolutional(), (2, 6, 6))

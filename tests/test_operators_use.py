@@ -306,7 +306,7 @@ def test_cholesky_in_panels_of_every_width(dtype):
         assert _core.cholesky(broken) == bad + 1
 
 
-@pytest.mark.parametrize("make", [lambda G: G.gram(), lambda G: G.linear_dual()])
+@pytest.mark.parametrize("make", [lambda G: G.gram(), lambda G: G.linear_dual()], ids=["gram", "linear"])
 def test_an_operator_and_its_dual_are_freed_without_a_search_for_cycles(make):
     G = gn.GaussNewton(gn.mlp([5, 9, 3], activation="identity", seed=0), np.ones((4, 5)))
     dual = make(G)

@@ -28,7 +28,7 @@ from gnfast.interop.torch import GaussNewton  # noqa: E402
         nn.PoissonNLLLoss(),
         nn.functional.mse_loss,
     ],
-    ids=str,
+    ids=["classes", "classes sum", "classes weighted", "mse", "mse sum", "binary", "poisson", "function"],
 )
 def test_the_equivalent_of_a_loss_is_its_matrix(loss: Any, dtype: Any) -> None:
     """What the error says is passed: of a linear model it is the loss's Hessian by autograd."""
@@ -58,7 +58,9 @@ def test_the_equivalent_of_a_loss_is_its_matrix(loss: Any, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss(), nn.NLLLoss(), lambda f, y: 0.0], ids=str
+    "loss",
+    [nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss(), nn.NLLLoss(), lambda f, y: 0.0],
+    ids=["class", "other class", "l1", "nll", "function"],
 )
 def test_losses_that_are_refused(loss: Any) -> None:
     with pytest.raises(TypeError, match=r"loss is (a|the class|the function) \S+ but must be one of 'mse'.*; pass"):

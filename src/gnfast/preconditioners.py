@@ -334,7 +334,7 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
         made = {"diagonal": Jacobi, "block": BlockJacobi, "kfac": Kfac}[name](G)
         return made.inverse_root(damping), name + note
     if isinstance(given, Preconditioner):
-        root = given.inverse_root(damping)
+        root: object = given.inverse_root(damping)  # of others, who may give anything
         if not isinstance(root, Operator) or tuple(root.shape) != (p, p):
             raise ValueError(
                 f"preconditioner.inverse_root gave {root!r} but must give a symmetric operator ({p}, {p}), with shape, "
