@@ -2,7 +2,7 @@
 
 ``csrc``: bind -> api -> cuda -> cpu -> algo -> core.
 ``src/gnfast``: cli -> paper -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
-{_arrays, _checks} -> _core; interop may use anything and nothing uses interop.
+{_arrays, _checks} -> {_core, _extras}; interop may use anything and nothing uses interop.
 
 An arrow may skip rooms, never climb. Rooms of one height may use each other as long as no circle results.
 """
@@ -46,7 +46,7 @@ PYTHON_HEIGHTS = {
     "networks": 3,
     **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files", "_vectors"), 2),
     **dict.fromkeys(("_arrays", "_checks", "_groups"), 1),
-    "_core": 0,
+    **dict.fromkeys(("_core", "_extras"), 0),
 }
 # files that grew out of a room's own file
 PART_OF = {

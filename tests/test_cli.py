@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gnfast as gn
-from gnfast import cli
+from gnfast import _extras, cli
 from gnfast.study import commands
 
 pytest.importorskip("sklearn")
@@ -140,7 +140,7 @@ def test_unknown_command_and_option(capsys):
 
 def test_without_the_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    assert "pip install 'gnfast[study]'" in refused(capsys, "info")
+    assert f"needs typer and rich; install them with: {_extras.install('study')}" in refused(capsys, "info")
 
 
 STUDY = """

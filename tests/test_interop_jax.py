@@ -17,6 +17,7 @@ jnp = jax.numpy
 
 import problems  # noqa: E402
 
+from gnfast import _extras  # noqa: E402
 from gnfast.interop.jax import _on_host, matvec  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("jax64")
@@ -201,7 +202,7 @@ def test_a_missing_jax_is_an_error_that_says_what_to_install() -> None:
         "try: gn.interop.jax\nexcept ImportError as error: print(error)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found == "True\ngnfast.interop.jax needs jax; install it with: pip install 'gnfast[jax]'\n"
+    assert found == f"True\ngnfast.interop.jax needs jax; install it with: {_extras.install('jax')}\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ matfree

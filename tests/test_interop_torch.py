@@ -17,6 +17,7 @@ nn = torch.nn
 
 import oracles  # noqa: E402
 
+from gnfast import _extras  # noqa: E402
 from gnfast.interop.torch import GaussNewton  # noqa: E402
 
 N, OUTPUTS = 7, 3
@@ -407,7 +408,7 @@ except ImportError as error:
     print(error)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'gnfast[torch]'" in found.stdout
+    assert _extras.install("torch") in found.stdout
 
 
 def test_gnfast_alone_does_not_import_pytorch() -> None:

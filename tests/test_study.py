@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import oracles
 import pytest
 
 import gnfast as gn
-from gnfast import cli
+from gnfast import _extras, cli
 from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
 from gnfast.study.quantities import QUANTITIES
@@ -485,5 +486,5 @@ def test_figure(tiny, tmp_path):
 
 def test_figure_without_matplotlib(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'gnfast\[study\]'"):
+    with pytest.raises(ImportError, match=re.escape(_extras.install("study"))):
         draw(summarise(some_records(tiny)), tmp_path / "figure.png")

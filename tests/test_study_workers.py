@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from steps import Steps
 
 import gnfast as gn
+from gnfast import _extras
 from gnfast.study import Store, Study, run, workers
 
 pytest.importorskip("sklearn")
@@ -195,5 +197,5 @@ def test_no_scheduler(monkeypatch):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ImportError, match=r"pip install 'gnfast\[study\]'"):
+    with pytest.raises(ImportError, match=re.escape(_extras.install("study"))):
         workers.local(2).__enter__()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gnfast import _extras
+
 Array = npt.NDArray[Any]  # or CuPy's
 FLOATS = ("float32", "float64")
 # Relative spacing of the factors in products of float32 matrices on a GPU: TF32 keeps 10 bits, bfloat16 7.
@@ -224,7 +226,7 @@ def _cuda() -> tuple[Any, Any]:
     try:
         cupy = importlib.import_module("cupy")
     except ImportError:
-        raise ImportError("device='cuda' needs cupy; install it with: pip install 'gnfast[cuda]'") from None
+        raise ImportError(f"device='cuda' needs cupy; install it with: {_extras.install('cuda')}") from None
     try:
         count = core.device_count()
     except RuntimeError as error:

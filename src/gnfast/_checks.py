@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _arrays
+from gnfast import _arrays, _extras
 from gnfast._arrays import CPU, Array, Device
 
 COPY_WARNING_BYTES = 1 << 20  # a smaller copy takes well under a millisecond: not worth a word
@@ -243,7 +243,7 @@ def existing_file(value: Any, name: str = "path") -> Path:
 
 def optional_import(module: str, purpose: str, extra: str) -> Any:
     """A module that only an extra installs."""
-    package, install = module.partition(".")[0], f"install it with: pip install 'gnfast[{extra}]'"
+    package, install = module.partition(".")[0], f"install it with: {_extras.install(extra)}"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

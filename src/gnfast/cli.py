@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import gnfast as gn
+from gnfast import _extras
 from gnfast.paper import commands as paper_command
 from gnfast.study import commands as study_commands
 from gnfast.study import width_command
@@ -62,7 +63,7 @@ def build_app() -> "typer.Typer":
         from rich.console import Console
     except ImportError:
         raise ImportError(
-            "the command line needs typer and rich; install them with: pip install 'gnfast[study]'"
+            f"the command line needs typer and rich; install them with: {_extras.install('study')}"
         ) from None
     # Plain messages on the error stream instead of panels, and errors left to main.
     app = typer.Typer(

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnfast import _files
+from gnfast import _extras, _files
 from gnfast.study.tables import Cell
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def canvas(size: tuple[float, float]) -> Iterator[Figure]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the figure needs matplotlib; install it with: pip install 'gnfast[study]'") from error
+        raise ImportError(f"the figure needs matplotlib; install it with: {_extras.install('study')}") from error
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
