@@ -34,11 +34,18 @@ LOSSES = {
 }
 
 
+def named(model: nn.Module, params: list) -> object:
+    """The parameters as the installed release takes them."""
+    names = {id(value): name for name, value in model.named_parameters()}
+    later = hasattr(curvlinops.GGNLinearOperator, "_matvec_batch")
+    return {names[id(value)]: value for value in params} if later else params
+
+
 def both(model: nn.Module, loss: nn.Module, data: list[tuple], params: list | None = None, **options: object) -> tuple:
     params = list(model.parameters()) if params is None else params
     return (
         GGNLinearOperator(model, loss, params, data, **options),
-        curvlinops.GGNLinearOperator(model, loss, params, data, **options),
+        curvlinops.GGNLinearOperator(model, loss, named(model, params), data, **options),
     )
 
 
