@@ -6,12 +6,13 @@ from pathlib import Path
 
 import documents
 import pytest
+import site_links
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/tutorial.md", "docs/width.md", "docs/protocol.md", "docs/pytorch.md"]
+    "name", ["README.md", "docs/index.md", "docs/tutorial.md", "docs/width.md", "docs/protocol.md", "docs/pytorch.md"]
 )
 def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / name).read_text()
@@ -25,6 +26,19 @@ def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_links_lead_somewhere(page: Path) -> None:
     assert documents.dangling_links(page) == set()
+
+
+def test_wrong_links_of_a_site_are_caught(tmp_path: Path) -> None:
+    (tmp_path / "b.html").write_text("<h1 id='here'>b</h1>")
+    (tmp_path / "a.html").write_text(
+        "<a href='b.html#here'>1</a><a href='#none'>2</a><a href='c.html'>3</a><a href='https://example.org'>4</a>"
+        "<script src='https://example.org/x.js'></script><img src='b.html'>"
+    )
+    assert [line.split(" has a link to ")[-1] for line in site_links.wrong(tmp_path)] == [
+        "#none, which has no such place",
+        "c.html, where no file is",
+        "a.html loads https://example.org/x.js",
+    ]
 
 
 def test_dangling_links_are_caught(tmp_path: Path) -> None:
