@@ -33,7 +33,7 @@ class Steps:
     slow: float = 0.0
 
     name = definition = "steps"
-    sources = ()
+    sources = {}  # noqa: RUF012
     columns = {"square": REAL, "threads": INTEGER, "blas": INTEGER, "pid": INTEGER, "series": SERIES, "seconds": REAL}  # noqa: RUF012
 
     def points(self):

@@ -23,6 +23,7 @@ from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
 from gnfast.study.quantities import QUANTITIES
 from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal, write_csv
+from gnfast.study.width import WidthStudy
 
 pytest.importorskip("sklearn")
 
@@ -306,10 +307,9 @@ def test_results_are_plain_columns(tmp_path):
 
 def test_a_file_of_another_study_is_refused(tiny, tmp_path):
     path = tmp_path / "results.sqlite"
-    Store(path, tiny).close()
+    Store(path, WidthStudy("digits", 5, False, "identity", 0.01, 0.0, 3, 2, 0, (8,), 2)).close()
     with pytest.raises(ValueError, match="another study than 'tiny'; choose another folder or delete the file"):
-        Store(path, replace(tiny, seeds=(1,)))
-    Store(path, replace(tiny, name="renamed")).close()
+        Store(path, tiny)
 
 
 def test_points_of_other_defaults_are_refused(tiny, tmp_path):

@@ -110,6 +110,16 @@ def cifar10_files(folder: str) -> list[Path]:
     return files
 
 
+def tidy(source: str) -> str:
+    """A source of `load` in one spelling: paths without ``./`` and ``//``."""
+    return source if source in NAMED or not source else os.path.normpath(source)
+
+
+def place(source: str, base: str) -> str:
+    """A source of `load` whose path starts at a folder; the source itself where it is a name or starts elsewhere."""
+    return source if source in NAMED else os.path.join(base, os.path.expanduser(source))
+
+
 def fingerprint(source: str) -> str:
     """The SHA-256 of the files behind a source of `load`, empty for named data and for files that are not here."""
     path = Path(source).expanduser()

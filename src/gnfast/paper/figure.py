@@ -119,8 +119,8 @@ class Experiment:
     types: Mapping[str, str]
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple({str(point.data): None for point in self.grid if hasattr(point, "data")})
+    def sources(self) -> Mapping[str, str]:
+        return {str(point.data): str(point.data) for point in self.grid if hasattr(point, "data")}
 
     @property
     def definition(self) -> str:

@@ -7,17 +7,17 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gnfast import _checks, initializers
+from gnfast import _checks, datasets, initializers
 from gnfast.layers import ACTIVATIONS
 from gnfast.losses import LOSSES
 from gnfast.networks import mlp
 from gnfast.study import quantities, readers
-from gnfast.study.jobs import REAL, Keyed, Value
+from gnfast.study.jobs import REAL, Keyed, Part, Value
 from gnfast.study.readers import key
 
 # The activation that each kind stands for; a residual network is a linear one whose layers carry a skip.
@@ -44,6 +44,10 @@ def _samples(value: Any, name: str) -> int | None:
     if isinstance(value, str):
         raise ValueError(f"{name} is {value!r} but must be a number of samples or 'all'")
     return _checks.integer(value, name)
+
+
+def _source(value: Any, name: str) -> str:
+    return datasets.tidy(readers.text(value, name))
 
 
 def _width(value: Any, name: str) -> int | str:
@@ -150,12 +154,12 @@ class Point(Keyed):
         parts.append(f"{self.data}" + ", whitened" * self.whiten + (f", n = {self.samples:,}" if self.samples else ""))
         return ", ".join(parts)
 
-    def subject(self) -> quantities.Subject:
-        """Return the network and its data.
+    def subject(self, base: str = "") -> quantities.Subject:
+        """Return the network and its data, whose path starts at a folder.
 
         Raises whatever the data or the network raises.
         """
-        X, kappa_data = quantities.inputs(self.data, self.samples, self.whiten, self.dtype)
+        X, kappa_data = quantities.inputs(datasets.place(self.data, base), self.samples, self.whiten, self.dtype)
         net = mlp(
             [X.shape[1], *[self.width] * (self.depth - 1), self.outputs],
             activation=self.activation,
@@ -182,14 +186,15 @@ class Study:
         widths: numbers of units of every hidden layer; "10L" is 10 times the depth.
         depths: numbers of dense layers; 2 is one hidden layer.
         seeds: seeds of the weights; curves show their median and range.
-        data: "digits", "mnist" or paths of .npy files (n, d).
+        data: "digits", "mnist", "photographs", or files or folders as `gnfast.datasets.load` takes them.
         samples: how many rows, spread evenly over the data, or "all".
         whiten: whether the data's second moment is made the identity on its range.
         quantities: what is found at each point: "condition", "bounds", "data", "forms", "partial_products",
             "eigenvalues", "trace"; see quantities.py.
         outputs: number k of outputs.
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson".
-        dtype: "float64" or "float32".
+        dtype: "float64" or "float32"; data are cast to it.
+        base: where paths of data start, the folder of the TOML file; here by default.
     """
 
     name: str = key(readers.text, "study")
@@ -204,13 +209,15 @@ class Study:
     widths: tuple[int | str, ...] = key(readers.several(_width), (16, 64, 256, 1024, 4096))
     depths: tuple[int, ...] = key(readers.several(readers.whole(1)), (2, 4, 8))
     seeds: tuple[int, ...] = key(readers.several(readers.whole(0)), (0, 1, 2))
-    data: tuple[str, ...] = key(readers.several(readers.text), ("digits",))
+    data: tuple[str, ...] = key(readers.several(_source), ("digits",))
     samples: tuple[int | None, ...] = key(readers.several(_samples), (None,))
     whiten: tuple[bool, ...] = key(readers.several(readers.flag), (False,))
     quantities: tuple[str, ...] = key(readers.several(readers.choice(quantities.QUANTITIES)), quantities.DEFAULT)
     outputs: int = key(readers.whole(1), 10)
     loss: str = key(readers.choice(LOSSES), "mse")
     dtype: str = key(readers.choice(("float64", "float32")), "float64")
+
+    base: str = readers.unread("")
 
     def __post_init__(self) -> None:
         readers.read_fields(self)
@@ -233,7 +240,7 @@ class Study:
             study: Study = readers.from_table(cls, {"name": path.stem} | table, "the study")
         except (TypeError, ValueError) as error:
             raise type(error)(f"study file {str(path)!r}: {error}") from error
-        return study
+        return replace(study, base="" if path.parent == Path() else str(path.parent))
 
     def quick(self) -> Study:
         """Return a small part of this study, a few seconds long: narrow widths, two depths, one seed."""
@@ -251,7 +258,7 @@ class Study:
     def definition(self) -> str:
         """All that decides the points, as text: two studies with the same definition are the same study."""
         told = asdict(self)
-        del told["name"]
+        del told["name"], told["base"]
         return json.dumps(told, sort_keys=True)
 
     @classmethod
@@ -260,9 +267,23 @@ class Study:
         study: Study = readers.from_table(cls, json.loads(definition) | {"name": name}, "the study")
         return study
 
+    def accepts(self, definition: str) -> bool:
+        """Whether a file of that definition is one of a study: its points are this one's wherever they are the same."""
+        return "networks" in json.loads(definition)
+
     @property
-    def sources(self) -> tuple[str, ...]:
-        return self.data
+    def parts(self) -> tuple[Part, ...]:
+        """The columns of each quantity."""
+        return tuple(tuple(quantities.QUANTITIES[name].columns) for name in self.quantities)
+
+    def only(self, parts: Collection[Part]) -> Study:
+        """Return the study of those quantities alone."""
+        names = [name for name, part in zip(self.quantities, self.parts, strict=True) if part in parts]
+        return replace(self, quantities=tuple(names))
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return {name: datasets.place(name, self.base) for name in self.data}
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -277,7 +298,7 @@ class Study:
 
         Raises whatever the data, the network or a solver raises.
         """
-        subject = point.subject()
+        subject = point.subject(self.base)
         found: dict[str, Value] = {}
         for name in self.quantities:
             found |= quantities.QUANTITIES[name].measure(subject)

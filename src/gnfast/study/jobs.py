@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 Value = float | int | str | list[float]
 Values = Mapping[str, Value]
@@ -65,9 +65,9 @@ class Job(Protocol):
     """A named set of points, and what is computed at each.
 
     ``definition`` is all that decides the points and their values, as JSON: two jobs with the same definition are one,
-    as long as the defaults of their points are the same, and the files behind ``sources``, the data that they name.
-    ``columns`` are the names of the values that ``compute`` returns, with their types. ``compute`` is called in other
-    processes too, so that a job can be pickled.
+    as long as the defaults of their points are the same, and the files behind ``sources``: the data that they name, and
+    where it lies. ``columns`` are the names of the values that ``compute`` returns, with their types. ``compute`` is
+    called in other processes too, so that a job can be pickled.
     """
 
     @property
@@ -77,7 +77,7 @@ class Job(Protocol):
     def definition(self) -> str: ...
 
     @property
-    def sources(self) -> tuple[str, ...]: ...
+    def sources(self) -> Mapping[str, str]: ...
 
     @property
     def columns(self) -> Mapping[str, str]: ...
@@ -85,3 +85,22 @@ class Job(Protocol):
     def points(self) -> list[Any]: ...
 
     def compute(self, point: Any) -> Values: ...
+
+
+Part = tuple[str, ...]
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A job whose results file keeps what it has when the job asks for more: a point's key says all that decides it.
+
+    ``accepts`` tells whether a file of that definition may become one of this job. ``parts`` are the columns that are
+    found together, one of which at least is not null once they are; ``only`` is the job that finds some parts alone.
+    """
+
+    def accepts(self, definition: str) -> bool: ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]: ...
+
+    def only(self, parts: Collection[Part]) -> Self: ...

@@ -50,8 +50,18 @@ def key(read: Reader, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"read": read})
 
 
+def unread(default: Any) -> Any:
+    """Return a dataclass field that is no key of a file."""
+    return field(default=default, compare=False)
+
+
+def keys(cls: Any) -> list[Any]:
+    """Return the fields that are keys."""
+    return [f for f in fields(cls) if "read" in f.metadata]
+
+
 def read_fields(instance: Any) -> None:
-    for f in fields(instance):
+    for f in keys(instance):
         object.__setattr__(instance, f.name, f.metadata["read"](getattr(instance, f.name), f.name))
 
 
@@ -60,8 +70,8 @@ def from_table(cls: type[Any], table: Any, where: str) -> Any:
     if not isinstance(table, dict):
         raise TypeError(f"{where} is {table!r} but must be a table of keys and values")
     for name in table:
-        _checks.choice(name, f"a key of {where}", [f.name for f in fields(cls)])
-    for f in fields(cls):
+        _checks.choice(name, f"a key of {where}", [f.name for f in keys(cls)])
+    for f in keys(cls):
         if f.default is MISSING and f.name not in table:
             raise ValueError(f"{where} has no key {f.name!r}; add one")
     return cls(**table)

@@ -26,7 +26,7 @@ def attempt(compute: Compute, point: Any) -> Record:
 
 
 def run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None = None) -> Iterator[Record]:
-    """Compute the points that have no values in the store yet, and yield each once it is kept there.
+    """Compute what the points lack in the store, and yield each point once it is kept there.
 
     A point that fails is kept with its error and the rest go on; the next run tries it again. An interruption loses
     the points being computed and no other: one here, one for each worker of a pool.
@@ -34,15 +34,14 @@ def run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None
     Raises:
         ValueError: a data file is not the one any more that the store has results of.
     """
-    store.check_data()
+    store.adopt()
     return _run(points, store, compute, pool)
 
 
 def _run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None) -> Iterator[Record]:
-    points = list(points)
-    done = {record.point for record in store.read(points) if record.values is not None}
-    todo = [point for point in points if point not in done]
-    records = (attempt(compute, point) for point in todo) if pool is None else pool.records(compute, todo)
-    for record in records:
-        store.write(record)
-        yield record
+    for parts, todo in store.missing(points).items():
+        found = store.finding(parts, compute)
+        records = (attempt(found, point) for point in todo) if pool is None else pool.records(found, todo)
+        for record in records:
+            store.write(record)
+            yield record

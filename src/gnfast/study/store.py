@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from gnfast import _checks, datasets
 from gnfast._runtime import build_info, get_num_threads
-from gnfast.study.jobs import SERIES, Job, Record, Value
+from gnfast.study.jobs import SERIES, Growing, Job, Part, Record, Value, Values
 
 APPLICATION = 0x676E6673  # "gnfs", in the header of the file: tells our files from other SQLite files
 VERSION = 2  # of the tables below
@@ -43,6 +43,9 @@ class Store:
     ``basis`` what it takes for granted: the defaults that keys leave out, and the SHA-256 of data files; older files
     have none, and are taken as they are. Table ``runs`` has a row for each run.
 
+    A study that grows or shrinks keeps its file: rows and columns that it does not ask for stay there for the day when
+    it asks for them again.
+
     Args:
         path: the file.
         study: the study whose results it holds.
@@ -55,7 +58,8 @@ class Store:
 
     def __init__(self, path: str | Path, study: Job) -> None:
         self.path = Path(path)
-        self._types = dict(study.columns)
+        self._study, self._types = study, dict(study.columns)
+        self._parts = study.parts if isinstance(study, Growing) else (tuple(self._types),)
         self._opened = time.perf_counter()
         self._run: int | None = None  # row of this run, which its first point makes
         try:
@@ -75,7 +79,7 @@ class Store:
     def _open(self, study: Job) -> None:
         if _is_new(self._db):
             self._create(study)
-        elif _definition(self._db, self.path) != study.definition:
+        elif not _accepts(study, _definition(self._db, self.path)):
             raise ValueError(
                 f"{str(self.path)!r} holds the results of another study than {study.name!r}; choose another folder or "
                 "delete the file"
@@ -97,12 +101,38 @@ class Store:
         """Raise a ValueError if a data file of the study is here and not the one that the results are of."""
         with _explained(self.path):
             kept = self._basis(DATA)
-        for source, known in kept.items():
-            if known and datasets.fingerprint(source) not in ("", known):
+        for source, place in self._study.sources.items():
+            if kept.get(source) and datasets.fingerprint(place) not in ("", kept[source]):
                 raise ValueError(
-                    f"data file {source!r} has changed since {str(self.path)!r} was begun; choose another folder, or "
+                    f"data file {place!r} has changed since {str(self.path)!r} was begun; choose another folder, or "
                     "put the old file back"
                 )
+
+    def adopt(self) -> None:
+        """Make the file one of this study: its definition, its columns, the data that it names.
+
+        Raises: as `check_data`.
+        """
+        self.check_data()
+        study = self._study
+        with _explained(self.path):
+            lacking = [f"[{f.name}]" for f in fields(study.points()[0]) if f.name not in self._columns()]
+            lacking += [f"[{name}] {kind}" for name, kind in self._types.items() if name not in self._columns()]
+            known = self._basis(DATA)
+            # An older file has no basis: what its results are of is not known.
+            fresh = {} if not self._basis(DEFAULT) else {s: p for s, p in study.sources.items() if not known.get(s)}
+            if _definition(self._db, self.path) == study.definition and not lacking and not fresh.keys() - known.keys():
+                return
+            with self._db:
+                self._db.execute("UPDATE study SET definition = ?", (study.definition,))
+                for column in lacking:
+                    self._db.execute(f"ALTER TABLE points ADD COLUMN {column}")
+                for source, place in fresh.items():
+                    self._db.execute("DELETE FROM basis WHERE kind = ? AND name = ?", (DATA, source))
+                    self._db.execute("INSERT INTO basis VALUES (?, ?, ?)", (DATA, source, datasets.fingerprint(place)))
+
+    def _columns(self) -> set[str]:
+        return {row[1] for row in self._db.execute("PRAGMA table_info(points)")}
 
     def _create(self, study: Job) -> None:
         # One transaction makes the file ours and complete, or leaves it empty.
@@ -113,7 +143,7 @@ class Store:
             self._db.execute("CREATE TABLE study (definition TEXT NOT NULL)")
             self._db.execute("INSERT INTO study VALUES (?)", (study.definition,))
             self._db.execute("CREATE TABLE basis (kind TEXT, name TEXT, value TEXT)")
-            basis = {DEFAULT: study.points()[0].defaults(), DATA: {s: datasets.fingerprint(s) for s in study.sources}}
+            basis = {DEFAULT: study.points()[0].defaults(), DATA: _fingerprints(study)}
             rows = [(kind, *pair) for kind, pairs in basis.items() for pair in pairs.items()]
             self._db.executemany("INSERT INTO basis VALUES (?, ?, ?)", rows)
             columns = [f"[{f.name}]" for f in fields(study.points()[0])] + ["error"]
@@ -123,12 +153,24 @@ class Store:
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def write(self, record: Record) -> None:
-        """Keep a record, in place of an earlier one of the same point; it is on the disk when this returns."""
-        values = record.values or dict.fromkeys(self._types)
-        found = [_kept(values[name], kind) for name, kind in self._types.items()]
-        row = (record.point.key, *astuple(record.point), record.error, *found)
+        """Keep a record, in place of an earlier one of the same point; it is on the disk when this returns.
+
+        Some of the values alone, or an error, leave those that the point had.
+        """
+        row = {"key": record.point.key, **dict(zip(_names(record.point), astuple(record.point), strict=True))}
+        row |= {"error": record.error}
+        row |= {name: _kept(value, self._types[name]) for name, value in (record.values or {}).items()}
+        names = ", ".join(f"[{name}]" for name in row)
+        change = {name: f"excluded.[{name}]" for name in row if name != "key"}
+        if record.values is not None and len(record.values) < len(self._types):
+            change["seconds"] = "coalesce(points.[seconds], 0) + excluded.[seconds]"
+        changes = ", ".join(f"[{name}] = {value}" for name, value in change.items())
         with _explained(self.path), self._db:
-            self._db.execute(f"INSERT OR REPLACE INTO points VALUES ({', '.join('?' * len(row))})", row)
+            self._db.execute(
+                f"INSERT INTO points ({names}) VALUES ({', '.join('?' * len(row))}) "
+                f"ON CONFLICT ([key]) DO UPDATE SET {changes}",
+                [*row.values()],
+            )
             self._stamp()
 
     def _stamp(self) -> None:
@@ -144,18 +186,41 @@ class Store:
         self._db.execute("UPDATE runs SET seconds = ?, points = points + 1 WHERE rowid = ?", (spent, self._run))
 
     def read(self, points: Iterable[Any]) -> list[Record]:
-        """Return the records of those points that have one, in the order of the points."""
-        with _explained(self.path):
-            names = ", ".join(f"[{name}]" for name in self._types)  # in double quotes a missing one would be a string
-            rows = self._db.execute(f"SELECT key, error, {names} FROM points").fetchall()
-        kept = {key: (error, values) for key, error, *values in rows}
-        return [self._record(point, *kept[point.key]) for point in points if point.key in kept]
+        """Return the records of those points that have all that the study asks for, or failed, in their order."""
+        kept = self._rows()
+        found = [self._record(point, *kept[point.key]) for point in points if point.key in kept]
+        return [record for record in found if record is not None]
 
-    def _record(self, point: Any, error: str, values: list[Any]) -> Record:
-        if error:
-            return Record(point, None, error)
-        items = zip(self._types.items(), values, strict=True)
-        return Record(point, {name: _given(value, kind) for (name, kind), value in items})
+    def missing(self, points: Iterable[Any]) -> dict[tuple[Part, ...], list[Any]]:
+        """Return the points that lack something, by the parts that they lack."""
+        kept, found = self._rows(), dict[tuple[Part, ...], list[Any]]()
+        for point in points:
+            _, values = kept.get(point.key, ("", {}))
+            lacking = tuple(part for part in self._parts if not _has(values, part))
+            if lacking:
+                found.setdefault(lacking, []).append(point)
+        return found
+
+    def finding(self, parts: tuple[Part, ...], compute: Callable[[Any], Values]) -> Callable[[Any], Values]:
+        """Return what computes these parts: ``compute`` for all of them."""
+        if len(parts) == len(self._parts) or not isinstance(self._study, Growing):
+            return compute
+        job: Any = self._study.only(parts)
+        found: Callable[[Any], Values] = job.compute
+        return found
+
+    def _rows(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The error and the values of each key that the file has, null where it has no such column."""
+        with _explained(self.path):
+            there = [name for name in self._types if name in self._columns()]
+            names = "".join(f", [{name}]" for name in there)  # in double quotes a missing one would be a string
+            rows = self._db.execute(f"SELECT key, error{names} FROM points").fetchall()
+        return {key: (error, dict(zip(there, values, strict=True))) for key, error, *values in rows}
+
+    def _record(self, point: Any, error: str, values: Mapping[str, Any]) -> Record | None:
+        if all(_has(values, part) for part in self._parts):
+            return Record(point, {name: _given(values.get(name), kind) for name, kind in self._types.items()})
+        return Record(point, None, error) if error else None
 
     def finished(self, points: Iterable[Any]) -> int:
         """Return how many of the points have values."""
@@ -169,6 +234,22 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _accepts(study: Job, told: str) -> bool:
+    return told == study.definition or (isinstance(study, Growing) and study.accepts(told))
+
+
+def _fingerprints(study: Job) -> dict[str, str]:
+    return {source: datasets.fingerprint(place) for source, place in study.sources.items()}
+
+
+def _names(point: Any) -> list[str]:
+    return [f.name for f in fields(point)]
+
+
+def _has(values: Mapping[str, Any], part: Part) -> bool:
+    return any(values.get(name) is not None for name in part)
 
 
 def definition(path: str | Path) -> str:

@@ -106,8 +106,8 @@ class WidthStudy:
         return json.dumps(told, sort_keys=True)
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.data,)
+    def sources(self) -> Mapping[str, str]:
+        return {self.data: self.data}
 
     @property
     def columns(self) -> Mapping[str, str]:
