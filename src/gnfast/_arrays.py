@@ -61,6 +61,7 @@ class Device(str):
         return np.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A new array of zeros."""
         return np.zeros(shape, dtype)
 
     def unit_rows(self, first: int, count: int, size: int, dtype: np.dtype[Any]) -> Array:
@@ -129,10 +130,12 @@ class Gpu(Device):
 
     @property
     def core(self) -> Any:
+        """The compiled module for GPUs, once this GPU is known to be current."""
         self.enter()
         return self._core
 
     def enter(self) -> None:
+        """Raise a ValueError if another GPU is CuPy's current one."""
         current = self.cupy.cuda.runtime.getDevice()
         if current != self.number:
             raise ValueError(
@@ -143,20 +146,24 @@ class Gpu(Device):
         self._core.set_stream(self.cupy.cuda.get_current_stream().ptr)
 
     def upload(self, array: Array) -> Array:
+        """The array in this GPU's memory, in C order; copied only if it is elsewhere."""
         if not isinstance(array, np.ndarray):
             return as_c_contiguous(array)
         self.enter()
         return self.cupy.asarray(np.ascontiguousarray(array))  # type: ignore[no-any-return]
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A new array of whatever the memory holds."""
         self.enter()
         return self.cupy.empty(shape, dtype)  # type: ignore[no-any-return]
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A new array of zeros."""
         self.enter()
         return self.cupy.zeros(shape, dtype)  # type: ignore[no-any-return]
 
     def as_array(self, value: object, name: str, owner: str) -> Array:
+        """What lies in this GPU's memory as a CuPy array of the same memory; anything else is a TypeError."""
         got, gpu = type(value).__name__, _gpu_of(value)
         if gpu is None:
             raise TypeError(
@@ -176,10 +183,12 @@ class Gpu(Device):
             raise TypeError(f"{name} is of type {got}, which CuPy cannot read ({error}); pass a CuPy array") from error
 
     def owns(self, array: object) -> bool:
+        """Whether it is a CuPy array of this GPU."""
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.number
 
     @property
     def free_memory(self) -> FreeMemory | None:
+        """Bytes that are free on this GPU, those in CuPy's pool included."""
         self.enter()
         found = FreeMemory(self._core.memory_info()[0] + self.cupy.get_default_memory_pool().free_bytes())
         found.device = self
@@ -364,6 +373,7 @@ def as_f_contiguous(array: Array) -> Array:
 
 
 def is_writeable(array: Array) -> bool:
+    """Whether the array may be written to; CuPy's always may."""
     return bool(getattr(array.flags, "writeable", True))
 
 
@@ -396,6 +406,7 @@ def set_precision(name: str) -> None:
 
 
 def get_precision() -> str:
+    """The name of the precision of products in float32 on GPUs."""
     return _precision
 
 

@@ -177,5 +177,6 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 
 
 def check_finite(values: Array, name: str) -> None:
+    """Raise a ValueError that names the values if any is NaN or infinite."""
     if not np.isfinite(values).all():
         raise ValueError(f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors")

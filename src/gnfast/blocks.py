@@ -153,6 +153,7 @@ class Block(SymmetricOperator):
         return methodcaller("block", self.part.index), (self.owner,)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self.owner.check_unchanged()
 
     def gram(self) -> Gram:
@@ -164,6 +165,7 @@ class Block(SymmetricOperator):
         return self if self.shape[0] <= self._gram.shape[0] else self._gram
 
     def enlarged(self) -> Block:
+        """The same times a power of two, for entries too small for the dtype."""
         return Block(self.owner.enlarged(), self.part)
 
     def diagonal(self) -> Array:

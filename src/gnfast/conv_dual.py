@@ -63,6 +63,7 @@ class ConvDual(Dual):
         super().__init__(owner, core, len(self._patches), linear.channels, interleaved=False)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         np.copyto(out, self._dense)
         return 0
 
@@ -72,6 +73,7 @@ class ConvDual(Dual):
         return self._dense
 
     def lift_rows(self, rows: Array, out: Array) -> None:
+        """Write J^T y for each y in `rows` (s, N) into `out` (s, p), up to the factor of `lift`."""
         self._by_numpy(self._chain.lift, rows, out)
 
     def _restrict(self, rows: Array, out: Array) -> None:

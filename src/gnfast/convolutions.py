@@ -177,14 +177,17 @@ class Pool(Layer):
         return self.mode != "max"
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         return (shape[0], *(axis[5] for axis in self._windows(shape)))
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         axes = self._windows(shape)
         windows = (shape[0], *([_POINT] if len(axes) == 1 else []), *axes, False)
         return [("pool", self.mode == "max", windows)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {name: getattr(self, name) for name in ("mode", "kernel_size", "stride", "padding")}
 
     def _windows(self, shape: Shape) -> list[Shape]:

@@ -44,6 +44,7 @@ class Jacobian(BlockOperator):
         return super()._recipe() if self._owner is None else (methodcaller("jacobian"), (self._owner,))
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         if self._check is not None:
             self._check()
 
@@ -71,6 +72,7 @@ class TransposedJacobian(BlockOperator):
         return methodcaller("transpose"), (self._jacobian,)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self._jacobian.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:

@@ -57,23 +57,28 @@ class KeptGaussNewton(_Kept):
         self._core = core
 
     def plan(self, vectors: int) -> dict[str, Any]:
+        """What the core plans for so many vectors."""
         return self._core.plan(vectors)
 
     def apply(self, v: Array, out: Array) -> None:
+        """Write G v for each row v (s, kept) into `out` (s, kept)."""
         full = self._scattered(v)
         product = np.empty_like(full)
         self._core.apply(full, product)
         self._gathered(product, out)
 
     def jvp(self, v: Array, u: Array) -> None:
+        """Write J v for each row v (s, kept) into `u` (s, n k)."""
         self._core.jvp(self._scattered(v), u)
 
     def vjp(self, u: Array, v: Array) -> None:
+        """Write J^T u for each row u (s, n k) into `v` (s, kept)."""
         full = np.empty_like(u, shape=(len(u), self._parameters))
         self._core.vjp(u, full)
         self._gathered(full, v)
 
     def diagonal(self, out: Array) -> None:
+        """Write the diagonal of the kept entries into `out` (1, kept)."""
         full = np.empty_like(out, shape=(1, self._parameters))
         self._core.diagonal(full)
         self._gathered(full, out)
@@ -87,6 +92,7 @@ class KeptGram(_Kept):
         self._core, self._dtype, self._device = core, dtype, device
 
     def apply(self, v: Array, out: Array) -> None:
+        """Write K v for each row v (s, N) into `out` (s, N), J without the entries that are not kept."""
         full = np.empty_like(v, shape=(len(v), self._parameters))
         self._core.lift(v, full, self._parameters)
         masked = np.zeros_like(full)
@@ -94,11 +100,13 @@ class KeptGram(_Kept):
         self._core.restrict(masked, out, self._parameters)
 
     def lift(self, v: Array, out: Array, parameters: int) -> None:
+        """Write J^T R v for each row v (s, N) into `out` (s, kept)."""
         full = np.empty_like(v, shape=(len(v), self._parameters))
         self._core.lift(v, full, self._parameters)
         self._gathered(full, out)
 
     def restrict(self, v: Array, out: Array, parameters: int) -> None:
+        """Write R^T J v for each row v (s, kept) into `out` (s, N)."""
         self._core.restrict(self._scattered(v), out, self._parameters)
 
     def mean_over_outputs(self, out: Array) -> None:
@@ -106,6 +114,7 @@ class KeptGram(_Kept):
         self._core.mean_over_outputs(out)
 
     def form(self, out: Array, progress: _core.Progress) -> None:
+        """Write the matrix into `out` (N, N), by products with unit vectors."""
         for first, units in self._units():
             self.apply(units, out[first : first + len(units)])
             if progress:

@@ -36,6 +36,7 @@ class KroneckerSum(Decoupling):
         return self._P, self._R
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         k, r = self._copies, self._block
         np.einsum("lab,lij->aibj", self._P, self._R, out=out.reshape(k, r, k, r), optimize=True)
         return 0

@@ -110,18 +110,22 @@ class Dense(Layer):
         return int(self.weight.shape[0])
 
     def arrays(self) -> dict[str, Array]:
+        """The arrays by name, for weight files."""
         return weight_and_bias(self.weight, self.bias)
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         if shape != (self.in_features,):
             hint = "; put a gn.Flatten() before it" if len(shape) > 1 else ""
             raise ValueError(f"takes {self.in_features} features but gets samples of shape {shape}{hint}")
         return (self.out_features,)
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         return [("dense", self.weight, self.bias, self.skip)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"skip": self.skip}
 
     def __repr__(self) -> str:
@@ -157,9 +161,11 @@ class Activation(Layer):
         return self.name == "identity"
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         return [] if self.is_linear else [("activation", self.name, self.slope)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"name": self.name, "slope": self.slope}
 
     def __repr__(self) -> str:
@@ -176,9 +182,11 @@ class Flatten(Layer):
     kind: ClassVar[str] = "flatten"
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         return (math.prod(shape),)
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         return []
 
 
@@ -193,9 +201,11 @@ class Scale(Layer):
         object.__setattr__(self, "factor", _checks.real(self.factor, "factor"))
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         return [("scale", self.factor)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"factor": self.factor}
 
     def __repr__(self) -> str:
@@ -235,6 +245,7 @@ class Residual(Layer):
         return {"layers": self.layers, **({} if self.shortcut is None else {"shortcut": self.shortcut})}
 
     def arrays(self) -> dict[str, Array]:
+        """The arrays by name, for weight files."""
         return {
             f"{part}.{i}.{name}": array
             for part, layers in self.parts().items()
@@ -243,9 +254,11 @@ class Residual(Layer):
         }
 
     def parameters(self) -> list[Array]:
+        """The parameters of all its layers, the body's first."""
         return [array for layers in self.parts().values() for layer in layers for array in layer.parameters()]
 
     def with_parameters(self, values: Iterator[Array], dtype: np.dtype[Any]) -> Residual:
+        """The same block with other parameters, taken from `values` in order."""
         body, shortcut = (
             None if part is None else [layer.with_parameters(values, dtype) for layer in part]
             for part in (self.layers, self.shortcut)
@@ -253,9 +266,11 @@ class Residual(Layer):
         return Residual(body or (), shortcut, self.scale)
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         return self._chained(shape)[1]
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         return [("residual", *self._chained(shape)[0], self.scale)]
 
     def _chained(self, shape: Shape) -> tuple[tuple[list[Spec], list[Spec]], Shape]:
@@ -267,6 +282,7 @@ class Residual(Layer):
         return (body, shortcut), out
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"scale": self.scale}
 
     def __repr__(self) -> str:

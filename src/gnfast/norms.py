@@ -101,16 +101,19 @@ class BatchNorm(_Normalization):
         return not self.training
 
     def arrays(self) -> dict[str, Array]:
+        """The arrays by name, for weight files."""
         every = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "var": self.var}
         return {name: array for name, array in every.items() if array is not None}
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         arrays = self.arrays()
         if arrays and (size := len(next(iter(arrays.values())))) != shape[0]:
             raise ValueError(f"normalises {size} channels but gets samples of shape {shape}")
         return shape
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         given: tuple[Array | None, ...] = (None, None, None)
         if not self.training and self.mean is not None and self.var is not None:
             # The forward pass, which subtracts the mean, is made in float64; tangents are in the network's dtype.
@@ -121,6 +124,7 @@ class BatchNorm(_Normalization):
         return [("norm", sizes, self.weight, self.bias, self.eps, *given)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"eps": self.eps, "training": self.training}
 
 
@@ -164,10 +168,12 @@ class LayerNorm(_Normalization):
         object.__setattr__(self, "normalized_shape", shape)
 
     def arrays(self) -> dict[str, Array]:
+        """The arrays by name, for weight files."""
         every = {"weight": self.weight, "bias": self.bias}
         return {name: array for name, array in every.items() if array is not None}
 
     def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
         last = self._last(shape)
         if shape[-len(last) :] != last:
             raise ValueError(f"normalises the last axes {last} but gets samples of shape {shape}")
@@ -177,9 +183,11 @@ class LayerNorm(_Normalization):
         return self.normalized_shape if isinstance(self.normalized_shape, tuple) else shape
 
     def spec(self, shape: Shape) -> list[Spec]:
+        """What the core is told of the layer on samples of `shape`."""
         size = math.prod(self._last(shape))
         flat = [None if array is None else array.reshape(-1) for array in (self.weight, self.bias)]
         return [("norm", (math.prod(shape), size, 1, size), *flat, self.eps, None, None, None)]
 
     def options(self) -> dict[str, Any]:
+        """All that is not an array, for weight files."""
         return {"normalized_shape": self.normalized_shape, "eps": self.eps}

@@ -114,6 +114,7 @@ class GaussNewton(SymmetricOperator):
         self._linear_dual: LinearDual | ConvDual | None = None
 
     def enlarged(self) -> GaussNewton:
+        """The same times a power of two, for entries too small for the dtype."""
         twin = copy.copy(self)
         twin.exponent = _arrays.ENLARGEMENT[str(self.dtype)]
         twin._make(self.device)
@@ -129,6 +130,7 @@ class GaussNewton(SymmetricOperator):
         return type(self), (self.net, self.X, *options)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self.net.check_unchanged()
 
     @property
@@ -147,9 +149,11 @@ class GaussNewton(SymmetricOperator):
         return math.ldexp(1 / len(self.X) if self.reduction == "mean" else 1.0, self.exponent)
 
     def saturation(self) -> str:
+        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
         return saturation(self.loss_at, self._host_outputs, self.dtype, self.exponent)
 
     def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
         return relative_rounding(self.loss, self._host_outputs, self.dtype) if self.loss in SATURATED else 0.0
 
     @cached_property
@@ -208,6 +212,7 @@ class GaussNewton(SymmetricOperator):
 
     @cached_property
     def convolution(self) -> Chain | str:  # or why the layers are none
+        """The network as a chain of linear convolutions on made-up patches."""
         return chain(self.net.layers, self.X.shape[1:])
 
     def dual(self) -> GaussNewton | Gram | LinearDual | ConvDual:
@@ -321,6 +326,7 @@ class Dual(Decoupling):
         return type(self), (self.owner,)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self.owner.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:
@@ -350,6 +356,7 @@ class Dual(Decoupling):
         return out
 
     def lift_rows(self, rows: Array, out: Array) -> None:
+        """Write `lift` of each row (s, N) into `out` (s, p), up to its factor."""
         self._dual.lift(rows, out, self.parameters)
 
     def _restrict(self, rows: Array, out: Array) -> None:
@@ -389,6 +396,7 @@ class Gram(Dual):
         return _gram, (self.owner, self._rank, None if self.part is None else self.part.index, self._dense)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         if self._dense is not None:
             np.copyto(out, self._dense)
         else:
@@ -396,6 +404,7 @@ class Gram(Dual):
         return 0
 
     def enlarged(self) -> Gram:
+        """The same times a power of two, for entries too small for the dtype."""
         return Gram(self.owner.enlarged(), self._copies, self.part)
 
     def diagonal(self) -> Array:

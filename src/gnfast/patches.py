@@ -60,6 +60,7 @@ class Step:
 
     @property
     def taps(self) -> Pair:
+        """Height and width of the kernel."""
         return _pair(self.kernel.shape[2:])
 
     @property
@@ -120,6 +121,7 @@ class Chain:
 
     @property
     def affine(self) -> bool:
+        """Whether any step has a bias."""
         return any(step.bias is not None for step in self.steps)
 
     @property

@@ -60,10 +60,12 @@ class Scaling:
         self._entries = _arrays.to_host(entries)
 
     def apply(self, f: Power, rows: Array) -> Array:
+        """The rows (s, p_l) times the block with f taken of its eigenvalues."""
         out: Array = rows * _arrays.device_of(rows).upload(f(self._entries).astype(rows.dtype))
         return out
 
     def mixed(self, f: Power) -> float:
+        """The largest f that multiplies entries once they have been added up; 0 for none."""
         return 0.0
 
 
@@ -74,12 +76,14 @@ class Thin:
         self._rows, self._values = rows, values
 
     def apply(self, f: Power, rows: Array) -> Array:
+        """The rows (s, p_l) times the block with f taken of its eigenvalues."""
         beyond = float(f(np.zeros(1))[0])
         factors = _arrays.device_of(rows).upload((f(self._values) - beyond).astype(rows.dtype))
         out: Array = rows * rows.dtype.type(beyond) + ((rows @ self._rows.T) * factors) @ self._rows
         return out
 
     def mixed(self, f: Power) -> float:
+        """The largest f that multiplies entries once they have been added up; 0 for none."""
         beyond = 0.0 if len(self._rows) == self._rows.shape[1] else float(f(np.zeros(1))[0])
         return max(beyond, float(f(self._values).max(initial=0.0)))
 
@@ -94,6 +98,7 @@ class Kronecker:
         self._inner, self._outer = (home.upload(np.ascontiguousarray(V).astype(dtype)) for V in (U, W))
 
     def apply(self, f: Power, rows: Array) -> Array:
+        """The rows (s, p_l) times the block with f taken of its eigenvalues."""
         X = rows.reshape(-1, *self._values.shape)
         factors = _arrays.device_of(rows).upload(f(self._values).astype(rows.dtype))
         turned = (self._outer.T @ X @ self._inner) * factors
@@ -101,6 +106,7 @@ class Kronecker:
         return out.reshape(len(rows), -1)
 
     def mixed(self, f: Power) -> float:
+        """The largest f that multiplies entries once they have been added up; 0 for none."""
         return float(f(self._values).max())
 
 
@@ -286,9 +292,11 @@ class Preconditioned(SymmetricOperator):
         return type(self), (self._gram.owner, self._root, self.name)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self._gram.check_unchanged()
 
     def form(self, out: Array, progress: Any = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         rows, p = self._gram.shape[0], self._gram.parameters
         bytes_left = ROWS_BYTES if self.memory_limit is None else self.memory_limit - self._square_bytes
         step = min(rows, max(1, int(bytes_left / (2 * p * self.dtype.itemsize))))

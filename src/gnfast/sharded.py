@@ -98,6 +98,7 @@ class ShardedGaussNewton(SymmetricOperator):
         return type(self), self._parts
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self.net.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:

@@ -37,6 +37,7 @@ class InputRange:
 
     @property
     def rank(self) -> int:
+        """Directions of the data."""
         return len(self.scale)
 
     @property
@@ -60,6 +61,7 @@ def input_range(X: FloatArray, ones: bool) -> InputRange:
 
 
 def has_bias(dense: Sequence[Dense]) -> bool:
+    """Whether any of the layers has a bias."""
     return any(layer.bias is not None for layer in dense)
 
 
@@ -96,6 +98,7 @@ class Chains:
 
     @property
     def outputs(self) -> int:
+        """Outputs of the network, k."""
         return int(self.P.shape[1])
 
     @cached_property

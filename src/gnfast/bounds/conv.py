@@ -106,14 +106,17 @@ class Problem:
 
     @property
     def cut(self) -> float:
+        """Relative size up to which a singular value counts as zero."""
         return EPS * max(self.terms, self.chain.columns)
 
     @property
     def rank(self) -> int:
+        """Singular values of the data above the cut."""
         return len(self._spectrum[0])
 
     @property
     def sigma(self) -> Ends:
+        """Ends of the data's spectrum, moved outwards by rounding."""
         s = self._spectrum[0]
         margin = rounding(self.chain.columns, self.terms) * s[0]
         return Ends(float((s[0] + margin) ** 2), float(max(s[-1] - margin, 0.0)) ** 2)
@@ -125,6 +128,7 @@ class Problem:
 
     @cached_property
     def ends(self) -> list[Ends]:
+        """Ends of the spectrum of each layer's Gram matrix."""
         return [eigen_ends(gram, self.chain.terms) for gram in self.grams]
 
     @property
@@ -134,6 +138,7 @@ class Problem:
         return list(self.chain.grams(s[:, None] * V))
 
     def parts(self, ends: Sequence[Ends]) -> Parts:
+        """The factors of a bound by name, from the ends of each layer."""
         largest, smallest = self.sigma
         columns = np.array(ends)
         return {

@@ -17,10 +17,12 @@ from gnfast.layers import Dense, Layer, Residual, Scale, flat_layers
 
 
 def dense_layers(layers: Sequence[Layer]) -> list[Dense]:
+    """All dense layers, those in residual blocks included, in the order of the forward pass."""
     return [layer for layer in flat_layers(layers) if isinstance(layer, Dense)]
 
 
 def has_blocks(layers: Sequence[Layer]) -> bool:
+    """Whether any of the layers is a residual block."""
     return any(isinstance(layer, Residual) for layer in layers)
 
 

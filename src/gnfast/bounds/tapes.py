@@ -29,6 +29,8 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Block:
+    """A residual block: what goes through the body plus `scale` times what goes through the shortcut."""
+
     body: list[Node]
     shortcut: list[Node]
     scale: float

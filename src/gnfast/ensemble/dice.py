@@ -47,6 +47,7 @@ class Image:
 
     @property
     def rank(self) -> int:
+        """Dimension of the image."""
         return len(self.T)
 
     def after(self, f: FloatArray) -> FloatArray:
@@ -100,10 +101,12 @@ class Weight(Protocol):
     """The law of a weight matrix (rows, columns)."""
 
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Rows of the weight."""
 
     @property
-    def columns(self) -> int: ...
+    def columns(self) -> int:
+        """Columns of the weight."""
 
     @property
     def out_scale(self) -> float:
@@ -133,21 +136,26 @@ class Gaussian:
 
     @property
     def out_scale(self) -> float:
+        """W^T W / out_scale tends to the identity as the rows grow."""
         return self.rows * self.variance
 
     @property
     def in_scale(self) -> float:
+        """W W^T / in_scale tends to the identity as the columns grow."""
         return self.columns * self.variance
 
     def image(self, rng: Generator, rank: int, shift: float) -> Image:
+        """W on an orthonormal frame of `rank` columns."""
         T = bartlett(rng, self.rows, rank, self.rows, shift)
         return Image(T, shift, np.zeros((len(T), 0)))
 
     def top(self, rng: Generator, rank: int, shift: float) -> Rows:
+        """W itself, in a frame whose first `rank` vectors are given: the last layer of a network."""
         f = rng.standard_normal((self.rows, rank)) / np.sqrt(self.columns)
         return Rows(f, bartlett(rng, self.columns - rank, self.rows, self.columns, shift).T, shift)
 
     def pull(self, rng: Generator, image: Image, rows: Rows) -> Rows:
+        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `image`; in the frame that `image` is of."""
         shift, c = rows.shift, rows.factor()
         f = np.sqrt(self.rows / self.columns) * image.after(rows.f)
         # W beyond the frame is Gaussian and has not been seen, and c N has the law of Y N: both have the Gram c c^T.
@@ -166,21 +174,26 @@ class Orthogonal:
 
     @property
     def out_scale(self) -> float:
+        """W^T W / out_scale tends to the identity as the rows grow."""
         return self.gain**2
 
     @property
     def in_scale(self) -> float:
+        """W W^T / in_scale tends to the identity as the columns grow."""
         return self.gain**2
 
     def image(self, rng: Generator, rank: int, shift: float = 0.0) -> Image:
+        """W on an orthonormal frame of `rank` columns."""
         T, beyond = truncated_frame(rng, self.rows, self.columns - self.rows, rank)
         return Image(T, 0.0, beyond, isometric=self.rows >= self.columns)
 
     def top(self, rng: Generator, rank: int, shift: float = 0.0) -> Rows:
+        """W itself, in a frame whose first `rank` vectors are given: the last layer of a network."""
         image, outputs = self.image(rng, rank), haar(rng, self.rows)
         return self.pull(rng, image, Rows(outputs[:, : image.rank], outputs[:, image.rank :]))
 
     def pull(self, rng: Generator, image: Image, rows: Rows) -> Rows:
+        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `image`; in the frame that `image` is of."""
         f = image.after(rows.f)
         if self.rows >= self.columns:
             # An isometry, which takes what is orthogonal to the frame into what is orthogonal to its image.

@@ -194,6 +194,7 @@ class Space(NamedTuple):
 
 
 def space_of(op: Any) -> Space:
+    """The dual of an operator, and how many zeros its own spectrum has besides."""
     A = matrices.as_symmetric(op)
     dual = A.dual()
     return Space(dual, A.shape[0] - dual.shape[0])

@@ -30,6 +30,7 @@ class Applied:
         self.leaves = [jnp.asarray(leaf) for _, leaf in pairs]
 
     def at(self, X: JaxArray) -> Callable[[Leaves], JaxArray]:
+        """The outputs at X as a function of the leaves of the parameters."""
         return lambda leaves: self.apply(self.tree.unflatten(leaves), X)
 
     # ------------------------------------------------------------------------------------------------ the comparison

@@ -117,6 +117,7 @@ class GraphPass:
             yield
 
     def push(self, V: Tensor) -> Tensor:
+        """J v for each row v of V (s, p): (s, n, k)."""
         rows = []
         with self._working():
             for parts in zip(*self._model.split(V), strict=True):
@@ -132,6 +133,7 @@ class GraphPass:
         return torch.stack(rows)
 
     def pull(self, U: Tensor) -> Tensor:
+        """J^T u for each u of U (s, n, k): rows (s, p)."""
         with self._working():
             rows = [torch.cat([part.reshape(-1) for part in self._plain.pull(self._outputs, u)]) for u in U]
         return torch.stack(rows)
@@ -154,9 +156,11 @@ class RowsPass:
         self._J, self.outputs = torch.stack(rows), outputs.detach()
 
     def push(self, V: Tensor) -> Tensor:
+        """J v for each row v of V (s, p): (s, n, k)."""
         return (V @ self._J.T).reshape(len(V), *self.outputs.shape)
 
     def pull(self, U: Tensor) -> Tensor:
+        """J^T u for each u of U (s, n, k): rows (s, p)."""
         return U.reshape(len(U), -1) @ self._J
 
 
@@ -432,8 +436,7 @@ class Products:
 
 @contextlib.contextmanager
 def untracked() -> Iterator[None]:
-    """Nothing is recorded for the caller's gradients, in their inference mode, too, we can differentiate, and their
-    random numbers go on where they were."""
+    """Leave the caller's gradients and random numbers alone, and differentiate even in their inference mode."""
     state = torch.get_rng_state()
     try:
         with torch.inference_mode(False), torch.no_grad():

@@ -56,6 +56,7 @@ def _plain(name: str, module: Any, **defaults: Any) -> None:
 
 # --------------------------------------------------------------------------------------------------------- modules
 def linear(weight: Any, bias: Any = None) -> list[Layer]:
+    """A dense layer, as torch.nn.functional.linear."""
     return [gn.Dense(_required(weight), array_of(bias))]
 
 
@@ -68,6 +69,7 @@ def convolution(
     groups: int = 1,
     padding_mode: str = "zeros",
 ) -> list[Layer]:
+    """A convolution, as torch.nn.functional.conv1d and conv2d, with the module's padding mode."""
     if padding_mode not in ("zeros", "circular"):
         raise UnsupportedError(f"a convolution with padding_mode={padding_mode!r}")
     kind = gn.Conv2d if weight.ndim == 4 else gn.Conv1d
@@ -87,6 +89,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> list[Layer]:
+    """Batch norm, as torch.nn.functional.batch_norm."""
     moments = (None, None) if training else (array_of(running_mean), array_of(running_var))
     return [gn.BatchNorm(array_of(weight), array_of(bias), *moments, eps=eps, training=training)]
 
@@ -97,10 +100,12 @@ def _batch_norm_module(m: Any) -> list[Layer]:
 
 
 def layer_norm(normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> list[Layer]:
+    """Layer norm, as torch.nn.functional.layer_norm."""
     return [gn.LayerNorm(array_of(weight), array_of(bias), tuple(normalized_shape), eps=eps)]
 
 
 def activation(name: str, slope: float = 0.01) -> list[Layer]:
+    """An activation by gnfast's name."""
     return [gn.Activation(name, slope)]
 
 
@@ -125,12 +130,14 @@ def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> list[Lay
 
 
 def dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Layer]:
+    """Nothing, where dropout does nothing."""
     if training and p > 0:
         raise UnsupportedError("dropout in training mode, which is random (call eval() first),")
     return []
 
 
 def flatten(start_dim: int = 0, end_dim: int = -1) -> list[Layer]:
+    """All axes behind the samples' as one."""
     if start_dim != 1 or end_dim != -1:
         raise UnsupportedError(f"flatten from dimension {start_dim} to {end_dim}, not of all behind the first,")
     return [gn.Flatten()]
@@ -166,6 +173,7 @@ def average_pool(
     count_include_pad: bool = True,
     divisor_override: Any = None,
 ) -> list[Layer]:
+    """Average pooling, as torch.nn.functional.avg_pool1d and avg_pool2d."""
     padded = any(padding) if isinstance(padding, tuple | list) else padding != 0
     if ceil_mode or divisor_override is not None or (padded and not count_include_pad):
         raise UnsupportedError("average pooling with ceil_mode, divisor_override or count_include_pad=False")
@@ -180,12 +188,14 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> list[Layer]:
+    """Max pooling, as torch.nn.functional.max_pool1d and max_pool2d."""
     if ceil_mode or return_indices or dilation not in (1, (1,), (1, 1)):
         raise UnsupportedError("max pooling with ceil_mode, return_indices or a dilation")
     return [gn.Pool("max", kernel_size, stride or None, padding)]
 
 
 def global_pool(output_size: Any) -> list[Layer]:
+    """Adaptive pooling to one value a channel."""
     if output_size not in (1, (1,), (1, 1)):
         raise UnsupportedError(f"adaptive pooling to {output_size}, not to 1,")
     return [gn.Pool("global_average")]

@@ -27,6 +27,7 @@ class Called(_Module):  # type: ignore[misc]  # see _Module
             self.register_parameter(f"value{i}", value if is_own else torch.nn.Parameter(value.detach()))
 
     def forward(self, X: Any) -> Tensor:
+        """The function at the parameters by name and the inputs."""
         return self.function(dict(zip(self.names, self._parameters.values(), strict=True)), X)
 
 

@@ -95,10 +95,12 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """Its path in the pytree, for messages."""
         return "/".join(str(_key(key)) for key in self.path) or "params"
 
     @property
     def is_dense(self) -> bool:
+        """Whether it is a matrix."""
         return len(self.shape) == 2
 
 

@@ -112,6 +112,7 @@ class Risk:
         return total
 
     def describe(self) -> str:
+        """One line for `repr`: the engine, the loss, the samples, and what is made again for each product."""
         samples = sum(len(batch.X) for batch in self.batches)
         forward = "" if self._kept else f", forward passes of {megabytes(self.bytes)} made again for each product"
         return f"gnfast's engine, {self.loss}, {samples} samples in {len(self.batches)} batches{forward}"

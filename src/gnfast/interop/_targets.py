@@ -39,9 +39,11 @@ class LossFunction(_Module):  # type: ignore[misc]  # see _Module
         self.function, self.reduction = function, reduction
 
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The function's value."""
         return self.function(outputs, y)
 
     def extra_repr(self) -> str:
+        """The function, for `repr`."""
         return repr(self.function)
 
 
@@ -68,6 +70,7 @@ class CrossEntropyOf(_Module):  # type: ignore[misc]  # see _Module
         return nn.CrossEntropyLoss(own.weight, ignore_index=own.ignore_index, reduction=own.reduction)
 
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The cross-entropy with the loss's own options."""
         own = self.loss
         return F.cross_entropy(outputs, y, own.weight, ignore_index=own.ignore_index, reduction=own.reduction)
 

@@ -26,11 +26,13 @@ class OnTensors(BlockOperator):
         raise NotImplementedError
 
     def matmat(self, V: Any, out: Any = None) -> Any:
+        """Multiply vectors (N, s): tensors give tensors, anything else NumPy's arrays."""
         if not isinstance(V, torch.Tensor) or out is not None:
             return super().matmat(V, out)
         return self.by_rows(V, "V", self.shape[1], self.shape[0], self._product)
 
     def matvec(self, v: Any) -> Any:
+        """Multiply one vector (N,) or (N, 1): a tensor gives a tensor, anything else a NumPy array."""
         if not isinstance(v, torch.Tensor):
             return super().matvec(v)
         self._check_vector(tuple(v.shape))

@@ -60,6 +60,7 @@ class CurvatureCallback(_Base):  # type: ignore[misc]  # see _Base
             self.monitor = CurvatureMonitor(module, X, **self.options)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure if a measurement is due, and log it; called by the trainer."""
         if self.monitor is None:
             return
         found = self.monitor.step(self.inputs(batch)[: self.samples] if self.monitor.X is None else None)

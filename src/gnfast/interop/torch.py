@@ -104,18 +104,22 @@ class GaussNewton(OnTensors, SymmetricOperator):
     _apply = _product
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self.model.check_unchanged()
 
     def enlarged(self) -> GaussNewton:
+        """The same times a power of two, for entries too small for the dtype."""
         twin = copy.copy(self)
         twin._products, twin.exponent = self._products.enlarged(), _arrays.ENLARGEMENT[str(self.dtype)]
         twin._make()
         return twin
 
     def saturation(self) -> str:
+        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
         return self._products.saturation()
 
     def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
         return self._products.relative_rounding()
 
     def jacobian(self) -> Jacobian:
@@ -203,15 +207,19 @@ class Gram(OnTensors, SymmetricOperator):
         self.core.apply(rows, out)
 
     def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
         self._products.model.check_unchanged()
 
     def enlarged(self) -> Gram:
+        """The same times a power of two, for entries too small for the dtype."""
         return Gram(self._products.enlarged(), self._reduced)
 
     def saturation(self) -> str:
+        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
         return self._products.saturation()
 
     def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
         return self._products.relative_rounding()
 
     def to_dense(self) -> Array:

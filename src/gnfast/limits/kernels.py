@@ -271,6 +271,7 @@ def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
 
 
 def variances_of(given: Any, phi: Pointwise, depth: int) -> list[float]:
+    """The factors c_l of the layers, from a name, a number or a list."""
     if isinstance(given, str):
         if _checks.choice(given, "variances", ("kaiming", "lecun", "pytorch")) != "kaiming":
             return [1.0 if given == "lecun" else 1 / 3] * depth

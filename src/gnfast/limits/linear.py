@@ -29,6 +29,7 @@ class MarchenkoPastur:
 
     @property
     def kappa(self) -> float:
+        """The upper edge over the lower one; infinite where the lower one is 0."""
         lower = self.first[0] + self.last[0]
         return (self.first[1] + self.last[1]) / lower if lower > 0 else math.inf
 

@@ -33,6 +33,7 @@ class Claim:
 
     @property
     def status(self) -> str:
+        """What a page says of it: "reproduced" or "not reproduced"."""
         return "reproduced" if self.holds else "not reproduced"
 
     def __str__(self) -> str:
@@ -47,6 +48,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Collection[float]) -> Mean:
+        """The mean of some values, with half of its 95 % interval."""
         n = len(values)
         with np.errstate(invalid="ignore"):  # infinite ones have no deviation
             value = float(np.mean(list(values))) if n else math.nan

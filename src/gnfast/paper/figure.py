@@ -120,19 +120,24 @@ class Experiment:
 
     @property
     def sources(self) -> Mapping[str, str]:
+        """The data that its points name, and where each lies."""
         return {str(point.data): str(point.data) for point in self.grid if hasattr(point, "data")}
 
     @property
     def definition(self) -> str:
+        """All that decides its points and values, as JSON."""
         told = {"figure": self.name, "points": [point.key for point in self.grid], "columns": list(self.types)}
         return json.dumps(told)
 
     @property
     def columns(self) -> Mapping[str, str]:
+        """Names of its values, with their types."""
         return {**self.types, "seconds": REAL}
 
     def points(self) -> list[Keyed]:
+        """Its grid."""
         return list(self.grid)
 
     def compute(self, point: Any) -> Values:
+        """The values at one point."""
         return self.function(point)

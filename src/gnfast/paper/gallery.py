@@ -29,6 +29,7 @@ class Made:
 
     @property
     def count(self) -> int:
+        """Points of the figure."""
         return len(self.figure.study(self.options).points())
 
     @cached_property
@@ -42,14 +43,17 @@ class Made:
 
     @property
     def is_finished(self) -> bool:
+        """Whether every point has values."""
         return sum(record.values is not None for record in self.records) == self.count
 
     @cached_property
     def claims(self) -> list[Claim]:
+        """What the figure claims, checked on the folder's table."""
         return self.figure.claims(Table.of(self.records))
 
     @property
     def runs(self) -> list[Run]:
+        """The runs that filled the folder."""
         return runs(self.folder / RESULTS)
 
     @property
@@ -60,6 +64,7 @@ class Made:
 
     @property
     def command(self) -> str:
+        """The command that makes the figure."""
         words = ["gnfast paper", self.figure.name, _option(self.options)]
         if self.options.images != Options.images and self.figure.uses_images(self.options):
             words.append("--cifar PATH")

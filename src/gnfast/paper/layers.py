@@ -42,6 +42,7 @@ class NormPoint(Keyed):
 
     @property
     def work(self) -> float:
+        """Estimated work, to order points by."""
         return 1e6 + self.norm * self.samples * self.width * self.size**4
 
 

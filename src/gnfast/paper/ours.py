@@ -82,9 +82,11 @@ class AnyPoint(Keyed):
 
     @property
     def group(self) -> str:
+        """The group of its kind."""
         return GROUPS[self.kind]
 
     def network(self, X: NDArray[Any]) -> Network:
+        """The network of the point, for samples like X."""
         if self.group == CONV:
             sizes = [1, *[self.width] * (self.depth - 1), self.outputs]
             shapes = [(out, into * 9) for into, out in itertools.pairwise(sizes)]
@@ -281,6 +283,7 @@ class ReluPoint(Keyed):
 
     @property
     def work(self) -> float:
+        """Estimated work, to order points by."""
         return 1e6 + self.depth * self.width**2
 
 

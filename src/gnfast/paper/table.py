@@ -51,6 +51,7 @@ class Table:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Table:
+        """The table of some records."""
         return cls(row for record in records for row in record.rows())
 
     def where(self, **values: Any) -> Table:
@@ -58,6 +59,7 @@ class Table:
         return Table(row for row in self.rows if all(row[name] == value for name, value in values.items()))
 
     def column(self, name: str) -> list[Any]:
+        """A column as a list."""
         return [row[name] for row in self.rows]
 
     def curves(self, x: str, y: str, by: str | Callable[[Row], Any]) -> list[Curve]:

@@ -55,6 +55,7 @@ def descend(net: Network, X: Array, Y: Array, rate: float, batch: int, steps: in
 
 
 def loss_of(net: Network, X: Array, Y: Array) -> float:
+    """Half of the mean squared distance of the outputs from Y."""
     return float(((net(X) - Y) ** 2).sum() / (2 * len(X)))
 
 
@@ -173,6 +174,7 @@ class TrainingPoint(Keyed):
 
     @property
     def work(self) -> float:
+        """Estimated work, to order points by."""
         return 1e6 + self.steps * self.width * (self.depth * self.width + self.size**2)
 
 
@@ -295,6 +297,7 @@ class PruningPoint(Keyed):
     batch: int = 32
 
     def network(self, dtype: str) -> Network:
+        """ResNet-20, pruned by magnitude in each layer."""
         whole = resnet20(width=self.channels, seed=self.seed, training=True, dtype=dtype)
         return prune(whole, self.fraction, scope="layer")
 

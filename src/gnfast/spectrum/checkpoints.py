@@ -93,6 +93,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def damaged(self, error: Exception) -> ValueError:
+        """The error for a file that cannot be read."""
         return ValueError(f"checkpoint {str(self.path)!r} is damaged ({error}); delete it to start anew")
 
     def _foreign(self, why: str) -> ValueError:

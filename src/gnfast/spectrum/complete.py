@@ -61,6 +61,7 @@ class Found:
         return bool(self.raw["converged"]) and len(self.raw["values"]) == len(self.rows)
 
     def fail(self, reason: str) -> Found:
+        """The same, not converged, with the reason."""
         self.raw |= {"converged": False, "reason": reason}
         return self
 

@@ -319,6 +319,7 @@ def _solve(task: Task, method: str) -> Pairs:
 
 # ------------------------------------------------------------------------------------------------------- arguments
 def tolerance(tol: float | None, dtype: np.dtype[Any], double: float, single: float) -> float:
+    """The tolerance that is meant: `tol` if given, else the default of the dtype."""
     if tol is None:
         return max(single, _arrays.eps(dtype)) if dtype == np.float32 else double
     number = _checks.real(tol, "tol")

@@ -41,6 +41,7 @@ class Stored(SymmetricOperator):
         return type(self), (self.lower,)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         np.copyto(out, self.lower)
         return 0
 
@@ -96,6 +97,7 @@ class InUnits(SymmetricOperator):
 
     @property
     def taken(self) -> int:
+        """The power of two that has been taken out."""
         return int(self._core.exponent)
 
     def settled(self, at_least: float = 0.0) -> int:
@@ -121,6 +123,7 @@ class InUnits(SymmetricOperator):
         return found
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         products = self.op.form(out, progress)
         if taken := self.settled():
             with np.errstate(all="ignore"):  # the other triangle may hold anything
@@ -139,6 +142,7 @@ class Wide(SymmetricOperator):
         return type(self), (self.op,)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
+        """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         # In float32 in the second half of the memory; row i, made wide, ends before the narrow row i + 1 begins.
         size = self.shape[0]
         narrow = out.reshape(-1).view(np.float32)[size**2 :].reshape(size, size)

@@ -91,10 +91,12 @@ class Task:
 
     @property
     def size(self) -> int:
+        """Rows of the matrix."""
         return int(self.A.shape[0])
 
     @property
     def device(self) -> Device:
+        """Where it is multiplied."""
         return self.A.device
 
     @property
@@ -412,6 +414,7 @@ class End(NamedTuple):
 
     @classmethod
     def of(cls, raw: dict[str, Any], size: int, block: int = 1) -> End:
+        """The end that the core found, with the error of its random start."""
         whole = raw["reason"] == "the basis spans the whole space"
         error = 0.0 if whole else randomized_error(size, raw["steps"], block)
         return cls(raw["values"][0], raw["residuals"][0], raw["products"], raw["converged"], raw["reason"], error)

@@ -21,6 +21,7 @@ class Stage(str):
 
     @classmethod
     def of(cls, name: str, residual: float | None) -> Stage:
+        """A stage with its residual."""
         stage = cls(name)
         stage.residual = residual
         return stage

@@ -45,8 +45,10 @@ class Measure:
 
     @property
     def errors(self) -> Array:
-        """(probes, steps) how far an eigenvalue is from each node at most: the residual r, or r^2 / the gap to the
-        next node, halved since eigenvalues may be nearer (Kato & Temple)."""
+        """How far an eigenvalue is from each node at most, (probes, steps).
+
+        The residual r, or r^2 / the gap to the next node, halved since eigenvalues may be nearer (Kato & Temple).
+        """
         gap = np.empty(self.nodes.shape)
         for nodes, row in zip(self.nodes, gap, strict=True):
             # Rounding brings an eigenvalue up twice, and a probe that ended early repeats its last node: no neighbours.

@@ -57,6 +57,7 @@ class Search:
         self.notes: list[str] = []
 
     def run(self) -> Found:
+        """Both ends of the spectrum, by the route that fits the operator."""
         found = self._found()
         largest, smallest = (
             end._replace(value=self._true(end.value), residual=self._true(end.residual))

@@ -74,6 +74,7 @@ class Tracker:
 
     @property
     def products(self) -> int:
+        """Vectors multiplied so far."""
         return sum(step.products for step in self.history)
 
     def update(self, op: Any) -> Array:

@@ -131,6 +131,7 @@ class Point(Keyed):
 
     @property
     def activation(self) -> str:
+        """The name of the activation of its kind."""
         return KINDS[self.kind]
 
     @property
@@ -283,6 +284,7 @@ class Study:
 
     @property
     def sources(self) -> Mapping[str, str]:
+        """The data that its points name, and where each lies."""
         return {name: datasets.place(name, self.base) for name in self.data}
 
     @property

@@ -71,20 +71,26 @@ class Job(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The job's name."""
 
     @property
-    def definition(self) -> str: ...
+    def definition(self) -> str:
+        """All that decides the points and their values, as JSON."""
 
     @property
-    def sources(self) -> Mapping[str, str]: ...
+    def sources(self) -> Mapping[str, str]:
+        """The data that the points name, and where each lies."""
 
     @property
-    def columns(self) -> Mapping[str, str]: ...
+    def columns(self) -> Mapping[str, str]:
+        """Names of the values of `compute`, with their types."""
 
-    def points(self) -> list[Any]: ...
+    def points(self) -> list[Any]:
+        """All points."""
 
-    def compute(self, point: Any) -> Values: ...
+    def compute(self, point: Any) -> Values:
+        """The values at one point."""
 
 
 Part = tuple[str, ...]
@@ -98,9 +104,12 @@ class Growing(Protocol):
     found together, one of which at least is not null once they are; ``only`` is the job that finds some parts alone.
     """
 
-    def accepts(self, definition: str) -> bool: ...
+    def accepts(self, definition: str) -> bool:
+        """Whether a file of that definition may become one of this job."""
 
     @property
-    def parts(self) -> tuple[Part, ...]: ...
+    def parts(self) -> tuple[Part, ...]:
+        """The columns that are found together."""
 
-    def only(self, parts: Collection[Part]) -> Self: ...
+    def only(self, parts: Collection[Part]) -> Self:
+        """The job that finds these parts alone."""

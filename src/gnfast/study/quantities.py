@@ -36,6 +36,7 @@ class Subject:
 
     @cached_property
     def G(self) -> GaussNewton:
+        """The Gauss-Newton matrix of the point."""
         return GaussNewton(self.net, self.X, loss=self.loss)
 
 

@@ -12,14 +12,17 @@ Reader = Callable[[Any, str], Any]  # (value, name of the key) -> what the study
 
 
 def whole(minimum: int) -> Reader:
+    """Read an integer of at least `minimum`."""
     return lambda value, name: _checks.integer(value, name, minimum)
 
 
 def choice(allowed: Iterable[str]) -> Reader:
+    """Read one of some names."""
     return lambda value, name: _checks.choice(value, name, tuple(allowed))
 
 
 def text(value: Any, name: str) -> str:
+    """Read text that is not empty."""
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r} but must be text in quotes")
     if not value:
@@ -28,6 +31,7 @@ def text(value: Any, name: str) -> str:
 
 
 def flag(value: Any, name: str) -> bool:
+    """Read true or false."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {value!r} but must be true or false")
     return value
@@ -61,6 +65,7 @@ def keys(cls: Any) -> list[Any]:
 
 
 def read_fields(instance: Any) -> None:
+    """Read every field of a dataclass by its own reader, in place."""
     for f in keys(instance):
         object.__setattr__(instance, f.name, f.metadata["read"](getattr(instance, f.name), f.name))
 

@@ -227,6 +227,7 @@ class Store:
         return sum(record.values is not None for record in self.read(points))
 
     def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
     def __enter__(self) -> Self:

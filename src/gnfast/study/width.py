@@ -37,6 +37,7 @@ class Draws(Keyed):
 
     @property
     def work(self) -> float:
+        """Estimated work, to order points by."""
         return self.count
 
 
@@ -46,6 +47,7 @@ class StreamedDraws(Draws):
 
     @property
     def work(self) -> float:
+        """Estimated work, to order points by."""
         return self.count * (10_000.0 + self.width)  # the rest costs about as much as so many neurons
 
 
@@ -107,10 +109,12 @@ class WidthStudy:
 
     @property
     def sources(self) -> Mapping[str, str]:
+        """The data that it names."""
         return {self.data: self.data}
 
     @property
     def columns(self) -> Mapping[str, str]:
+        """Names of its values, with their types."""
         return {"kappa": SERIES, "paper": SERIES, "rank": SERIES, "seconds": REAL}
 
     def points(self) -> list[Draws]:
