@@ -111,6 +111,7 @@ def networks(dtype):
     yield *deep(15, dtype, (5, 12, 12, 10), activation="relu"), None
 
 
+@pytest.mark.filterwarnings("ignore:the product underflows")  # of sample by sample, in float32
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("loss", LOSSES[:2])
 def test_products_grams_traces_and_diagonals(loss, dtype):
@@ -183,6 +184,7 @@ def test_condition_numbers_do_not_depend_on_the_margin(margin, dtype):
 BEYOND = [("float32", margin) for margin in (88, 100, 130, 160)] + [("float64", m) for m in (690, 720, 900, 1300)]
 
 
+@pytest.mark.filterwarnings("ignore:the product underflows")  # in check_condition
 @pytest.mark.parametrize(("dtype", "margin"), BEYOND)
 def test_beyond_what_the_dtype_holds_roots_serve(dtype, margin):
     """Probabilities that underflow: the condition number stays right, and products say so."""

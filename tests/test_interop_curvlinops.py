@@ -110,6 +110,7 @@ class Odd(nn.Module):
         return torch.sin(self.linear(x))
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # PyTorch's, of targets that are broadcast
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -221,6 +222,7 @@ def test_a_batch_without_weight(reduction: str) -> None:
     torch.testing.assert_close(a, b, equal_nan=True)
 
 
+@pytest.mark.filterwarnings("ignore:CG terminated in")  # theirs, which asks for more digits than it gets
 def test_their_estimators_run_on_ours() -> None:
     model = dense([6, 8, 3], nn.Tanh)
     ours, theirs = both(model, nn.MSELoss(), batches((6,), 3, "values"))

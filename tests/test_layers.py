@@ -60,6 +60,7 @@ def check_all(net, X, loss="mse", device=places.CPU, **options):
     return G, S
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")  # PyTorch's
 @given(torch_layers.networks(), st.sampled_from(["mse", "cross_entropy", "binary_cross_entropy"]))
 @same_examples
 def test_random_networks_are_those_of_torch(device, case, loss):

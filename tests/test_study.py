@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -467,7 +468,7 @@ def test_markdown_table(tiny):
 
 def test_terminal_table(tiny):
     console = pytest.importorskip("rich.console")
-    out = console.Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    out = console.Console(width=80, record=True, file=io.StringIO())
     for table in terminal(summarise(some_records(tiny))):
         out.print(table)
     text = out.export_text()

@@ -97,6 +97,7 @@ def check(found, op, matrix, given):
     assert (np.abs(found - expected) <= 50 * np.finfo(op.dtype).eps * size).all()
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_products_with_vectors_of_every_kind(dtype):
     for op, matrix in operators(dtype):
@@ -247,6 +248,7 @@ def test_what_scipy_makes_of_float32_stays_float32():
         gn.eigsh(sla.LinearOperator(G.shape, matvec=lambda v: G @ v, dtype=np.float64), 1)
 
 
+@pytest.mark.filterwarnings("ignore:Exited (at iteration|postprocessing):UserWarning")  # lobpcg's, in float32
 def test_scipy_on_an_operator_in_float32():
     net, data = in_dtype(NET, "float32"), X.astype("float32")
     G, J = gn.GaussNewton(net, data), oracles.jacobian(net, data)

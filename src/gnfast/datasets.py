@@ -185,7 +185,8 @@ def _spread(source: str, total: int, samples: int) -> Labels:
 
 def _read_npy(source: str) -> NDArray[Any]:
     try:
-        X = np.load(_checks.existing_file(source, "data"), allow_pickle=False)
+        with _checks.existing_file(source, "data").open("rb") as stream:
+            X = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"data file {source!r} holds no NumPy array; write it with numpy.save") from error
     if not isinstance(X, np.ndarray) or X.ndim != 2:

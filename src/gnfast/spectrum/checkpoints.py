@@ -54,7 +54,8 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # Opened here: np.load leaves open what it cannot read.
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             search = json.loads(str(parts.pop("search")))
             probe = np.asarray(parts.pop("probe"), float)
