@@ -21,6 +21,7 @@ from gnfast import _extras  # noqa: E402
 from gnfast.interop.jax import _on_host, matvec  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("jax64")
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # as older releases call it
 
 
 class Counted:
@@ -156,7 +157,7 @@ def test_an_operator_on_a_gpu(gpu: Any) -> None:
 def test_float32_is_kept() -> None:
     G = problems.problem(dtype="float32")
     v = random(G.shape[0], dtype="float32")
-    with jax.enable_x64(False):
+    with enable_x64(False):
         found = jax.jit(matvec(G))(v)
     assert found.dtype == np.float32
     assert close(found, G @ np.asarray(v), 1e-6)
@@ -190,7 +191,7 @@ def test_what_is_refused() -> None:
         matvec(np.eye(3))
     with pytest.raises(TypeError, match="operator has dtype complex128 but must have float32 or float64"):
         matvec(scipy.sparse.linalg.aslinearoperator(1j * np.eye(3)))
-    with jax.enable_x64(False), pytest.raises(TypeError, match=r'jax.config.update\("jax_enable_x64", True\) first'):
+    with enable_x64(False), pytest.raises(TypeError, match=r'jax.config.update\("jax_enable_x64", True\) first'):
         f(np.asarray(v))
     with pytest.raises(TypeError, match=r"JAX rounded v to float32 .* do not see the context"):
         _on_host(G, v.astype("float32"))
