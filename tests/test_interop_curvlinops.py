@@ -193,7 +193,9 @@ def test_a_convolutional_network_like_theirs() -> None:
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.MSELoss(reduction="sum")], ids=str)
-@pytest.mark.parametrize("options", [{"batch_size_fn": lambda X: 2 * len(X) + 1}, {"num_data": 100}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"batch_size_fn": lambda X: 2 * len(X) + 1}, {"num_data": 100}], ids=["batch_size_fn", "num_data"]
+)
 def test_their_normalization(loss: nn.Module, options: dict) -> None:
     ours, theirs = both(dense([6, 7, 3]), loss, batches((6,), 3, "values"), **options)
     assert "gnfast's engine" in repr(ours)
