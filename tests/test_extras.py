@@ -89,3 +89,20 @@ def distribution(requirement: str) -> str:
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def test_pages_name_extras_as_a_clone_has_them() -> None:
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "benchmarks").glob("*.md"),
+    ]
+    named = set()
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r"pip install [^`\n]*gnfast\[", text), (
+            f"{page.name}: pip looks for gnfast[...] where it is published"
+        )
+        named |= {extra for found in re.findall(r"'\.\[([\w,-]+)\]'", text) for extra in found.split(",")}
+    assert {"study", "test", "torch", "jax"} <= named <= set(DECLARED)
