@@ -106,3 +106,11 @@ def test_pages_name_extras_as_a_clone_has_them() -> None:
         )
         named |= {extra for found in re.findall(r"'\.\[([\w,-]+)\]'", text) for extra in found.split(",")}
     assert {"study", "test", "torch", "jax"} <= named <= set(DECLARED)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """As a file for people and machines: its few lines are plain YAML."""
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"version: {project['version']}" in lines and f"license: {project['license']}" in lines
+    assert (ROOT / "LICENSE").read_text().startswith("BSD 3-Clause License")
