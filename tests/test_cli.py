@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -250,7 +252,9 @@ def test_mistakes_of_study(capsys, study):
     assert "--workers is 0 but must be at least 1" in refused(capsys, "study", "small.toml", "--workers", "0")
     assert "cannot be made" in refused(capsys, "study", "small.toml", "--out", "small.toml/out")
     call(capsys, "study", "small.toml", "--no-figure")
-    assert "another study" in refused(capsys, "study", "small.toml", "--quick", "--out", "gnfast-small")
+    with closing(sqlite3.connect(study / "gnfast-small" / "results.sqlite")) as db, db:
+        db.execute("""UPDATE study SET definition = '{"draws": 3}'""")
+    assert "another study" in refused(capsys, "study", "small.toml")
     (study / "gnfast-small" / "results.sqlite").write_text("not a database")
     assert "not a results file" in refused(capsys, "study", "small.toml")
 
