@@ -52,6 +52,7 @@ PYTHON_HEIGHTS = {
 PART_OF = {
     **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept", "jacobian", "kronecker", "sharded"), "operators"),
     "decoupling": "operators",
+    "data_files": "datasets",
     **dict.fromkeys(("symmetric", "blocks", "preconditioners", "protocol"), "operators"),
     **dict.fromkeys(("layers", "convolutions", "norms", "patches", "pruning", "architectures"), "networks"),
 }

@@ -122,7 +122,10 @@ def test_cond_of_saved_weights(capsys, data, tmp_path):
         ([], "either as --widths 64,1024,10 or as --weights FILE"),
         (["--weights", "none.safetensors"], "no such file"),
         (["--widths", "5,9,3", "--data", "none.npy"], "no such file"),
-        (["--widths", "5,9,3", "--data", "cifar"], "'digits', 'mnist', 'photographs', the path of a .npy file"),
+        (
+            ["--widths", "5,9,3", "--data", "cifar"],
+            "'digits', 'mnist', 'photographs', the path of a .npy, .npz, .csv or .parquet file",
+        ),
     ],
 )
 def test_mistakes_of_cond(capsys, data, arguments, words):
@@ -131,7 +134,9 @@ def test_mistakes_of_cond(capsys, data, arguments, words):
 
 def test_integer_data_is_told(capsys, tmp_path):
     np.save(tmp_path / "X.npy", np.ones((3, 5), np.uint8))
-    assert "uint8" in refused(capsys, "cond", "--widths", "5,2", "--data", str(tmp_path / "X.npy"))
+    told = refused(capsys, "cond", "--widths", "5,2", "--data", str(tmp_path / "X.npy"))
+    assert "uint8" in told and "say --dtype float64 to convert them" in told
+    assert call(capsys, "cond", "--widths", "5,2", "--data", str(tmp_path / "X.npy"), "--dtype", "float64")[0] == 0
 
 
 def test_unknown_command_and_option(capsys):

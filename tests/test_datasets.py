@@ -148,7 +148,8 @@ def test_load_refuses(tmp_path):
     text.write_text("not an array")
     np.save(vector, np.ones(3))
     with pytest.raises(
-        ValueError, match=r"'digit' but must be 'digits', 'mnist', 'photographs', the path of a .npy file"
+        ValueError,
+        match=r"'digit' but must be 'digits', 'mnist', 'photographs', the path of a .npy, .npz, .csv or .parquet file",
     ):
         datasets.load("digit")
     with pytest.raises(FileNotFoundError, match="no such file"):

@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-
 import gnfast as gn
-from gnfast import _extras
+from gnfast import _extras, data_files
 from gnfast.paper import commands as paper_command
 from gnfast.study import commands as study_commands
 from gnfast.study import width_command
@@ -81,7 +79,12 @@ def build_app() -> "typer.Typer":
 
     @app.command()
     def cond(
-        data: Annotated[str, typer.Option(metavar="X.npy|digits|mnist", help="The inputs (n, d), one sample a row.")],
+        data: Annotated[
+            str,
+            typer.Option(
+                metavar="FILE|digits|mnist", help="The inputs (n, d), one sample a row: .npy, .npz, .csv or .parquet."
+            ),
+        ],
         widths: Annotated[str | None, typer.Option(metavar="D,M,..,K", help="A random network: 64,1024,10.")] = None,
         weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Or a network saved by gnfast.")] = None,
         activation: Annotated[
@@ -106,8 +109,13 @@ def build_app() -> "typer.Typer":
         options = dict(activation=activation, slope=slope, skip=skip, bias=bias, init=init, seed=seed, dtype=dtype)
         net = _network(widths, weights, {name: value for name, value in options.items() if value is not None})
         X = gn.datasets.load(data, samples)
-        if np.issubdtype(X.dtype, np.floating):
-            X = X.astype(net.dtype)
+        if dtype is not None or weights is not None or X.dtype.kind == "f":
+            X = data_files.cast(X, net.dtype.name, f"data {data!r}")
+        elif X.dtype.kind in "iub":
+            raise TypeError(
+                f"data {data!r} have dtype {X.dtype.name} but must be float32 or float64; say --dtype {net.dtype.name} "
+                "to convert them"
+            )
         _cond(console, gn.GaussNewton(net, gn.datasets.whiten(X) if whiten else X, loss=loss), certify)
 
     @app.command()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import _checks
+from gnfast import _checks, data_files
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -139,18 +139,19 @@ def load(source: str, samples: int | None = None) -> NDArray[Any]:
     """Return the inputs that a name, a file or a folder stands for.
 
     Args:
-        source: "digits", "mnist", "photographs", the folder of CIFAR-10 or the path of a .npy file with an array
-            (n, d).
+        source: "digits", "mnist", "photographs", the folder of CIFAR-10 or the path of a .npy, .npz, .csv or .parquet
+            file with an array (n, d); a .csv file may have a header, a .npz file has one array or one named X.
         samples: how many rows to take, spread evenly over all (data sets may be sorted by class); default all.
 
     Returns:
-        X (n, d): the dtype of the file for a .npy file, float64 otherwise.
+        X (n, d): the dtype of the array for a .npy or .npz file, float64 otherwise.
 
     Raises:
         ValueError: a source that is none of these, an array that is not (n, d), too many samples.
         FileNotFoundError: no such file.
+        ImportError: the extra that the source needs is not installed.
     """
-    X = _read_npy(source) if source.endswith(".npy") else _images(source)[0]
+    X = data_files.read(source) if data_files.is_table(source) else _images(source)[0]
     return X if samples is None else X[_spread(source, len(X), samples)]
 
 
@@ -171,8 +172,8 @@ def _images(source: str) -> tuple[Float, Labels]:
     if os.path.isdir(source):
         return cifar10(source)
     raise ValueError(
-        f"data is {source!r} but must be {', '.join(map(repr, NAMED))}, the path of a .npy file or the folder of "
-        "CIFAR-10"
+        f"data is {source!r} but must be {', '.join(map(repr, NAMED))}, the path of a {data_files.SHOWN} file or the "
+        "folder of CIFAR-10"
     )
 
 
@@ -181,17 +182,6 @@ def _spread(source: str, total: int, samples: int) -> Labels:
     if not 1 <= samples <= total:
         raise ValueError(f"samples is {samples} but {source} has {total} rows; choose 1 to {total}")
     return np.arange(samples) * total // samples
-
-
-def _read_npy(source: str) -> NDArray[Any]:
-    try:
-        with _checks.existing_file(source, "data").open("rb") as stream:
-            X = np.load(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"data file {source!r} holds no NumPy array; write it with numpy.save") from error
-    if not isinstance(X, np.ndarray) or X.ndim != 2:
-        raise ValueError(f"data file {source!r} holds shape {np.shape(X)} but must hold (n, d), one sample a row")
-    return X
 
 
 def whiten(X: Any) -> NDArray[Any]:

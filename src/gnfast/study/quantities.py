@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import _checks, bounds, datasets
+from gnfast import _checks, bounds, data_files, datasets
 from gnfast.bounds import Bound
 from gnfast.bounds.linear import linear_forms
 from gnfast.bounds.paths import after, before
@@ -49,15 +49,19 @@ class Quantity:
     measure: Callable[[Subject], dict[str, Value]]
 
 
+def read(data: str, samples: int | None, dtype: str) -> NDArray[Any]:
+    """Return the samples in a dtype, checked."""
+    X = data_files.cast(datasets.load(data, samples), dtype, f"data {data!r}")
+    X = _checks.array(X, f"data {data!r}", ("n", "d"))
+    if not X.any():
+        raise ValueError(f"data {data!r} are zero everywhere, with nothing to tell; pass samples that are not all zero")
+    return X
+
+
 @lru_cache(maxsize=4)
 def inputs(data: str, samples: int | None, whiten: bool, dtype: str) -> tuple[NDArray[Any], float]:
     """Return X and the condition number of X^T X / n over its non-zero spectrum."""
-    X = datasets.load(data, samples)
-    if np.issubdtype(X.dtype, np.floating):
-        X = X.astype(dtype)
-    X = _checks.array(X, "X", ("n", "d"))
-    if not X.any():
-        raise ValueError(f"data {data!r} are zero everywhere, with nothing to tell; pass samples that are not all zero")
+    X = read(data, samples, dtype)
     if whiten:
         X = datasets.whiten(X)
     s = np.linalg.svd(X, compute_uv=False)

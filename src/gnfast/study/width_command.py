@@ -29,7 +29,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
 
     @app.command()
     def width(
-        data: Annotated[str, typer.Option(metavar="X.npy|digits|mnist", help="The inputs (n, d).")] = "digits",
+        data: Annotated[str, typer.Option(metavar="FILE|digits|mnist", help="The inputs (n, d).")] = "digits",
         samples: Annotated[
             int | None, typer.Option(help=f"Rows taken, spread evenly; default all if linear, else {SAMPLES}.")
         ] = None,
