@@ -28,7 +28,7 @@ def run(text: str, name: str, variables: dict[str, Any]) -> None:
         if ">>>" not in source:
             exec(compile("\n" * (line - 1) + source, name, "exec"), variables)
             continue
-        test = doctest.DocTestParser().get_doctest(source, variables, name, name, line - 1)
+        test = doctest.DocTestParser().get_doctest(source, variables, f"{name}:{line}", name, line - 1)
         report: list[str] = []
         doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append, clear_globs=False)
         assert not report, "".join(report)
