@@ -38,7 +38,7 @@ def run(text: str, name: str, variables: dict[str, Any]) -> None:
 def unproven_numbers(text: str) -> set[str]:
     """Measured numbers of the prose that no block shows: those that running the page does not check."""
     blocks = "\n".join(match[2] for match in BLOCK.finditer(text))
-    return {found for found in _measured(BLOCK.sub("", text)) if found not in set(_measured(blocks))}
+    return {found for found in measured(BLOCK.sub("", text)) if found not in set(measured(blocks))}
 
 
 def dangling_links(page: Path) -> set[str]:
@@ -58,7 +58,8 @@ def _headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def _measured(text: str) -> list[str]:
+def measured(text: str) -> list[str]:
+    """The numbers of a text that somebody has measured."""
     return [found for found in MEASURED.findall(text) if len(re.sub(r"\D", "", found)) > 2 or re.search(r"[.e]", found)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import documents
@@ -11,14 +14,31 @@ import site_links
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# docs/tools.md has a test of its own, since not every tool is at hand; docs/gpu.md needs a GPU.
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ("tools", "gpu")),
+]
+NEEDS = {"jax.md": "matfree"}
+
+
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/index.md", "docs/tutorial.md", "docs/width.md", "docs/protocol.md", "docs/pytorch.md"]
+    "page", [page for page in PAGES if documents.python_blocks(page.read_text())], ids=lambda p: p.name
 )
-def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / name).read_text()
-    assert documents.python_blocks(text), f"{name} shows no Python"
-    monkeypatch.chdir(tmp_path)  # what the examples write stays out of the repository
-    documents.run(text, name, {"__name__": "reader"})
+def test_code_runs_in_a_fresh_process(page: Path, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(page.name, "torch"))
+    command = [sys.executable, "-W", "error::SyntaxWarning", documents.__file__, str(page)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    path = os.pathsep.join(filter(None, sys.path))
+    # What the examples write stays out of the repository.
+    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, **threads, "PYTHONPATH": path}, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+
+
+def test_pages_with_code_are_found() -> None:
+    assert {"README.md", "start.md", "tutorial.md", "jax.md"} < {
+        page.name for page in PAGES if documents.python_blocks(page.read_text())
+    }
 
 
 @pytest.mark.parametrize(
@@ -53,6 +73,13 @@ def test_dangling_links_are_caught(tmp_path: Path) -> None:
 
 def test_the_tutorial_says_what_its_code_prints() -> None:
     assert documents.unproven_numbers((ROOT / "docs/tutorial.md").read_text()) == set()
+
+
+def test_performance_is_what_the_benchmarks_say() -> None:
+    said, measured = (
+        set(documents.measured((ROOT / page).read_text())) for page in ("docs/performance.md", "benchmarks/README.md")
+    )
+    assert len(said) > 50 and said <= measured
 
 
 def test_wrong_code_is_caught() -> None:

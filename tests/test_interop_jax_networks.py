@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import gnfast as gn
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-import documents  # noqa: E402
 import oracles  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 
@@ -407,9 +405,3 @@ def test_matfree_on_pytrees() -> None:
     V = np.concatenate([np.asarray(leaf).reshape(20, -1) for leaf in jax.tree.leaves(sampler(key))], axis=1)
     values, U = np.linalg.eigh(explicit(mlp, params, X))
     assert close(found, ((V @ U) ** 2 @ np.log1p(np.maximum(values, 0))).mean(), 1e-8)
-
-
-def test_what_the_documentation_shows_runs() -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "jax.md"
-    pytest.importorskip("matfree")
-    documents.run(page.read_text(), str(page), {"__name__": "docs"})
