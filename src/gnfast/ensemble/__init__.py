@@ -1,4 +1,4 @@
-"""Networks of any width in law, without their weights: condition numbers of random networks that nobody could store."""
+"""Condition numbers of random networks of any width, sampled without storing weights."""
 
 from gnfast.ensemble.grams import Grams
 from gnfast.ensemble.law import LinearLaw

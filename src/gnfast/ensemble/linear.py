@@ -33,7 +33,7 @@ def linear(
     bounds: bool | Sequence[str] = True,
     memory_limit: float = MEMORY,
 ) -> Ensemble:
-    """Condition numbers of random linear networks of any width, exact in law, without their weights.
+    """Sample condition numbers of random linear networks of any width without storing weights; the law is exact.
 
     A weight is only ever seen through its products with a few vectors, so that these are drawn in its place: O(L (d^3 +
     k^3)) for each network whatever the widths, O(L^2 d^3) with skips.

@@ -209,7 +209,7 @@ def network(
     memory_limit: float | None = None,
     progress: _core.Progress = None,
 ) -> Ensemble:
-    """Condition numbers of random networks of any width, exact in law, without their weights.
+    """Sample condition numbers of random networks of any width without storing weights; the law is exact.
 
     A weight is only ever seen through its products with n inputs and n r derivatives, so that these are drawn in its
     place, a tile of neurons at a time, and drawn again on the way back: time linear in the widths, memory of a

@@ -258,7 +258,7 @@ def _beyond_width_claims(table: Table) -> list[Claim]:
 
 BEYOND_WIDTH = Figure(
     "beyond-width",
-    "Linear networks of up to a billion units in each layer, drawn in law",
+    "Linear networks of up to a billion units in each layer, sampled without weights",
     "kappa tends to that of the data; how fast",
     _beyond_width,
     [

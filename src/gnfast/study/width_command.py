@@ -52,7 +52,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
         ] = None,
         out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = Path("gnfast-width"),
     ) -> None:
-        """Condition numbers of random networks of any width, without their weights; goes on where it was stopped."""
+        """Sample condition numbers of random networks of any width; if stopped, the same command resumes."""
         linear = activation == "identity"
         study = WidthStudy(
             data=data,
