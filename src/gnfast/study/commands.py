@@ -44,8 +44,8 @@ def build(console: "Console") -> "typer.Typer":
 
     app = typer.Typer(
         cls=RunByDefault,
-        help="Grids of networks, computed point by point: gnfast study [FILE.toml] runs one; if it is stopped, the same "
-        "command resumes. All options: gnfast study run --help.",
+        help="Grids of networks, computed point by point: gnfast study [FILE.toml] runs one; if it is stopped, the "
+        "same command resumes. All options: gnfast study run --help.",
         rich_markup_mode=None,
         subcommand_metavar="[FILE.toml | COMMAND] ...",
     )
