@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 from pathlib import Path
+
+import documents
+import pytest
+
+import gnfast
+from gnfast.interop import BRIDGES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "gnfast"
 Definition = ast.FunctionDef | ast.ClassDef
@@ -73,3 +80,50 @@ def test_unknown_arguments_are_caught() -> None:
     node = ast.parse('def f(a, b, *c):\n    """One.\n\n    Args:\n        a, b: Two.\n        d: Three.\n    """')
     ((_, function),) = definitions(node)
     assert documented(ast.get_docstring(function) or "") == ["a", "b", "d"] and parameters(function) == {"a", "b", "c"}
+
+
+EXAMPLES = [(path, name, node) for path, name, node in PUBLIC if ">>>" in (ast.get_docstring(node) or "")]
+
+
+def test_the_main_functions_have_examples() -> None:
+    assert len(EXAMPLES) >= 35
+
+
+@pytest.mark.parametrize(("path", "name", "node"), EXAMPLES, ids=[f"{path.stem}-{name}" for path, name, _ in EXAMPLES])
+def test_an_example_gives_what_it_shows(path: Path, name: str, node: Definition) -> None:
+    docstring = ast.get_docstring(node) or ""
+    if "import torch" in docstring:
+        pytest.importorskip("torch")
+    test = doctest.DocTestParser().get_doctest(docstring, {}, f"{path.name}:{name}", str(path), node.lineno)
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=documents.FLAGS).run(test, out=report.append)
+    assert report == []
+
+
+def test_everything_exported_is_in_the_reference() -> None:
+    pages = (PACKAGE.parents[1] / "docs" / "api").glob("*.md")
+    shown = {line.split()[1] for page in pages for line in page.read_text().splitlines() if line.startswith(":::")}
+    modules = {
+        "gnfast": gnfast,
+        **{f"gnfast.{name}": getattr(gnfast, name) for name in ("bounds", "ensemble", "limits")},
+        **{f"gnfast.interop.{name}": None for name in BRIDGES},
+        "gnfast.study": None,
+    }
+    missing = []
+    for module, loaded in modules.items():
+        names = loaded.__all__ if loaded else exported(module)
+        missing += [f"{module}.{name}" for name in names if f"{module}.{name}" not in shown]
+    elsewhere = {"gnfast.bounds", "gnfast.ensemble", "gnfast.limits", "gnfast.interop.torch.from_torch"}
+    assert set(missing) - elsewhere == set()
+
+
+def exported(module: str) -> list[str]:
+    """`__all__` of a module that need not be importable here."""
+    file = PACKAGE.joinpath(*module.split(".")[1:])
+    source = (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
+    (found,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    return list(found)

@@ -47,7 +47,16 @@ _arrays.prepare_core(_prepare)
 
 
 def set_num_threads(n: int) -> None:
-    """Use `n` threads in gnfast's own loops and products from now on, at least 1; results may differ by rounding."""
+    """Use `n` threads in gnfast's own loops and products from now on, at least 1; results may differ by rounding.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> before = gn.get_num_threads()
+        >>> gn.set_num_threads(1)
+        >>> gn.get_num_threads()
+        1
+        >>> gn.set_num_threads(before)
+    """
     _core.set_num_threads(_checks.integer(n, "n"))
 
 

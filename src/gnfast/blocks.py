@@ -50,6 +50,12 @@ class Layers(Sequence[Part]):
     """The layers with parameters, in the order of the parameters; `print(...)` shows a table.
 
     `cond()` and `spectra()` look at each layer's block of the operator; the table then has what they found, too.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> G = gn.GaussNewton(gn.mlp([64, 32, 10], seed=0), gn.datasets.digits()[0][:20])
+        >>> {name: found.rank for name, found in G.layers().cond().items()}
+        {'layers.0': 200, 'layers.2': 200}
     """
 
     def __init__(self, parts: Sequence[Part], owner: GaussNewton) -> None:

@@ -125,6 +125,13 @@ class Conv2d(_Convolution):
     Raises:
         TypeError: Not a real array of float32 or float64, or options of another kind.
         ValueError: Another shape, an empty array, NaN or infinite values, or options out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> layer = gn.Conv2d(np.ones((8, 3, 3, 3)), stride=2, padding=1)
+        >>> layer.output_shape((3, 32, 32))
+        (8, 16, 16)
     """
 
     kind: ClassVar[str] = "conv2d"

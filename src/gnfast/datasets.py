@@ -28,6 +28,12 @@ def digits() -> tuple[Float, Labels]:
         ImportError: scikit-learn is not installed.
 
     Reference: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X, labels = gn.datasets.digits()
+        >>> X.shape, X.dtype, float(X.min()), float(X.max()), labels.shape
+        ((1797, 64), dtype('float64'), 0.0, 1.0, (1797,))
     """
     sklearn = _checks.optional_import("sklearn.datasets", "gnfast.datasets.digits", "study")
     X, y = sklearn.load_digits(return_X_y=True)
@@ -200,6 +206,13 @@ def whiten(X: Any) -> NDArray[Any]:
     Raises:
         TypeError: X is not of float32 or float64.
         ValueError: X is not a matrix, is empty, zero everywhere or not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> Z = gn.datasets.whiten(gn.datasets.digits()[0])
+        >>> Z.shape, np.allclose(Z.T @ Z / len(Z), np.eye(61))
+        ((1797, 61), True)
     """
     X = _checks.array(X, "X", ("n", "d"))
     U, s, Vt = np.linalg.svd(X, full_matrices=False)

@@ -26,6 +26,16 @@ class Jacobian(BlockOperator):
     """J (n k, p) of a network's outputs at all samples in its parameters; rows ordered (sample, output).
 
     `J @ V` are tangents (forward mode), `J.T @ U` cotangents (reverse mode), both in blocks.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> net, X = gn.mlp([4, 8, 2], seed=0), np.random.default_rng(0).standard_normal((3, 4))
+        >>> G = gn.GaussNewton(net, X)
+        >>> J = G.jacobian()  # rows ordered (sample, output)
+        >>> v = np.ones(G.shape[1])
+        >>> J.shape, np.allclose(J.T @ (J @ v) / 3, G @ v)
+        ((6, 48), True)
     """
 
     def __init__(

@@ -84,6 +84,15 @@ class Dense(Layer):
     Raises:
         TypeError: Not a real array of float32 or float64, or a bias of another dtype than its weight.
         ValueError: Another shape, an empty array, NaN or infinite values.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> layer = gn.Dense(np.zeros((2, 3)), bias=np.ones(2), skip=1.0)
+        >>> layer.in_features, layer.out_features
+        (3, 2)
+        >>> gn.Network([layer])(np.array([[1.0, 2.0, 3.0]]))
+        array([[2., 3.]])
     """
 
     kind: ClassVar[str] = "dense"
@@ -222,6 +231,13 @@ class Residual(Layer):
         scale: Of the body.
 
     The parameters are those of the body, then those of the shortcut.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> block = gn.Residual([gn.Dense(np.eye(2)), gn.Activation("relu")], scale=0.5)
+        >>> gn.Network([block])(np.array([[1.0, -2.0]]))
+        array([[ 1.5, -2. ]])
     """
 
     kind: ClassVar[str] = "residual"

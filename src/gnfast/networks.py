@@ -66,6 +66,15 @@ class Network:
         TypeError: A layer of another kind, or layers of different dtypes.
         ValueError: No layer with parameters, a `Dense` that takes another number of features than the one before it
             gives, or parameters that are used twice.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> W = np.ones((3, 2))
+        >>> net = gn.Network([gn.Dense(W), gn.Activation("relu"), gn.Dense(W.T)])
+        >>> net(np.array([[1.0, 2.0], [-1.0, -2.0]]))
+        array([[9., 9.],
+               [0., 0.]])
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
@@ -289,6 +298,15 @@ def mlp(
             `parameters()`.
         seed: From 0 to 2^64 - 1; each layer draws its own numbers.
         dtype: "float32" or "float64".
+
+    Examples:
+        >>> import gnfast as gn
+        >>> net = gn.mlp([64, 256, 10], activation="tanh", bias=True, seed=0)
+        >>> net
+        Network(64 -> 256 -> 10, tanh, 19,210 parameters, float64)
+           0  Dense(64 -> 256, bias, float64)
+           1  Activation(tanh)
+           2  Dense(256 -> 10, bias, float64)
     """
     sizes = _checks.integers(widths, "widths", at_least=2)
     between = Activation(activation, slope)

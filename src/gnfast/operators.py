@@ -66,6 +66,13 @@ class GaussNewton(SymmetricOperator):
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0][:50]
+        >>> G = gn.GaussNewton(gn.mlp([64, 256, 10], seed=0), X, "cross_entropy")
+        >>> G.shape, G.gram().shape, G.dual().shape  # the last of full rank
+        ((18944, 18944), (500, 500), (450, 450))
     """
 
     space = "parameters"

@@ -79,6 +79,12 @@ def prune(net: Any, fraction: float, scope: str = "global") -> PrunedNetwork:
 
     References:
         Han, Pool, Tran & Dally, "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> net = gn.mlp([8, 16, 4], seed=0)
+        >>> gn.prune(net, 0.75).num_parameters, net.num_parameters
+        (48, 192)
     """
     if not isinstance(net, Network):
         raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp")

@@ -45,6 +45,14 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
     Raises:
         ValueError: An unknown loss, or data that do not fit the network.
         TypeError: Data of another dtype than the network's.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0]
+        >>> net = gn.mlp([64, 128, 10], activation="identity", seed=0)
+        >>> kappa = gn.cond(gn.GaussNewton(net, X))
+        >>> [bound.name for bound in gn.bounds.all(net, X) if bound.value >= kappa.lower]
+        ['linear.joint', 'linear.layers', 'linear.matrix', 'linear.convex', 'linear.equality', 'linear.loose']
     """
     if net.kept is not None:
         return []  # each function refuses such a network with the reason

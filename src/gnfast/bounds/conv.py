@@ -62,6 +62,16 @@ def conv(net: Network, X: npt.ArrayLike, form: str = "jacobian") -> Bound:
         TypeError: Data of another dtype than the network's.
 
     Reference: Zhao, Singh & Lucchi (NeurIPS 2024); "joint", "sylvester" and "fourier" go beyond it.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> rng = np.random.default_rng(0)
+        >>> first, second = (gn.Conv1d(rng.standard_normal(shape)) for shape in ((6, 2, 3), (2, 6, 3)))
+        >>> net = gn.Network([first, second, gn.Flatten()])
+        >>> X = rng.standard_normal((50, 2, 12))
+        >>> gn.bounds.conv(net, X).value >= gn.cond(gn.GaussNewton(net, X)).lower
+        True
     """
     return conv_forms(net, X, (_checks.choice(form, "form", FORMS),))[0]
 

@@ -60,6 +60,13 @@ def deep(
         TypeError: Data of another dtype than the network's.
 
     Reference: Horn & Johnson (1991), Topics in Matrix Analysis, section 5.3, for Schur's theorem.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0][:20]
+        >>> net = gn.mlp([64, 256, 256, 10], activation="gelu", init="lecun_normal", seed=0)
+        >>> gn.bounds.deep(net, X).value >= gn.cond(gn.GaussNewton(net, X)).lower
+        True
     """
     data = as_data(net, X)
     k = net.output_shape(data.shape[1:])[-1]

@@ -65,6 +65,14 @@ def linear(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
         TypeError: Data of another dtype than the network's.
 
     Reference: Zhao, Singh & Lucchi (NeurIPS 2024); the matrix and joint forms go beyond it.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> X = np.random.default_rng(0).standard_normal((100, 8))
+        >>> net = gn.mlp([8, 64, 64, 4], activation="identity", seed=0)
+        >>> gn.bounds.linear(net, X, "convex").value >= gn.bounds.linear(net, X, "joint").value
+        True
     """
     return linear_forms(net, X, (_checks.choice(form, "form", FORMS),))[0]
 

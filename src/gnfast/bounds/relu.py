@@ -43,6 +43,13 @@ def relu(net: Network, X: npt.ArrayLike) -> Bound:
         TypeError: Data of another dtype than the network's.
 
     Reference: Zhao, Singh & Lucchi (NeurIPS 2024).
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0][:20]
+        >>> net = gn.mlp([64, 512, 10], activation="leaky_relu", slope=0.1, seed=0)
+        >>> gn.bounds.relu(net, X).value >= gn.cond(gn.GaussNewton(net, X)).lower
+        True
     """
     name, data = "relu.paper", as_data(net, X)
     if reason := _other(net):

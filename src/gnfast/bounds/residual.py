@@ -57,6 +57,14 @@ def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
         TypeError: Data of another dtype than the network's.
 
     Reference: Zhao, Singh & Lucchi (NeurIPS 2024).
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> X = np.random.default_rng(0).standard_normal((100, 8))
+        >>> net = gn.mlp([8, 8, 8], activation="identity", skip=4.0, seed=0)
+        >>> gn.bounds.residual(net, X, "apriori").value >= gn.bounds.residual(net, X).value >= 1
+        True
     """
     _checks.choice(form, "form", (*FORMS, "apriori"))
     statement = APRIORI if form == "apriori" else STATEMENTS[form]

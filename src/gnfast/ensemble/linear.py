@@ -72,6 +72,13 @@ def linear(
         LawWarning: Gaussian weights stand for uniform ones.
 
     References: those of `gnfast.ensemble.dice`; Zhao, Singh & Lucchi (NeurIPS 2024) for the dual and the bounds.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> drawn = gn.ensemble.linear(10**9, depth=4, k=3, Sigma=np.diag([1.0, 2.0]), samples=5, seed=0)
+        >>> np.allclose(drawn.kappa, 2.0, rtol=1e-3)  # at this width that of the data
+        True
     """
     law = LinearLaw(
         widths,

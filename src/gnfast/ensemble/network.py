@@ -253,6 +253,13 @@ def network(
         LawWarning: Gaussian weights stand for uniform ones.
 
     References: Hu & Lu, arXiv 2101.07464 ("Householder dice"), for the frames; Salmon et al. (SC 2011) for Philox.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0][:10]
+        >>> drawn = gn.ensemble.network(1000, activation="relu", X=X, k=2, depth=3, samples=2, seed=0)
+        >>> drawn.kappa.shape
+        (2,)
     """
     law = NetworkLaw(
         widths,

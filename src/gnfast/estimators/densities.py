@@ -148,6 +148,15 @@ def density(
     References:
         Lin, Saad & Yang, "Approximating spectral densities of large matrices", SIAM Review 2016; Ubaru, Chen & Saad,
         2017; Weisse, Wellein, Alvermann & Fehske, "The kernel polynomial method", Rev. Mod. Phys. 2006.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> found = gn.density(np.diag(np.linspace(1.0, 2.0, 200)), probes=4, steps=30)
+        >>> found.grid.shape, found.values.shape
+        ((400,), (400,))
+        >>> round(float(np.trapezoid(found.values, found.grid)), 1)
+        1.0
     """
     A, nullity = space_of(op)
     method = _checks.choice(method, "method", METHODS)

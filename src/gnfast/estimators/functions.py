@@ -72,6 +72,13 @@ def logdet(
     References:
         Ubaru, Chen & Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal.
         Appl. 2017; Golub & Meurant, "Matrices, moments and quadrature", 1993.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> A = np.diag([1.0, 2.0, 3.0])
+        >>> bool(np.isclose(gn.logdet(A, damping=1.0).value, np.log(2 * 3 * 4)))
+        True
     """
     space = space_of(op)
     damping = _checks.at_least_zero(damping, "damping")
@@ -151,6 +158,13 @@ def effective_dimension(
 
     References:
         MacKay, "Bayesian interpolation", Neural Computation 1992; Ubaru, Chen & Saad, 2017.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> A = np.diag([100.0, 100.0, 1e-4])
+        >>> round(gn.effective_dimension(A, damping=1.0).value, 2)
+        1.98
     """
     A, draws = (
         space_of(op).operator,

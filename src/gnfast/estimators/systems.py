@@ -124,6 +124,15 @@ def solve(
     References:
         O'Leary, "The block conjugate gradient algorithm and related methods", 1980; Ji & Li, "A breakdown-free block
         conjugate gradient method", BIT 2017; Frangella, Tropp & Udell, 2023; Woodbury, 1950.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> G = gn.GaussNewton(gn.mlp([64, 32, 10], seed=0), gn.datasets.digits()[0][:20])
+        >>> b = np.ones(G.shape[1])
+        >>> x, info = gn.solve(G, b, damping=1e-2)
+        >>> info.converged, bool(abs(G @ x + 1e-2 * x - b).max() < 1e-5)
+        (True, True)
     """
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]

@@ -75,6 +75,16 @@ def trace(
         Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990; Meyer, Musco, Musco & Woodruff,
         "Hutch++: optimal stochastic trace estimation", SOSA 2021; Epperly, Tropp & Webber, "XTrace: making the most of
         every sample in stochastic trace estimation", SIAM J. Matrix Anal. Appl. 2024.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> A = np.diag(np.arange(1.0, 301.0))
+        >>> gn.trace(A).value, gn.trace(A).exact
+        (45150.0, True)
+        >>> found = gn.trace(gn.operator(lambda V: A @ V, 300), samples=60, method="hutch++")
+        >>> abs(found.value - 45150) < 4 * found.error
+        True
     """
     method = _checks.choice(method, "method", TRACE_METHODS)
     samples = _checks.integer(samples, "samples", 3)
@@ -146,6 +156,14 @@ def diagonal(
 
     References:
         Bekas, Kokiopoulou & Saad, "An estimator for the diagonal of a matrix", 2007; Epperly, Tropp & Webber, 2024.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> G = gn.GaussNewton(gn.mlp([4, 8, 2], seed=0), np.random.default_rng(0).standard_normal((5, 4)))
+        >>> found = gn.diagonal(G)
+        >>> found.exact, np.allclose(found.values, np.diag(G.to_dense()))
+        (True, True)
     """
     method = _checks.choice(method, "method", DIAGONAL_METHODS)
     samples = _checks.integer(samples, "samples", 2)

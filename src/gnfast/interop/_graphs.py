@@ -60,6 +60,16 @@ def from_torch(module: Any, check: bool = True) -> Network:
             parameters; layers under `torch.no_grad()` or autocast; values that an operation in place changes under
             another name, or whose result the outputs do not use. The network's first samples: its outputs or
             derivatives are not the module's. `gnfast.interop.torch.GaussNewton` takes any module.
+
+    Examples:
+        >>> import torch
+        >>> import gnfast as gn
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> gn.from_torch(module)
+        Network(4 -> 8 -> 3, relu, 67 parameters, float32)
+           0  Dense(4 -> 8, bias, float32)
+           1  Activation(relu)
+           2  Dense(8 -> 3, bias, float32)
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is of type {type(module).__name__} but must be a torch.nn.Module")

@@ -81,6 +81,15 @@ class CurvatureMonitor:
         TypeError, ValueError, MemoryError: Bad arguments; those of the operator at construction, or at the first step
             where X comes with it. Once one operator has been made, a failure is no error of the training: it is
             recorded with its `note` (parameters that are NaN, a matrix that is zero).
+
+    Examples:
+        >>> import torch
+        >>> import gnfast as gn
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> monitor = gn.interop.torch.CurvatureMonitor(module, torch.randn(5, 4), "cross_entropy", every=1)
+        >>> found = monitor.step()  # after each step of the optimizer
+        >>> found.step, found.kappa >= 1
+        (1, True)
     """
 
     def __init__(

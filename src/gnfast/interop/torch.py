@@ -67,6 +67,14 @@ class GaussNewton(OnTensors, SymmetricOperator):
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
+
+    Examples:
+        >>> import torch
+        >>> import gnfast as gn
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Softmax(-1), torch.nn.Linear(8, 3))
+        >>> G = gn.interop.torch.GaussNewton(module, X=torch.ones(5, 4), loss="mse")
+        >>> (G @ torch.ones(G.shape[1])).shape
+        torch.Size([67])
     """
 
     space = "parameters"

@@ -139,6 +139,13 @@ def gram(
 
     References: Jacot, Gabriel & Hongler (NeurIPS 2018); Lee et al. (ICLR 2018) for the NNGP; Cho & Saul (NeurIPS 2009);
     Yang & Hu (ICML 2021).
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X = gn.datasets.digits()[0][:10]
+        >>> limit = gn.limits.gram(X, depth=3, activation="relu")
+        >>> limit.kernel.shape, limit.kappa > 1
+        ((10, 10), True)
     """
     data = _checks.array(X, "X", ("n", "d")).astype(np.float64)
     if not data.any():

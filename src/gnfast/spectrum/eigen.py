@@ -112,6 +112,16 @@ def eigsh(
         2015; Frangella, Tropp & Udell, "Randomized Nystrom preconditioning", SIAM J. Matrix Anal. Appl. 2023;
         Stathopoulos & Saad, "Restarting techniques for the (Jacobi-)Davidson symmetric eigenvalue methods", ETNA 1998;
         Knyazev, "Toward the optimal preconditioned eigensolver", SIAM J. Sci. Comput. 2001.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> G = gn.GaussNewton(gn.mlp([64, 32, 10], seed=0), gn.datasets.digits()[0][:20])
+        >>> values, vectors = gn.eigsh(G, k=3)  # ascending; vectors in parameters
+        >>> values.shape, vectors.shape
+        ((3,), (2368, 3))
+        >>> bool(abs(G @ vectors - vectors * values).max() < 1e-5 * values.max())
+        True
     """
     A = matrices.as_symmetric(op)
     size = A.shape[0]

@@ -188,6 +188,13 @@ def operator(
         TypeError: Bad kinds, or complex products.
         ValueError: A bad size, products of another shape, or a matrix that is not symmetric: one block of two random
             vectors is multiplied to see.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> A = gn.operator(lambda V: np.arange(1.0, 101.0)[:, None] * V, 100)
+        >>> f"{gn.cond(A).value:.6g}"
+        '100'
     """
     if isinstance(function, LinearOperator) or not callable(function):
         raise TypeError(

@@ -82,6 +82,14 @@ def rank(
 
     References:
         Ubaru & Saad, "Fast methods for estimating the numerical rank of large matrices", ICML 2016.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> net = gn.mlp([64, 32, 2, 32, 10], activation="identity", seed=0)  # two units in the middle
+        >>> G = gn.GaussNewton(net, gn.datasets.digits()[0][:50])
+        >>> found = gn.rank(G)
+        >>> found.value, found.dimension
+        (116, 500)
     """
     A = matrices.as_symmetric(op).dual()
     units = matrices.InUnits(A)
@@ -185,6 +193,13 @@ def rank_profile(
         TypeError: Bad kinds or dtypes.
         ValueError: Too large, negative cuts or eigenvalues, or a zero operator.
         MemoryError: The matrix exceeds the operator's `memory_limit`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import gnfast as gn
+        >>> profile = gn.rank_profile(np.diag([1.0, 1e-3, 1e-9]), cuts=[1e-12, 1e-6])
+        >>> profile.ranks.tolist()
+        [2, 3]
     """
     A = matrices.as_symmetric(op).dual()
     units, size = matrices.InUnits(A), A.shape[0]

@@ -56,6 +56,14 @@ class Tracker:
     Attributes:
         history: A `Tracked` for each update.
         products: Vectors multiplied so far.
+
+    Examples:
+        >>> import gnfast as gn
+        >>> X, tracker = gn.datasets.digits()[0][:20], gn.Tracker(top=1, low=0)
+        >>> for seed in (0, 1):  # the networks of a training, in its place
+        ...     found = tracker.update(gn.GaussNewton(gn.mlp([64, 32, 10], seed=seed), X))
+        >>> len(tracker.history)
+        2
     """
 
     def __init__(
