@@ -14,6 +14,7 @@ import site_links
 ROOT = Path(__file__).resolve().parents[1]
 
 
+EVERY = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # docs/tools.md has a test of its own, since not every tool is at hand; docs/gpu.md needs a GPU.
 PAGES = [
     ROOT / "README.md",
@@ -41,9 +42,7 @@ def test_pages_with_code_are_found() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     assert documents.dangling_links(page) == set()
 
@@ -73,6 +72,12 @@ def test_dangling_links_are_caught(tmp_path: Path) -> None:
 
 def test_the_tutorial_says_what_its_code_prints() -> None:
     assert documents.unproven_numbers((ROOT / "docs/tutorial.md").read_text()) == set()
+
+
+@pytest.mark.parametrize("page", [page for page in EVERY if page.stem != "gallery"], ids=lambda page: page.name)
+def test_lines_of_prose_have_a_hundred_columns(page: Path) -> None:
+    prose = documents.BLOCK.sub("", page.read_text()).splitlines()
+    assert [line for line in prose if len(line) > 100 and not line.startswith(("|", "!", "$$"))] == []
 
 
 def test_performance_is_what_the_benchmarks_say() -> None:
