@@ -73,6 +73,59 @@ def decoder() -> nn.Module:
     return Call(lambda x, d: d(x, 2 * x), nn.TransformerDecoderLayer(4, 2, 8, dropout=0.0, batch_first=True))
 
 
+def loss(kind: Any, *targets: Any, **options: Any) -> nn.Module:
+    """A loss at each sample as what a network gives."""
+    criterion = kind(reduction="none", **options)
+
+    def run(x: Any) -> Any:
+        given = [y[: len(x)].to(x.dtype if y.is_floating_point() else y.dtype) for y in targets]
+        return criterion(x, *given).reshape(len(x), -1)
+
+    return Call(run)
+
+
+def pairwise(kind: Any, number: int, signs: bool, **options: Any) -> nn.Module:
+    """A loss of so many vectors a sample, the others made of the first, with signs as targets or none."""
+    criterion = kind(reduction="none", **options)
+
+    def run(x: Any) -> Any:
+        parts = [x, torch.tanh(x).flip(1), x * x / 2][:number]
+        parts = [part[:, 0] for part in parts] if kind is nn.MarginRankingLoss else parts
+        given = [torch.where(torch.arange(len(x)) % 2 == 0, 1, -1).to(x.dtype)] if signs else []
+        return criterion(*parts, *given).reshape(len(x), -1)
+
+    return Call(run)
+
+
+def ctc() -> nn.Module:
+    """Of three steps of two classes and a blank each."""
+
+    def run(x: Any) -> Any:
+        steps = x.reshape(len(x), 2, 3).transpose(0, 1).log_softmax(2)
+        lengths = torch.full((len(x),), 2), torch.full((len(x),), 1)
+        return nn.CTCLoss(reduction="none")(steps, torch.ones(len(x), 1, dtype=torch.long), *lengths)[:, None]
+
+    return Call(run)
+
+
+class Lists(nn.Module):
+    """Parameters in a list and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.ParameterList([nn.Parameter(torch.randn(6, 6)) for _ in range(2)])
+        self.named = nn.ParameterDict({"scale": torch.randn(6), "shift": torch.randn(6)})
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(x @ self.rows[0]) @ self.rows[1] * self.named["scale"] + self.named["shift"]
+
+
+def called(module: nn.Module, *shape: int) -> nn.Module:
+    """A lazy module that has seen samples."""
+    module.double()(randn(*shape))
+    return module
+
+
 def padded(x: Any, body: Any) -> Any:
     mask = torch.zeros(len(x), x.shape[1], dtype=torch.bool)
     mask[:, -1] = True
@@ -136,6 +189,43 @@ FLAT: dict[str, Callable[[], nn.Module]] = {
     "spectral_norm by hooks, eval": lambda: nn.utils.spectral_norm(nn.Linear(6, 3)).eval(),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(6, 3)),
     "pruned": lambda: prune.l1_unstructured(nn.Linear(6, 3), "weight", amount=0.4),
+    **{
+        kind.__name__: (lambda kind=kind, y=y: loss(kind, y))
+        for kind, y in {
+            nn.MSELoss: randn(6),
+            nn.L1Loss: randn(6),
+            nn.SmoothL1Loss: randn(6),
+            nn.HuberLoss: randn(6),
+            nn.KLDivLoss: randn(6).softmax(1),
+            nn.PoissonNLLLoss: randn(6).abs(),
+            nn.BCEWithLogitsLoss: randn(6).sigmoid(),
+            nn.SoftMarginLoss: randn(6).sign(),
+            nn.HingeEmbeddingLoss: randn(6).sign(),
+            nn.CrossEntropyLoss: integers(),
+            nn.NLLLoss: integers(),
+            nn.MultiMarginLoss: integers(),
+            nn.MultiLabelMarginLoss: integers(6) - 1,
+            nn.MultiLabelSoftMarginLoss: (randn(6) > 0).double(),
+        }.items()
+    },
+    "CrossEntropyLoss of probabilities, smoothed": lambda: loss(
+        nn.CrossEntropyLoss, randn(6).softmax(1), label_smoothing=0.1
+    ),
+    "BCELoss": lambda: nn.Sequential(nn.Sigmoid(), loss(nn.BCELoss, randn(6).sigmoid())),
+    "GaussianNLLLoss": lambda: loss(nn.GaussianNLLLoss, randn(6), randn(6).exp()),
+    "CosineEmbeddingLoss": lambda: pairwise(nn.CosineEmbeddingLoss, 2, True),
+    "MarginRankingLoss": lambda: pairwise(nn.MarginRankingLoss, 2, True),
+    "TripletMarginLoss": lambda: pairwise(nn.TripletMarginLoss, 3, False),
+    "TripletMarginWithDistanceLoss": lambda: pairwise(nn.TripletMarginWithDistanceLoss, 3, False),
+    "CTCLoss": ctc,
+    "ParameterList and ParameterDict": Lists,
+    "ModuleDict": lambda: Call(
+        lambda x, d: d["b"](torch.tanh(d["a"](x))), nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(4, 3)})
+    ),
+    "DataParallel": lambda: nn.DataParallel(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))),
+    "LazyLinear": lambda: called(nn.LazyLinear(3), 6),
+    "LazyBatchNorm1d eval": lambda: called(nn.LazyBatchNorm1d(), 6).eval(),
+    "SyncBatchNorm eval": lambda: _norm(nn.SyncBatchNorm(6)).eval(),
     "AdaptiveLogSoftmax": lambda: Call(lambda x, a: a.log_prob(x), nn.AdaptiveLogSoftmaxWithLoss(6, 5, [2])),
 }
 # (n, 4, 4, 4) images.
@@ -165,6 +255,13 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
     "Dropout2d eval": lambda: nn.Dropout2d().eval(),
     "FeatureAlphaDropout eval": lambda: nn.FeatureAlphaDropout().eval(),
     "Softmax2d": nn.Softmax2d,
+    "CrossMapLRN2d": lambda: nn.CrossMapLRN2d(3),
+    "LazyConv2d": lambda: called(nn.LazyConv2d(3, 2), *IMG),
+    "LazyConvTranspose2d": lambda: called(nn.LazyConvTranspose2d(2, 2), *IMG),
+    "LazyBatchNorm2d train": lambda: called(nn.LazyBatchNorm2d(), *IMG),
+    "LazyInstanceNorm2d": lambda: called(nn.LazyInstanceNorm2d(affine=True), *IMG),
+    "weight_norm of a convolution": lambda: parametrizations.weight_norm(nn.Conv2d(4, 2, 3)),
+    "pruned convolution": lambda: prune.ln_structured(nn.Conv2d(4, 3, 3), "weight", amount=1, n=2, dim=0),
     "PReLU(4)": lambda: nn.PReLU(4),
     "ChannelShuffle": lambda: nn.ChannelShuffle(2),
     "PixelShuffle": lambda: nn.PixelShuffle(2),
@@ -184,7 +281,7 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
     "Flatten": nn.Flatten,
     "Unflatten": lambda: nn.Unflatten(1, (2, 2)),
     "grid_sample": lambda: Call(
-        lambda x: F.grid_sample(x, torch.linspace(-1, 1, 24).double().reshape(1, 3, 4, 2).expand(len(x), 3, 4, 2))
+        lambda x: F.grid_sample(x, torch.linspace(-1, 1, 24).to(x.dtype).reshape(1, 3, 4, 2).expand(len(x), 3, 4, 2))
     ),
     "depthwise ReLU6 block": lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU6(True), nn.Conv2d(4, 2, 1)),
 }
@@ -205,6 +302,10 @@ SIGNALS: dict[str, Callable[[], nn.Module]] = {
     "ReplicationPad1d": lambda: nn.ReplicationPad1d(2),
     "CircularPad1d": lambda: nn.CircularPad1d(2),
     "ZeroPad1d": lambda: nn.ZeroPad1d(2),
+    "ConstantPad1d": lambda: nn.ConstantPad1d((1, 2), 0.3),
+    "LazyConv1d": lambda: called(nn.LazyConv1d(3, 2), *SIG),
+    "LazyConvTranspose1d": lambda: called(nn.LazyConvTranspose1d(3, 2), *SIG),
+    "LazyInstanceNorm1d": lambda: called(nn.LazyInstanceNorm1d(affine=True), *SIG),
 }
 VOLUMES: dict[str, Callable[[], nn.Module]] = {
     "Conv3d": lambda: nn.Conv3d(2, 2, 2, stride=2),
@@ -221,6 +322,13 @@ VOLUMES: dict[str, Callable[[], nn.Module]] = {
     "ReflectionPad3d": lambda: nn.ReflectionPad3d(1),
     "ReplicationPad3d": lambda: nn.ReplicationPad3d(1),
     "ConstantPad3d": lambda: nn.ConstantPad3d(1, 2.0),
+    "ZeroPad3d": lambda: nn.ZeroPad3d(1),
+    "CircularPad3d": lambda: nn.CircularPad3d(1),
+    "MaxUnpool3d": lambda: Call(lambda x, p, u: u(*p(x)), nn.MaxPool3d(2, return_indices=True), nn.MaxUnpool3d(2)),
+    "LazyConv3d": lambda: called(nn.LazyConv3d(2, 2), *VOL),
+    "LazyConvTranspose3d": lambda: called(nn.LazyConvTranspose3d(1, 2), *VOL),
+    "LazyBatchNorm3d eval": lambda: called(nn.LazyBatchNorm3d(), *VOL).eval(),
+    "LazyInstanceNorm3d": lambda: called(nn.LazyInstanceNorm3d(affine=True), *VOL),
     "Dropout3d eval": lambda: nn.Dropout3d().eval(),
 }
 SEQUENCES: dict[str, Callable[[], nn.Module]] = {
@@ -310,14 +418,15 @@ GROUPS += [(SEQUENCES, randn(*SEQ)), (TOKENS, integers(4))]
 NAMES = [(name, i) for i, (group, _) in enumerate(GROUPS) for name in group]
 
 
-def built(name: str, group: int, inside: bool) -> tuple[nn.Module, Any]:
-    """The module in float64 with its samples, alone or within a network."""
+def built(name: str, group: int, inside: bool, dtype: Any = torch.float64) -> tuple[nn.Module, Any]:
+    """The module with its samples, alone or within a network."""
     torch.manual_seed(1)
     modules, X = GROUPS[group]
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         body = modules[name]()
-        return (Inside(body, X) if inside else body).double(), X
+        module = (Inside(body, X) if inside else body).to(dtype)
     finally:
         torch.set_default_dtype(default)
+    return module, X.to(dtype) if X.is_floating_point() else X

@@ -342,7 +342,7 @@ class Products:
         if len(self._ways) == 1:
             raise ValueError(
                 "PyTorch gives no products with this model's Jacobian that agree with its gradients "
-                f"({'; '.join(self._refused)}); change the operation, or pass fewer samples"
+                f"({'; '.join(self._refused)}); {_cure(reason)}"
             )
         self._ways = self._ways[1:]
 
@@ -432,6 +432,16 @@ class Products:
             f"product with G: autograd engine of PyTorch, {how}; {_checks.counted(b.samples, 'sample')} x "
             f"{_checks.counted(b.vectors, 'vector')} at a time, {kept}, about {megabytes(b.memory)}"
         )
+
+
+def _cure(reason: str) -> str:
+    """What to do where even rows of J by plain reverse mode fail, of which sums are made."""
+    if reason.startswith("its J"):
+        return (
+            "its gradients are no linear function of those of its outputs: compute in one dtype throughout, without "
+            "torch.autocast, and without gradients that are clipped or rounded"
+        )
+    return "change the operation" + (", or pass fewer samples" if "rows, which would serve" in reason else "")
 
 
 @contextlib.contextmanager

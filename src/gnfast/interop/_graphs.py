@@ -16,7 +16,7 @@ import torch.fx
 
 from gnfast import _checks
 from gnfast.interop._layers import CALLS, MODULES, RESHAPES, SAME_MEMORY, UnsupportedError, altered
-from gnfast.interop._models import left_alone
+from gnfast.interop._models import check_some, check_values, left_alone
 from gnfast.interop._sources import ModuleSource
 from gnfast.interop._watch import Watch
 from gnfast.layers import Activation, Layer, Residual, Scale
@@ -28,7 +28,9 @@ SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 NEGATIVES = (operator.neg, torch.neg, "neg", torch.neg_, "neg_")
 QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
-INSTEAD = "gnfast.interop.torch.GaussNewton takes any module"
+INSTEAD = "gnfast.interop.torch.GaussNewton takes any module that PyTorch differentiates"
+ONE_DTYPE = f"{INSTEAD} and that computes in one dtype"
+CASTS = ("to", "type", "type_as", "half", "bfloat16", "float", "double")
 
 
 def from_torch(module: Any, check: bool = True) -> Network:
@@ -74,6 +76,10 @@ def from_torch(module: Any, check: bool = True) -> Network:
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is of type {type(module).__name__} but must be a torch.nn.Module")
     check = _checks.boolean(check, "check")
+    own = dict(module.named_parameters())
+    check_some(own)
+    for name, tensor in own.items():
+        check_values(name, tensor)
     _check_sharing(module)
     _check_frozen(module)
     if why := altered(module):  # which the tracer passes over
@@ -170,7 +176,7 @@ class _Walk:
             if node not in self.reached:
                 raise self._unsupported(node, f"{self._name(node)}, whose result the outputs do not use,")
             if node.meta.get("autocast"):
-                raise self._unsupported(node, f"{self._name(node)} under torch.autocast")
+                raise self._unsupported(node, f"{self._name(node)} under torch.autocast", ONE_DTYPE)
             if node.meta.get("without gradients") and self._first_parameter(node, self.input) < len(self.order):
                 raise self._unsupported(node, f"{self._name(node)} under torch.no_grad() or torch.inference_mode()")
 
@@ -222,7 +228,7 @@ class _Walk:
     def _call(self, node: Node) -> list[Layer]:
         make = CALLS.get(node.target)
         if make is None or node.op not in ("call_function", "call_method"):
-            raise self._unsupported(node, self._name(node))
+            raise self._unsupported(node, self._name(node), ONE_DTYPE if node.target in CASTS else INSTEAD)
 
         def value(arg: Any) -> Any:
             if isinstance(arg, torch.fx.Node) and arg.op == "get_attr":
@@ -259,7 +265,7 @@ class _Walk:
         try:
             layers = make()
         except UnsupportedError as error:
-            raise self._unsupported(node, str(error)) from None
+            raise self._unsupported(node, str(error), error.cure or INSTEAD) from None
         except (TypeError, ValueError) as error:  # what a layer of ours does not take
             raise self._unsupported(node, f"{self._name(node)} with other arguments ({error})") from error
         if sum(len(layer.parameters()) for layer in layers) != len(parameters):
@@ -388,11 +394,11 @@ class _Walk:
                 return node
             node = inputs[0]
 
-    def _unsupported(self, node: Node, what: str) -> ValueError:
+    def _unsupported(self, node: Node, what: str, cure: str = INSTEAD) -> ValueError:
         before = [arg.name for arg in node.all_input_nodes]
         where = f" after {', '.join(map(repr, before))}" if before else ""
         name = node.target if node.op == "call_module" else node.name
-        return ValueError(f"module has {what} at {str(name)!r}{where}, which gnfast has no layer for; {INSTEAD}")
+        return ValueError(f"module has {what} at {str(name)!r}{where}, which gnfast has no layer for; {cure}")
 
 
 def _operands_of(node: Node) -> list[Any]:

@@ -14,10 +14,18 @@ from gnfast._arrays import Array
 from gnfast.layers import Layer
 
 F = nn.functional
+EVALUATE = "call eval() first, and where forward calls functional.dropout, pass it training=self.training"
 
 
 class UnsupportedError(ValueError):
-    """What the core does not take: here what of a module or a call has no counterpart, the object of `module has`."""
+    """What the core does not take: here what of a module or a call has no counterpart, the object of `module has`.
+
+    `cure` is what to do, where that is not to take the route that needs no layers.
+    """
+
+    def __init__(self, what: str, cure: str = "") -> None:
+        super().__init__(what)
+        self.cure = cure
 
 
 def array_of(tensor: Any) -> Array | None:
@@ -132,7 +140,7 @@ def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> list[Lay
 def dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Layer]:
     """Nothing, where dropout does nothing."""
     if training and p > 0:
-        raise UnsupportedError("dropout in training mode, which is random (call eval() first),")
+        raise UnsupportedError("dropout in training mode, which is random,", EVALUATE)
     return []
 
 

@@ -141,6 +141,7 @@ def _of_module(module: Any, params: Any, X: Any) -> Model:
                 f"module has dropout in training mode ({name or 'itself'}), so that it is random; call eval()"
             )
     own = dict(module.named_parameters())
+    check_some(own)
     chosen = _chosen(own, params)
     fixed = {name: tensor for name, tensor in own.items() if name not in chosen}
     names, couples = list(chosen), coupling_layers(module)
@@ -185,7 +186,9 @@ def _chosen(own: dict[str, Tensor], params: Any) -> dict[str, Tensor]:
     if params is None:
         chosen = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
         if not chosen:
-            raise ValueError("module has no parameter that requires a gradient; name some in params")
+            raise ValueError(
+                f"module has no parameter that requires a gradient; name some in params, such as {next(iter(own))!r}"
+            )
         return chosen
     if isinstance(params, Mapping):
         chosen = dict(params)
@@ -210,6 +213,35 @@ def _chosen(own: dict[str, Tensor], params: Any) -> dict[str, Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------------- arguments
+def check_some(own: Mapping[str, Tensor]) -> None:
+    """Raise if a module has no parameters."""
+    if not own:
+        raise ValueError(
+            "module has no parameters, in which its outputs could be differentiated; if it is quantized, frozen or "
+            "scripted for inference, pass the module that it was made of"
+        )
+
+
+def check_values(name: str, tensor: Tensor) -> None:
+    """Raise if a parameter has no values, or none that are taken."""
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ValueError(f"{name} has no shape yet, being of a lazy module; call the module once with samples")
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name} has no values, being on the device 'meta'; call module.to_empty(device='cpu') and load its state"
+        )
+    if tensor.is_complex():
+        raise TypeError(
+            f"{name} has dtype {_name(tensor.dtype)} but must be float32 or float64; keep torch.view_as_real of it as "
+            "the parameter and call torch.view_as_complex in forward"
+        )
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} has dtype {_name(tensor.dtype)} but must be float32 or float64; convert the model with "
+            ".float() or .double()"
+        )
+
+
 def _flatten(params: Any) -> tuple[list[str], list[Tensor], Callable[[list[Tensor]], Any]]:
     """Names and tensors of a nest of lists, tuples and dicts, and the way back."""
     names: list[str] = []
@@ -241,19 +273,13 @@ def _check_parameters(names: list[str], tensors: list[Tensor]) -> None:
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} is of type {type(tensor).__name__} but must be a tensor")
-        if torch.nn.parameter.is_lazy(tensor):
-            raise ValueError(f"{name} has no shape yet, being of a lazy module; call the module once with samples")
+        check_values(name, tensor)
         if tensor.layout is not torch.strided:
             raise TypeError(f"{name} has layout {_name(tensor.layout)} but must be dense; convert it with .to_dense()")
         if tensor.is_inference():
             raise ValueError(
                 f"{name} was made in torch.inference_mode(), which nothing can be differentiated in; make the model "
                 "outside of it"
-            )
-        if tensor.dtype not in DTYPES:
-            raise TypeError(
-                f"{name} has dtype {_name(tensor.dtype)} but must be float32 or float64; convert the model with "
-                ".float() or .double()"
             )
         if tensor.dtype != first.dtype or tensor.device != first.device:
             raise TypeError(

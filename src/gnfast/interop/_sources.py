@@ -58,7 +58,7 @@ class ModuleSource:
         if found:
             raise ValueError(
                 f"module {type(self.module).__name__} gives {found}, compared with the network that was read from it; "
-                "use gnfast.interop.torch.GaussNewton(module, X=X), which takes any module"
+                "use gnfast.interop.torch.GaussNewton(module, X=X), which takes any module that PyTorch differentiates"
             )
         return found is not None
 
