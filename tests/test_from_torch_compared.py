@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -159,6 +160,28 @@ def test_the_module_is_let_go_once_it_has_passed() -> None:
     del module, net  # which watches it for changes
     gc.collect()
     assert there() is None and other(samples()).shape == (7, 3)
+
+
+def test_deep_copies_are_compared_too() -> None:
+    """With a copy of the module as it was, whatever becomes of it."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
+    one = copy.deepcopy(gn.from_torch(module))
+    expected = module(torch.from_numpy(samples())).detach().numpy()
+    with torch.no_grad():
+        module[0].weight.mul_(2)
+        module[1].running_mean.add_(1)
+    np.testing.assert_allclose(one(samples()), expected, rtol=1e-12)
+    assert one.source is None
+    module[0].bias.register_hook(lambda grad: 2 * grad)  # which copies of it have not
+    net = gn.from_torch(module)
+    for other in (copy.deepcopy(net), net.with_parameters([2 * array for array in net.parameters()])):
+        with pytest.raises(ValueError, match=r"another derivative in '0\.bias'"):
+            other(samples())
+    other = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    net = gn.from_torch(other)
+    other[1].forward = torch.sigmoid  # after it was read
+    with pytest.raises(ValueError, match="outputs that are off"):
+        copy.deepcopy(net)(samples())
 
 
 def test_the_module_is_left_alone() -> None:

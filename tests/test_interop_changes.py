@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,72 @@ def test_functions_are_watched() -> None:
         change()
         with pytest.raises(RuntimeError, match="has been changed"):
             operator @ np.ones(12)
+
+
+GAIN = 1.0
+OPTIONS: dict[str, Any] = {"slope": 0.3}
+STATISTICS: dict[str, int] = {"calls": 0}
+
+
+def bent(h: Any) -> Any:
+    return nn.functional.leaky_relu(h, OPTIONS["slope"]) * GAIN
+
+
+def counted(h: Any) -> Any:
+    STATISTICS["calls"] += 1
+    return bent(h)
+
+
+class Deep(nn.Module):
+    """What it computes is said two methods and two functions below forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(4, 3).double(), {}
+
+    @property
+    def gain(self) -> float:
+        return 2 * GAIN
+
+    def forward(self, x: Any) -> Any:
+        return self.first(self.layer(x))
+
+    def first(self, h: Any) -> Any:
+        self.seen[len(self.seen)] = h.shape
+        return self.second(h) * self.gain
+
+    def second(self, h: Any) -> Any:
+        return (lambda z: counted(z))(h)
+
+
+def test_what_functions_further_down_read_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, _ = data()
+    W, calls = torch.randn(4, 3, dtype=torch.float64), [0]
+
+    def model(params: Any, x: Any) -> Any:
+        calls.append(len(x))
+        return counted(x @ params)
+
+    here = sys.modules[__name__]
+    for change in (
+        lambda: monkeypatch.setitem(OPTIONS, "slope", OPTIONS["slope"] + 0.1),
+        lambda: monkeypatch.setattr(here, "GAIN", GAIN + 1),
+        lambda: monkeypatch.setattr(here, "bent", lambda h: h),
+        lambda: monkeypatch.setattr(Deep, "second", lambda self, h: h),
+        lambda: monkeypatch.setattr(Deep, "gain", property(lambda self: 5.0)),
+    ):
+        module = Deep()
+        operators = [bridge.GaussNewton(module, None, X), bridge.GaussNewton(model, W, X)]
+        of_module = operators if "Deep" not in change.__code__.co_names else operators[:1]
+        for operator in of_module:
+            v = np.ones(operator.shape[0])
+            before = operator @ v
+            module(X), model(W, X)  # counters of its own are no change
+            np.testing.assert_array_equal(operator @ v, before)
+        change()
+        for operator in of_module:
+            with pytest.raises(RuntimeError, match="has been changed"):
+                operator @ np.ones(operator.shape[0])
 
 
 def test_attributes_of_classes_are_watched() -> None:

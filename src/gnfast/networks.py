@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -255,6 +256,15 @@ class Network:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Network, (self._layers,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        """One with arrays of its own, which is still compared with a copy of what this one was read from."""
+        found = Network(copy.deepcopy(self._layers, memo))
+        try:
+            found.source = copy.deepcopy(self.source, memo)
+        except Exception:  # not everything that may be inside of a module can be copied
+            found.source = self.source
+        return found
 
     def __repr__(self) -> str:
         activations = dict.fromkeys(str(layer) for layer in flat_layers(self._layers) if isinstance(layer, Activation))

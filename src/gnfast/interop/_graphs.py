@@ -46,8 +46,8 @@ def from_torch(module: Any, check: bool = True) -> Network:
             which the layers use them, of two branches the one first whose parameters come first.
         check: Whether the network is compared with the module at the first samples that it gets (of a call, of an
             operator): outputs, and one random product with J^T by plain reverse mode, at 16 of the samples. The module
-            is kept until then, and networks that `with_parameters` and `gnfast.prune` make of this one do the same
-            with their own values; what `save` writes is not compared.
+            is kept until then, and networks that `with_parameters`, `gnfast.prune` and `copy.deepcopy` make of this
+            one do the same with their own values; what `save` and `pickle` write is not compared.
 
     Returns:
         A network whose arrays share their memory with the parameters where these are contiguous (always but for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,6 +63,15 @@ class ModuleSource:
             )
         return found is not None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModuleSource:
+        """With the module as it is now; itself where parameters have hooks, which copies of them have not."""
+        if any(tensor._backward_hooks for _, tensor in self._named):
+            return self
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        vars(twin).update({key: copy.deepcopy(value, memo) for key, value in vars(self).items()})
+        return twin
+
     def _pulled(
         self, values: list[Array], samples: Array, cotangent: Callable[[Array], Array]
     ) -> tuple[Array, Sequence[Array | None]]:
@@ -72,6 +82,8 @@ class ModuleSource:
             else:
                 leaves.append(torch.from_numpy(value.copy()).requires_grad_())
                 instead[id(tensor)] = leaves[-1]
+                for hook in (tensor._backward_hooks or {}).values():
+                    leaves[-1].register_hook(hook)
         if values[0].dtype != _numpy(self._named[0][1]).dtype:
             if any(tensor._backward_hooks for _, tensor in self._named):
                 raise ValueError("hooks of parameters do not see those that take their place")

@@ -6,8 +6,10 @@ with the Gauss-Newton matrix of n samples makes 8 n p flops, so that the checksu
 processor makes while it reads a number of 8 bytes, b about 4 to 10, and never more than a fourth, since a product
 passes over them four times. Modules are compared by all that their
 forward reads of them: submodules, modes, hooks, methods, numbers, strings, tensors, and lists, tuples, dicts and
-dataclasses of these, also as attributes of classes, in closures, and as globals that forward itself names. What
-functions further down read of globals, or of files, is not seen.
+dataclasses of these, also as attributes of classes, in closures, and as globals that forward names, or a function or
+method of the same package that it calls, or one that this calls, and so on. Not seen is what functions of other
+packages read, attributes of objects of other kinds, files, and the environment. Lists and dicts that the code itself
+writes to (counters, caches) are no inputs of it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import dataclasses
 import dis
 import functools
+import inspect
 import operator
 import types
 from collections import Counter
@@ -36,6 +39,8 @@ Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice)
 DATA = (*PLAIN, torch.Tensor, np.ndarray)
 RECORDS = (types.SimpleNamespace, argparse.Namespace)
+CONTAINERS = (list, tuple, dict, *RECORDS)
+WRITERS = {"append", "appendleft", "extend", "insert", "pop", "clear", "update", "setdefault", "add", "remove"}
 PARTS = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 EVERYWHERE = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -225,9 +230,11 @@ class _Walk:
                 self._mapping(own[key], path)
         for key in HOOKS:
             self._hooks(own.get(key, {}), _joined(path, key))
+        kind: Any = type(module)
+        written = _entries_written(kind)
         for key, value in list(own.items()):
             if key not in ASIDE and key not in HOOKS and key not in PARTS and not _is_made(module, key, own):
-                self.walk(value, _joined(path, key))
+                self.walk(value, _joined(path, key), shallow=key in written)
         self._class(type(module))
         for key in EVERYWHERE:
             if id(hooks := getattr(torch.nn.modules.module, key)) not in self._seen:
@@ -253,10 +260,11 @@ class _Walk:
                 continue
             names = [key for key, value in own.items() if _is_data(key, value)]
             self._some(base.__name__, names, own)
-            called = getattr(getattr(own.get("forward"), "__code__", None), "co_names", ())
+            called = _called(kind)
             for key in names:
-                if key in ("forward", *called) or not isinstance(own[key], types.FunctionType):
-                    self.walk(own[key], f"{base.__name__}.{key}")
+                function = _function_of(own[key])
+                if key in called or not isinstance(function, types.FunctionType):
+                    self.walk(function, f"{base.__name__}.{key}")
 
     def _function(self, function: Any, path: str, shallow: bool) -> None:
         name = path or function.__name__
@@ -264,23 +272,76 @@ class _Walk:
         for attribute in ("__defaults__", "__kwdefaults__"):
             self._one(name, functools.partial(getattr, function, attribute))
             self.walk(getattr(function, attribute), name, shallow)
-        code, own = function.__code__, function.__globals__
+        code, written = function.__code__, _written(function.__code__)
         for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if free != "__class__":
                 self._one(f"{free} of {name}", functools.partial(_contents, cell))
-                self.walk(_contents(cell), free, shallow)
-        names = [key for key in code.co_names if isinstance(own.get(key), DATA) and own.get(key) is not None]
-        if names:
-            self._some("", names, own)
-            for key in names:
-                self.walk(own[key], key)
+                self.walk(_contents(cell), free, shallow or free in written)
+        self._named_in(function, "", function.__globals__, written, shallow)
+
+    def _named_in(self, function: Any, path: str, own: Mapping[str, Any], written: set[str], shallow: bool) -> None:
+        """Globals, or what a module holds, that a function or one within it names."""
+        for key in _names(function.__code__):
+            value = own.get(key)
+            if isinstance(value, types.ModuleType) and not path and _package(value.__name__) not in ("torch", "numpy"):
+                self._named_in(function, key, vars(value), written, shallow)
+            elif value is None or not (
+                isinstance(value, (torch.nn.Module, *DATA, *CONTAINERS)) or _is_own(function, value)
+            ):
+                continue
+            elif key not in written or not isinstance(value, CONTAINERS):
+                self._some(path, [key], own)
+                self.walk(value, _joined(path, key), shallow)
 
 
 def _is_data(key: str, value: Any) -> bool:
     """Whether an attribute of a class may change what its objects compute."""
     if key.startswith("__") and key != "__call__":
         return False
-    return isinstance(value, (*DATA, list, tuple, dict, types.FunctionType))
+    return isinstance(_function_of(value), (*DATA, list, tuple, dict, types.FunctionType))
+
+
+def _function_of(value: Any) -> Any:
+    """What a method, property or the like calls; else the value itself."""
+    return getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+
+
+def _is_own(function: Any, value: Any) -> bool:
+    """Whether a value is a function of the package that a function is of."""
+    return isinstance(value, types.FunctionType) and _package(value.__module__) == _package(function.__module__)
+
+
+def _package(name: str | None) -> str:
+    return (name or "").partition(".")[0]
+
+
+def _within(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code, and that of functions in it."""
+    yield code
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _within(part)
+
+
+@functools.cache
+def _names(code: types.CodeType) -> list[str]:
+    return list(dict.fromkeys(name for part in _within(code) for name in part.co_names))
+
+
+@functools.cache
+def _written(code: types.CodeType) -> set[str]:
+    """Names in lines that write to entries, or call a method that does: what these write to is among them."""
+    found: set[str] = set()
+    for part in _within(code):
+        line: list[dis.Instruction] = []
+        for step in [*dis.get_instructions(part), None]:
+            if step is None or step.starts_line:
+                if any(s.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") or s.argval in WRITERS for s in line):
+                    found |= {s.argval for s in line if s.opname in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_ATTR")}
+                line = []
+            if step is not None:
+                line.append(step)
+    return found
 
 
 def _contents(cell: Any) -> Any:
@@ -328,19 +389,35 @@ def _reads_mode(kind: Any) -> bool:
 
 
 @functools.cache
-def _assigned(kind: Any) -> set[str]:
-    """Attributes that a module's forward, or what it calls of the class, assigns: what it leaves is no input of it."""
-    found: set[str] = set()
+def _called(kind: Any) -> set[str]:
+    """Names of a module's methods and properties that its forward calls, or one that it calls, itself among them."""
     todo, done = ["forward"], set()
     while todo:
-        if (name := todo.pop()) in done:
+        if (name := todo.pop()) in done or getattr(torch.nn.Module, name, None) is getattr(kind, name, None):
             continue
-        done.add(name)
-        code = getattr(getattr(kind, name, None), "__code__", None)
-        if code is not None and getattr(torch.nn.Module, name, None) is not getattr(kind, name):
-            found |= {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
-            todo += code.co_names
-    return found
+        code = getattr(_function_of(inspect.getattr_static(kind, name, None)), "__code__", None)
+        if code is not None:
+            done.add(name)
+            todo += _names(code)
+    return done
+
+
+@functools.cache
+def _assigned(kind: Any) -> set[str]:
+    """Attributes that a module's forward, or what it calls of the class, assigns: what it leaves is no input of it."""
+    return {
+        step.argval for code in _own_codes(kind) for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"
+    }
+
+
+@functools.cache
+def _entries_written(kind: Any) -> set[str]:
+    """Attributes whose entries a module's forward, or what it calls of the class, writes."""
+    return {name for code in _own_codes(kind) for name in _written(code)}
+
+
+def _own_codes(kind: Any) -> list[types.CodeType]:
+    return [_function_of(inspect.getattr_static(kind, name)).__code__ for name in _called(kind)]
 
 
 def _codes(kind: type) -> Iterator[types.CodeType]:
