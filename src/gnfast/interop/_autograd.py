@@ -34,6 +34,7 @@ Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where Py
 # Work space of a block of vectors where no limit is given, and of the Jacobian's rows that a Gram is made of.
 WORKSPACE, ROWS = 5e8, 1e9
 VECTORS = 32  # at once at most: enough to fill any matrix product
+SPARE = 1 / 16  # by how much blocks may be wider than need be, so that their width is one that has been tested
 
 
 # ----------------------------------------------------------------------------------------------- one batch of samples
@@ -291,29 +292,34 @@ class Products:
                 self._coupling = coupling(self.model, room, self.check)
         return self._coupling
 
-    def _batches(self, vectors: int) -> Iterator[tuple[slice, Pass, Hessian]]:
-        """All batches of samples, for a block of so many vectors."""
+    def _batches(self, width: int) -> Iterator[tuple[slice, Pass, Hessian]]:
+        """All batches of samples, for blocks of so many vectors."""
         self.model.check_unchanged()
-        step, most = self.blocks.samples, self.blocks.vectors
-        widths = {min(most, vectors - j) for j in range(0, vectors, most)} if self.check else set()
+        step = self.blocks.samples
         for first in range(0, self.n, step):
             samples = slice(first, min(self.n, first + step))
             found = self._passes.get(first)
-            if found is None or any((first, width) not in self._tested for width in widths):
-                found = self._pass(samples, widths, found)
+            if found is None or (self.check and (first, width) not in self._tested):
+                found = self._pass(samples, width, found)
                 if self.blocks.kept:
                     self._passes[first] = found
             yield samples, *found
 
-    def _pass(self, samples: slice, widths: set[int], found: tuple[Pass, Hessian] | None) -> tuple[Pass, Hessian]:
-        """One that has passed the tests for blocks of these widths: at first use, and at that of another width.
+    def _width(self, vectors: int) -> int:
+        """Vectors at a time, the same for all blocks since each width is tested; one that has been, if it is near."""
+        count = math.ceil(vectors / self.blocks.vectors)
+        least = max(1, math.ceil(vectors / max(count, 1)))
+        most = min(self.blocks.vectors, least * (1 + SPARE)) if count > 1 else least
+        return min((width for _, width in self._tested if least <= width <= most), default=least)
+
+    def _pass(self, samples: slice, width: int, found: tuple[Pass, Hessian] | None) -> tuple[Pass, Hessian]:
+        """One that has passed the test for blocks of this width: at first use, and at that of another width.
 
         A test costs plain autograd's forward pass and two backward ones, and a product with a block as wide.
         """
         first, X = samples.start, self.model.X[samples]
-        tests = [width for width in sorted(widths) if (first, width) not in self._tested]
         made = None if found is None else found[0]
-        probe = Probe(self.model, X, first) if tests else None
+        probe = Probe(self.model, X, first) if self.check and (first, width) not in self._tested else None
         if self.model.plain.draws:
             check_not_random(self.model, X)
         while True:
@@ -323,18 +329,19 @@ class Products:
                 if probe is None:
                     check_outputs(made.outputs, first)
                 else:
-                    reason = next(filter(None, (probe.difference(made, width) for width in tests)), "")
+                    reason = probe.difference(made, width)
             except Exception as error:  # whatever transforms raise of an operation for which they have no rule
                 raise_of_memory(error)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if not reason:
                 break
-            made, tests = None, sorted(widths)
-            self._tested -= {(first, width) for _, width in self._tested}
+            made = None
+            self._tested = {pair for pair in self._tested if pair[0] != first}
             check_not_random(self.model, X)
             self._refuse(reason)
         assert made is not None
-        self._tested |= {(first, width) for width in tests}
+        if probe is not None:
+            self._tested.add((first, width))
         return made, self.hessian(made.outputs, first)
 
     def _refuse(self, reason: str) -> None:
@@ -364,23 +371,22 @@ class Products:
     def _sum_over_samples(self, rows: Array, out: Array, product: Any, width: int = 0) -> None:
         """out (s, p) <- the sum of the batches' parts; rows hold `width` numbers a sample, or 0: a vector for all."""
         with self._lock, untracked(), self._tensors(rows, out) as (given, target):
-            for samples, at, hessian in self._batches(len(rows)):
+            at_once = self._width(len(rows))
+            for samples, at, hessian in self._batches(at_once):
                 part = given.reshape(len(rows), self.n, width)[:, samples] if width else given
-                for j in range(0, len(rows), self.blocks.vectors):
-                    vectors = slice(j, j + self.blocks.vectors)
-                    found = product(at, hessian, part[vectors])
+                for vectors, done in _blocks(len(rows), at_once):
+                    found = product(at, hessian, part[vectors])[done:]
                     if samples.start == 0:
-                        target[vectors] = found
+                        target[vectors][done:] = found
                     else:
-                        target[vectors] += found
+                        target[vectors][done:] += found
 
     def _by_samples(self, rows: Array, out: Array, width: int, product: Any) -> None:
         """out (s, n width), each batch's part where it belongs."""
         with self._lock, untracked(), self._tensors(rows, out) as (given, target):
-            by_sample = target.view(len(rows), self.n, width)
-            for samples, at, hessian in self._batches(len(rows)):
-                for j in range(0, len(rows), self.blocks.vectors):
-                    vectors = slice(j, j + self.blocks.vectors)
+            by_sample, at_once = target.view(len(rows), self.n, width), self._width(len(rows))
+            for samples, at, hessian in self._batches(at_once):
+                for vectors, _ in _blocks(len(rows), at_once):
                     by_sample[vectors, samples] = product(at, hessian, given[vectors])
 
     @contextlib.contextmanager
@@ -432,6 +438,13 @@ class Products:
             f"product with G: autograd engine of PyTorch, {how}; {_checks.counted(b.samples, 'sample')} x "
             f"{_checks.counted(b.vectors, 'vector')} at a time, {kept}, about {megabytes(b.memory)}"
         )
+
+
+def _blocks(vectors: int, width: int) -> Iterator[tuple[slice, int]]:
+    """Blocks of one width, the last of which may begin before the one before it ends: by so many vectors."""
+    for j in range(0, vectors, width):
+        start = max(0, min(j, vectors - width))
+        yield slice(start, start + width), j - start
 
 
 def _cure(reason: str) -> str:

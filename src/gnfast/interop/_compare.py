@@ -26,6 +26,7 @@ NEVER = 1e-11  # of the largest derivative, root mean square: below lies what ca
 # the root of squares: in float32 one such unit in wide layers is likely, 0.8 % of 1,000 units. Where the source can be
 # asked again in float64, nearly nothing is left to rounding.
 KINK = 0.02
+SQUARES_FIT = (1e-15, 1e15)  # a norm whose squares neither overflow in float32 nor underflow where they count
 CLOSE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 
 
@@ -137,4 +138,8 @@ def _largest(values: Any) -> float:
 
 
 def _norm(values: Any) -> float:
-    return float(np.linalg.norm(values.ravel().astype(np.float64)))
+    flat = values.ravel()
+    quick = float(np.linalg.norm(flat))
+    if SQUARES_FIT[0] < quick < SQUARES_FIT[1]:
+        return quick
+    return float(np.linalg.norm(flat.astype(np.float64)))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from gnfast.interop._compare import SQUARES_FIT
 from gnfast.interop._models import Model
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -68,19 +69,22 @@ class Probe:
                         "for example); change the model or leave out the samples where it is"
                     )
         self._g = [torch.cat([part.reshape(-1) for part in parts]) for parts in pulled]
+        self._sizes = [_sizes(model, g) for g in self._g]
+        self._unit = max(float(g.abs().max()) for g in self._g) or 1.0
         self._v = self._tangent()
+        right = [(g.double() / self._unit) * self._v.double() for g in self._g]
+        self._right = [(float(products.sum()), _norm(products)) for products in right]
 
     def _signs(self, like: Tensor) -> Tensor:
         return torch.randint(0, 2, like.shape, generator=self._generator, device=like.device).to(like.dtype) * 2 - 1
 
     def _tangent(self) -> Tensor:
         """Random signs, each parameter's over the size of its part of g, within what rounding leaves of that."""
-        g = self._g[0]
-        sizes = _sizes(self._model, g)
+        sizes = self._sizes[0]
         largest = max(sizes)
-        least = torch.finfo(g.dtype).eps ** (1 / 3)
+        least = torch.finfo(self._g[0].dtype).eps ** (1 / 3)
         weights = [1 / max(size / largest, least) if largest else 1.0 for size in sizes]
-        parts = torch.split(self._signs(g), self._model.numbers)
+        parts = torch.split(self._signs(self._g[0]), self._model.numbers)
         return torch.cat([part * weight for part, weight in zip(parts, weights, strict=True)])
 
     def difference(self, made: Products, width: int) -> str:
@@ -93,7 +97,7 @@ class Probe:
         for which in [[i % 2 for i in range(width)]] if width > 1 else [[0], [1]]:
             U = torch.stack([self._u[i] for i in which]) * factors[:, None, None]
             for i, factor, row in zip(which, factors, made.pull(U), strict=True):
-                name = worst(self._model, row / factor, self._g[i])
+                name = worst(self._model, row / factor, self._g[i], self._sizes[i])
                 if name:
                     return f"its J^T u differs in {name}"
         V = self._v * factors[:, None]
@@ -106,11 +110,9 @@ class Probe:
     def _is_wrong(self, w: Tensor) -> bool:
         if not bool(torch.isfinite(w).all()):
             return True
-        unit = max(float(g.abs().max()) for g in self._g) or 1.0
-        for u, g in zip(self._u, self._g, strict=True):
-            left, right = (u.double() * (w.double() / unit)).reshape(-1), (g.double() / unit) * self._v.double()
-            scale = max(_norm(left), _norm(right))
-            if abs(float(left.sum()) - float(right.sum())) > tolerance(w) * scale:
+        for u, (total, size) in zip(self._u, self._right, strict=True):
+            left = (u.double() * (w.double() / self._unit)).reshape(-1)
+            if abs(float(left.sum()) - total) > tolerance(w) * max(_norm(left), size):
                 return True
         return False
 
@@ -132,15 +134,16 @@ def close(first: Tensor, again: Tensor) -> bool:
     return bool((first - again).abs().max() <= math.sqrt(torch.finfo(first.dtype).eps) * scale)
 
 
-def worst(model: Model, found: Tensor, right: Tensor) -> str:
-    """The name of a parameter in which two vectors (p,) differ by more than rounding; empty if there is none."""
-    if not bool(torch.isfinite(found).all()):
-        return "an entry that is not finite"
-    sizes = _sizes(model, right)
+def worst(model: Model, found: Tensor, right: Tensor, sizes: Sequence[float] | None = None) -> str:
+    """The name of a parameter in which two vectors (p,) differ by more than rounding; empty if there is none.
+
+    `sizes` are the norms of the parameters' parts of what is right, where they are known.
+    """
+    sizes = _sizes(model, right) if sizes is None else sizes
     floor = FLOOR * torch.finfo(right.dtype).eps * max(sizes)
     errors = _sizes(model, found - right)
     for name, size, error in zip(model.names, sizes, errors, strict=True):
-        if error > tolerance(right) * size + floor:
+        if not error <= tolerance(right) * size + floor:  # nor where it is NaN
             return name
     return ""
 
@@ -168,11 +171,15 @@ def finite(U: Tensor, at: Products, V: Tensor) -> Tensor:
 
 def _sizes(model: Model, vector: Tensor) -> list[float]:
     """The norm of each parameter's part of a vector (p,)."""
-    return [_norm(part.double()) for part in torch.split(vector, model.numbers)]
+    return [_norm(part) for part in torch.split(vector, model.numbers)]
 
 
 def _norm(vector: Tensor) -> float:
     """The norm, where squares may leave the range: memory that nobody wrote may hold any number."""
+    quick = float(vector.norm())
+    if SQUARES_FIT[0] < quick < SQUARES_FIT[1]:
+        return quick
+    vector = vector.double()
     unit = float(vector.abs().max())
     return unit * float((vector / unit).norm()) if unit else 0.0
 
