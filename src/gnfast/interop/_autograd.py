@@ -308,7 +308,7 @@ class Products:
     def _width(self, vectors: int) -> int:
         """Vectors at a time, the same for all blocks since each width is tested; one that has been, if it is near."""
         count = math.ceil(vectors / self.blocks.vectors)
-        least = max(1, math.ceil(vectors / max(count, 1)))
+        least = math.ceil(vectors / count)
         most = min(self.blocks.vectors, least * (1 + SPARE)) if count > 1 else least
         return min((width for _, width in self._tested if least <= width <= most), default=least)
 
