@@ -12,7 +12,7 @@ import numpy as np
 
 import gnfast as gn
 from gnfast import _arrays
-from gnfast.block_operator import BlockOperator
+from gnfast.operators.linear_operator import BlockOperator
 
 
 class Place(str):

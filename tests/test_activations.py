@@ -106,7 +106,7 @@ def test_leaky_relu(slope, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", [name for name in gn.layers.ACTIVATIONS if name != "identity"])
+@pytest.mark.parametrize("name", [name for name in gn.networks.layers.ACTIVATIONS if name != "identity"])
 def test_products_are_finite_far_out(name, dtype):
     """Whole operators at pre-activations of 1e20: 0 or 1 where something saturates, never NaN."""
     X = np.array([[1.0, 0.0], [-1.0, 0.5], [1e-3, -1.0]], dtype)

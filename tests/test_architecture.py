@@ -44,17 +44,9 @@ PYTHON_HEIGHTS = {
     **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
     "operators": 4,
     "networks": 3,
-    **dict.fromkeys(("_runtime", "datasets", "factors", "initializers", "losses", "_files", "_vectors"), 2),
-    **dict.fromkeys(("_arrays", "_checks", "_groups"), 1),
+    **dict.fromkeys(("_runtime", "datasets", "data_files", "factors", "losses", "_files", "_vectors"), 2),
+    **dict.fromkeys(("_arrays", "_checks", "_groups", "protocol"), 1),
     **dict.fromkeys(("_core", "_extras"), 0),
-}
-# files that grew out of a room's own file
-PART_OF = {
-    **dict.fromkeys(("plan", "block_operator", "conv_dual", "kept", "jacobian", "kronecker", "sharded"), "operators"),
-    "decoupling": "operators",
-    "data_files": "datasets",
-    **dict.fromkeys(("symmetric", "blocks", "preconditioners", "protocol"), "operators"),
-    **dict.fromkeys(("layers", "convolutions", "norms", "patches", "pruning", "architectures"), "networks"),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}
@@ -98,7 +90,7 @@ def python_faults(package: Path) -> list[str]:
     found, graph = [], {}
     for path in sources(package, "py", "pyi"):
         relative = path.relative_to(package).with_suffix("")
-        room = PART_OF.get(relative.parts[0], relative.parts[0])
+        room = relative.parts[0]
         if room not in PYTHON_HEIGHTS and room not in (ROOT_ROOM, INTEROP):
             found.append(f"{relative}: {room} has no height; give it one in PYTHON_HEIGHTS")
             continue
@@ -108,7 +100,7 @@ def python_faults(package: Path) -> list[str]:
             if top != package.name:
                 found += foreign_faults(where, room, top, at_import)
                 continue
-            other = PART_OF.get(inner[0], inner[0]) if inner else ROOT_ROOM
+            other = inner[0] if inner else ROOT_ROOM
             graph.setdefault(room, set()).add(other)
             fault = arrow_fault(room, other)
             if fault:
@@ -181,7 +173,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def is_module(module: str, name: str, package: Path) -> bool:
-    if module == package.name and name in (*PYTHON_HEIGHTS, *PART_OF):
+    if module == package.name and name in PYTHON_HEIGHTS:
         return True
     folder = package.parent.joinpath(*module.split("."))
     return any((folder / entry).exists() for entry in (f"{name}.py", f"{name}.pyi", name))

@@ -9,8 +9,8 @@ import pytest
 from convolving import CASES, REFUSED, draw, images, layers_of, random_network
 
 import gnfast as gn
-from gnfast import patches
-from gnfast.patches import chain
+from gnfast.networks import patches
+from gnfast.networks.patches import chain
 
 
 def dual_of(name, dtype="float64", **options):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gnfast as gn
 from gnfast.factors import range_factor
-from gnfast.patches import chain
+from gnfast.networks.patches import chain
 
 EPS = np.finfo(float).eps
 

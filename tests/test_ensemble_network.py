@@ -13,7 +13,7 @@ from drawing import drawn_weights, gram_duals, statistics
 from ensembling import differences
 
 import gnfast as gn
-from gnfast.layers import ACTIVATIONS
+from gnfast.networks.layers import ACTIVATIONS
 
 COUNT = 1500
 MORE = {"softmax": 6000, "bottlenecks": 8000}  # which wrong factors change less

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gnfast as gn
-from gnfast.kronecker import KroneckerSum
+from gnfast.operators.kronecker_sum import KroneckerSum
 
 
 def factors(terms, k, r, dtype):

@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 import gnfast as gn
-from gnfast.plan import megabytes
+from gnfast.operators.plan import megabytes
 
 
 def ones(*shape, dtype="float32"):
@@ -65,7 +65,7 @@ def test_any_layer_of_images_changes_its_dtype(name):
 def check_conversion(net, shape):
     X = np.random.default_rng(1).standard_normal((4, *shape)).astype("float32")
     double = net.with_parameters([array.astype("float64") for array in net.parameters()])
-    for layer in gn.layers.flat_layers(double.layers):
+    for layer in gn.networks.layers.flat_layers(double.layers):
         assert all(array.dtype == "float64" for array in layer.arrays().values())
     np.testing.assert_allclose(double(X.astype("float64")), net(X), rtol=2e-5, atol=2e-5)
     back = double.with_parameters([array.astype("float32") for array in double.parameters()])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnfast as gn
-from gnfast import initializers
+from gnfast.networks import initializers
 
 ACTIVATIONS = ["identity", "relu", "leaky_relu", "tanh", "gelu", "sigmoid"]
 # no example database and the same examples in every run: a failure is the code's, not the day's

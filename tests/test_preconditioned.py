@@ -10,7 +10,7 @@ from scipy.sparse.linalg import aslinearoperator
 from spectra import limits
 
 import gnfast as gn
-from gnfast import preconditioners
+from gnfast.operators import preconditioners
 
 NAMES = ("diagonal", "block", "kfac")
 

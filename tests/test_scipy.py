@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse.linalg as sla
 
 import gnfast as gn
-from gnfast.block_operator import BlockOperator
+from gnfast.operators.linear_operator import BlockOperator
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def test_the_example_of_the_documentation(tmp_path):
 
 
 def test_kinds_are_all_activations(tmp_path):
-    from gnfast.layers import ACTIVATIONS
+    from gnfast.networks.layers import ACTIVATIONS
 
     study = Study(networks=({"kind": list(ACTIVATIONS)[1:], "init": "lecun_normal"},), widths=6, depths=2, seeds=0)
     points = replace(study, samples=5, outputs=2).points()

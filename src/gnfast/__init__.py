@@ -12,14 +12,11 @@ from gnfast._runtime import (  # first: it prepares the core for the rest
     set_num_threads,
 )
 
-from gnfast.convolutions import Conv1d, Conv2d, Pool  # isort: skip
-from gnfast.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
-from gnfast.norms import BatchNorm, LayerNorm  # isort: skip
+from gnfast.networks.convolutions import Conv1d, Conv2d, Pool  # isort: skip
+from gnfast.networks.layers import Activation, Dense, Flatten, Residual, Scale  # isort: skip
+from gnfast.networks.norms import BatchNorm, LayerNorm  # isort: skip
 from gnfast.networks import Linearization, Network, load, mlp  # isort: skip
 from gnfast import bounds, datasets, ensemble, limits, protocol
-from gnfast.architectures import resnet20
-from gnfast.blocks import Block, Layers
-from gnfast.conv_dual import ConvDual
 from gnfast.estimators import (
     Density,
     Diagonal,
@@ -36,12 +33,15 @@ from gnfast.estimators import (
     solve,
     trace,
 )
-from gnfast.jacobian import Jacobian
+from gnfast.networks.architectures import resnet20
+from gnfast.networks.pruning import PrunedNetwork, prune
 from gnfast.operators import GaussNewton, Gram, LinearDual
-from gnfast.plan import Plan
-from gnfast.preconditioners import Kfac, Preconditioned
-from gnfast.pruning import PrunedNetwork, prune
-from gnfast.sharded import ShardedGaussNewton
+from gnfast.operators.conv_dual import ConvDual
+from gnfast.operators.jacobian import Jacobian
+from gnfast.operators.layer_blocks import Block, Layers
+from gnfast.operators.plan import Plan
+from gnfast.operators.preconditioners import Kfac, Preconditioned
+from gnfast.operators.sharded import ShardedGaussNewton
 from gnfast.spectrum import (
     Condition,
     ConvergenceWarning,

@@ -17,8 +17,8 @@ import numpy as np
 from gnfast.bounds.bound import FloatArray
 from gnfast.bounds.paths import after, before, dense_layers, effective
 from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
-from gnfast.layers import Dense
 from gnfast.networks import Network
+from gnfast.networks.layers import Dense
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, sil
 from gnfast.bounds.inputs import as_data
 from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
 from gnfast.networks import Network
-from gnfast.patches import Chain, chain
+from gnfast.networks.patches import Chain, chain
 
 STATEMENTS = {
     "joint": "kappa(G) <= sum_l lambda_max(S U_l U_l^T S) / sum_l lambda_min(S U_l U_l^T S)",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.spectra import EPS, rounding
-from gnfast.patches import Chain, Step
+from gnfast.networks.patches import Chain, Step
 
 STATEMENT = (
     "kappa(G) <= max_f lambda_max(sum_l P_lf (x) S_f Q_lf S_f) / min_f lambda_min(sum over kernels as large as the "

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.layers import Activation, Dense, Flatten, Scale, flat_layers
 from gnfast.networks import Network
+from gnfast.networks.layers import Activation, Dense, Flatten, Scale, flat_layers
 
 
 def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:

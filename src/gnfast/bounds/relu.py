@@ -8,8 +8,8 @@ from gnfast.bounds.bound import Bound, Parts, quotient, silent
 from gnfast.bounds.inputs import activations, as_data, in_float64, with_ones
 from gnfast.bounds.paths import effective
 from gnfast.bounds.spectra import gram_ends, singular_ends
-from gnfast.layers import Activation
 from gnfast.networks import Network
+from gnfast.networks.layers import Activation
 
 STATEMENT = (
     "kappa(G) <= (s_max^2(X) s_max^2(W) + s_max^2(Gam)) / (a^2 s_min^2(X) s_min^2(W) + s_min^2(Gam)), "

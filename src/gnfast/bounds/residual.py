@@ -13,8 +13,8 @@ from gnfast.bounds.linear import FORMS, STATEMENTS, linear_forms
 from gnfast.bounds.paths import effective, has_blocks
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Singular, singular_ends
-from gnfast.layers import Dense
 from gnfast.networks import Network
+from gnfast.networks.layers import Dense
 
 APRIORI = (
     "kappa(G) <= kappa(Sigma) sum_l prod_{j != l} (s_max(W_j) + b_j)^2 / sum_l prod_{j != l} (b_j - s_max(W_j))^2 "

@@ -11,8 +11,8 @@ import numpy as np
 
 from gnfast.bounds.bound import FloatArray
 from gnfast.bounds.paths import effective
-from gnfast.layers import Dense, Layer, Residual, Scale
 from gnfast.networks import Network
+from gnfast.networks.layers import Dense, Layer, Residual, Scale
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gnfast.ensemble.grams import Grams, chain_grams, shift_for
 from gnfast.ensemble.skips import skip_grams
 from gnfast.ensemble.stored import stored_bytes, uniform_grams
 from gnfast.factors import factor_of_moment
-from gnfast.initializers import variance
+from gnfast.networks.initializers import variance
 
 INITS = {"gaussian": "Gaussian", "orthogonal": "Orthogonal (Haar)", "uniform": "Uniform"}
 VARIANCES = ("kaiming", "xavier", "lecun", "ntk", "pytorch")

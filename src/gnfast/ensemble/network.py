@@ -17,12 +17,12 @@ from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
-from gnfast.initializers import gain
-from gnfast.layers import Activation, Dense
 from gnfast.losses import check_loss, hessian_rank
 from gnfast.networks import Network
+from gnfast.networks.initializers import gain
+from gnfast.networks.layers import Activation, Dense
 from gnfast.operators import GaussNewton
-from gnfast.plan import check_memory
+from gnfast.operators.plan import check_memory
 
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
 LAST = 2**48  # of samples, which take two of 2^64 streams for each layer
@@ -225,7 +225,7 @@ def network(
             of layers with skips costs as many times more as it is long.
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson", as in `gnfast.GaussNewton`.
         bias: Whether biases are among the parameters; their values are zero.
-        variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `gnfast.initializers` has the gains),
+        variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `networks.initializers` has the gains),
             "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in),
             `torch.nn.Linear`'s own, with init="uniform"), or a list with the variance itself for each layer: c_l /
             fan_in for the c_l of `gnfast.limits`.

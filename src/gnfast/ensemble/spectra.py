@@ -11,7 +11,7 @@ import scipy.linalg
 
 from gnfast.ensemble.grams import Grams
 from gnfast.ensemble.results import FloatArray
-from gnfast.kronecker import KroneckerSum
+from gnfast.operators.kronecker_sum import KroneckerSum
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
 from gnfast.spectrum.routes import Search

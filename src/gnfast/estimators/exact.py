@@ -9,11 +9,11 @@ import scipy.sparse
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.blocks import Block
-from gnfast.conv_dual import ConvDual
-from gnfast.kronecker import KroneckerSum
 from gnfast.operators import GaussNewton, Gram, LinearDual, SymmetricOperator
-from gnfast.plan import gram_costs
+from gnfast.operators.conv_dual import ConvDual
+from gnfast.operators.kronecker_sum import KroneckerSum
+from gnfast.operators.layer_blocks import Block
+from gnfast.operators.plan import gram_costs
 from gnfast.spectrum import matrices
 
 

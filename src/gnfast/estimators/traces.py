@@ -12,7 +12,7 @@ from gnfast import _arrays, _checks
 from gnfast.estimators.exact import Known, diagonal_by_all_products, diagonal_without_products, trace_space
 from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
-from gnfast.plan import check_memory
+from gnfast.operators.plan import check_memory
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
 from gnfast.spectrum.quadrature import block_of, stored_where_cheaper

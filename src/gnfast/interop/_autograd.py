@@ -28,7 +28,7 @@ from gnfast.interop._probes import (
     raise_of_memory,
 )
 from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
-from gnfast.plan import check_memory, megabytes
+from gnfast.operators.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 # Work space of a block of vectors where no limit is given, and of the Jacobian's rows that a Gram is made of.

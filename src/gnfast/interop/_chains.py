@@ -15,7 +15,7 @@ import gnfast as gn
 from gnfast import _checks
 from gnfast._arrays import Array
 from gnfast.interop._pytrees import Entry, Move, Order, entries_of
-from gnfast.layers import Layer, Shape
+from gnfast.networks.layers import Layer, Shape
 
 LAYOUTS = ("flax", "equinox")
 PLAIN = (gn.Activation, gn.Flatten, gn.Pool, gn.Scale)  # layers without arrays

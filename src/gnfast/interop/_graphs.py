@@ -19,8 +19,8 @@ from gnfast.interop._layers import CALLS, MODULES, RESHAPES, SAME_MEMORY, Unsupp
 from gnfast.interop._models import check_some, check_values, left_alone
 from gnfast.interop._sources import ModuleSource
 from gnfast.interop._watch import Watch
-from gnfast.layers import Activation, Layer, Residual, Scale
 from gnfast.networks import Network
+from gnfast.networks.layers import Activation, Layer, Residual, Scale
 
 Node: TypeAlias = Any  # torch.fx.Node
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")

@@ -11,7 +11,7 @@ from torch import nn
 
 import gnfast as gn
 from gnfast._arrays import Array
-from gnfast.layers import Layer
+from gnfast.networks.layers import Layer
 
 F = nn.functional
 EVALUATE = "call eval() first, and where forward calls functional.dropout, pass it training=self.training"

@@ -14,7 +14,7 @@ import numpy as np
 
 from gnfast import _core
 from gnfast._arrays import Array
-from gnfast.layers import Shape
+from gnfast.networks.layers import Shape
 
 Path: TypeAlias = tuple[Any, ...]
 ROLE = re.compile(r"(kernel|weight|w)_?(\d*)|(bias|b)_?(\d*)", re.IGNORECASE)

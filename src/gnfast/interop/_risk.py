@@ -17,7 +17,7 @@ from gnfast.interop._layers import altered
 from gnfast.interop._targets import CrossEntropyOf
 from gnfast.losses import loss_at
 from gnfast.networks import Network
-from gnfast.plan import megabytes
+from gnfast.operators.plan import megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 _Module: Any = torch.nn.Module  # of which a type checker knows nothing where PyTorch is not installed

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import torch
 
 from gnfast import _arrays
-from gnfast.block_operator import BlockOperator
 from gnfast.interop._autograd import Products
 from gnfast.interop._models import DTYPES
-from gnfast.jacobian import Jacobian, TransposedJacobian
+from gnfast.operators.jacobian import Jacobian, TransposedJacobian
+from gnfast.operators.linear_operator import BlockOperator
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 

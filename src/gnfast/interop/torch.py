@@ -10,10 +10,10 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
-from gnfast.jacobian import Jacobian
-from gnfast.kept import operator_of
 from gnfast.operators import SymmetricOperator
-from gnfast.plan import Space, megabytes
+from gnfast.operators.jacobian import Jacobian
+from gnfast.operators.masked import operator_of
+from gnfast.operators.plan import Space, megabytes
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")
 

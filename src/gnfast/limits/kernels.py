@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _checks, initializers
+from gnfast import _checks
 from gnfast.limits import covariance
 from gnfast.limits.covariance import Covariance, FloatArray
 from gnfast.limits.moments import Pointwise
 from gnfast.limits.neurons import BATCHES, sampled
+from gnfast.networks import initializers
 from gnfast.spectrum import matrices
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")

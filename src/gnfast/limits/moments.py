@@ -14,9 +14,9 @@ import numpy as np
 from scipy.special import erf, spherical_jn
 
 from gnfast import _checks
-from gnfast.layers import ACTIVATIONS, Activation, Dense
 from gnfast.limits.covariance import Covariance, FloatArray, of_matrix
 from gnfast.networks import Network
+from gnfast.networks.layers import ACTIVATIONS, Activation, Dense
 
 NAMES = (*ACTIVATIONS, "erf")  # erf is no layer of networks, but the field's kernels are known by it
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import initializers
 from gnfast.bounds.conv import conv_forms
 from gnfast.bounds.linear import linear_forms
-from gnfast.convolutions import Conv1d
-from gnfast.layers import Dense, Flatten, Layer
-from gnfast.networks import Network
-from gnfast.norms import BatchNorm
+from gnfast.networks import Network, initializers
+from gnfast.networks.convolutions import Conv1d
+from gnfast.networks.layers import Dense, Flatten, Layer
+from gnfast.networks.norms import BatchNorm
 from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, across, bounded, changes, each_step, equal, everywhere, falls_with_width
 from gnfast.paper.figure import Experiment, Figure, Options, Panel, named

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import bounds, datasets, ensemble, initializers, limits
+from gnfast import bounds, datasets, ensemble, limits
 from gnfast.bounds.conv import conv_forms
 from gnfast.bounds.linear import FORMS as LINEAR_FORMS
 from gnfast.bounds.linear import linear_forms
-from gnfast.convolutions import Conv2d
-from gnfast.layers import Flatten
-from gnfast.networks import Network, mlp
+from gnfast.networks import Network, initializers, mlp
+from gnfast.networks.convolutions import Conv2d
+from gnfast.networks.layers import Flatten
 from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, Mean, bounded, changes, everywhere, ordered, slopes, steps, tighter
 from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, TIGHTEST, Experiment, Figure, Line, Options, Panel, named

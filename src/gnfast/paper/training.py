@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnfast import datasets
-from gnfast.architectures import resnet20
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, mlp
+from gnfast.networks.architectures import resnet20
+from gnfast.networks.pruning import prune
 from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, bounded, changes, falls_with_width, ordered, trend
 from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, PAPER, Experiment, Figure, Options, Panel, named
 from gnfast.paper.images import CLASSES, grey
 from gnfast.paper.table import Row, Table
-from gnfast.pruning import prune
 from gnfast.spectrum import cond
 from gnfast.study.jobs import INTEGER, REAL, SERIES, Keyed, Values
 

@@ -1,6 +1,6 @@
 """Eigenvalues, condition numbers and ranks: which solver, in which space, with what certainty."""
 
-from gnfast.blocks import solvers
+from gnfast.operators.layer_blocks import solvers
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
 from gnfast.spectrum.matrices import operator

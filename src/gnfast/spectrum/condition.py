@@ -11,8 +11,8 @@ from gnfast import _arrays, _checks
 from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
-from gnfast.kronecker import KroneckerSum
 from gnfast.operators import Dual, GaussNewton, Gram, LinearDual, SymmetricOperator
+from gnfast.operators.kronecker_sum import KroneckerSum
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance

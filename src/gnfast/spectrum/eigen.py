@@ -10,8 +10,8 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.blocks import Block
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
+from gnfast.operators.layer_blocks import Block
 from gnfast.spectrum import matrices, methods, spaces
 from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, Task, largest
 from gnfast.spectrum.progress import reporting

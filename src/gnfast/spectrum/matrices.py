@@ -16,9 +16,9 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import CPU, Array, Device
-from gnfast.block_operator import BlockOperator
 from gnfast.factors import pivoted_cholesky, unit_of
 from gnfast.operators import SymmetricOperator
+from gnfast.operators.linear_operator import BlockOperator
 from gnfast.protocol import Operator
 
 DENSE_SIZE = 800  # up to here LAPACK's whole spectrum takes less than a tenth of a second

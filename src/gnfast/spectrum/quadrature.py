@@ -15,7 +15,7 @@ from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
 from gnfast.factors import unit_of
 from gnfast.operators import Gram, SymmetricOperator
-from gnfast.plan import gram_costs
+from gnfast.operators.plan import gram_costs
 from gnfast.spectrum import matrices
 
 # Bytes that the Lanczos vectors of all probes may take where the operator sets no limit; beyond, they are not kept.

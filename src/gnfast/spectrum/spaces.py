@@ -11,9 +11,9 @@ import numpy as np
 
 from gnfast import _arrays
 from gnfast._arrays import Array
-from gnfast.blocks import Block
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
-from gnfast.plan import gram_costs
+from gnfast.operators.layer_blocks import Block
+from gnfast.operators.plan import gram_costs
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals
 from gnfast.spectrum.methods import Pairs

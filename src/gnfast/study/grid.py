@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gnfast import _checks, datasets, initializers
-from gnfast.layers import ACTIVATIONS
+from gnfast import _checks, datasets
 from gnfast.losses import LOSSES
-from gnfast.networks import mlp
+from gnfast.networks import initializers, mlp
+from gnfast.networks.layers import ACTIVATIONS
 from gnfast.study import quantities, readers
 from gnfast.study.jobs import REAL, Keyed, Part, Value
 from gnfast.study.readers import key

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, ensemble, initializers, limits
+from gnfast import _checks, ensemble, limits
 from gnfast.ensemble.results import Ensemble, FloatArray, quantiles
-from gnfast.layers import Activation
-from gnfast.networks import Network, load
+from gnfast.networks import Network, initializers, load
+from gnfast.networks.layers import Activation
 from gnfast.operators import GaussNewton
 from gnfast.spectrum import cond
 from gnfast.study.jobs import REAL, SERIES, Keyed, Record, Values

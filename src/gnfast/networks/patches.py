@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnfast import factors
-from gnfast.layers import Layer, Spec
+from gnfast.networks.layers import Layer, Spec
 
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[int, int]

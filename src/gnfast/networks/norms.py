@@ -11,7 +11,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.layers import Layer, Shape, Spec
+from gnfast.networks.layers import Layer, Shape, Spec
 
 PARAMETERS = ("weight", "bias")
 

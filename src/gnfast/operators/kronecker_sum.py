@@ -8,7 +8,7 @@ import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.operators import Decoupling
+from gnfast.operators.wide_limit import Decoupling
 
 
 class KroneckerSum(Decoupling):

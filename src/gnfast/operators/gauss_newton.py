@@ -13,22 +13,21 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device, FreeMemory
-from gnfast.block_operator import check_finite
-from gnfast.decoupling import Decoupling as Decoupling
-from gnfast.decoupling import WideLimitInverse as WideLimitInverse
 from gnfast.factors import range_factor
-from gnfast.jacobian import Jacobian
-from gnfast.kept import KeptGaussNewton, KeptGram, operator_of
 from gnfast.losses import SATURATED, LossAt, loss_at, relative_rounding, saturation
 from gnfast.networks import Network, check_network
-from gnfast.patches import Chain, chain
-from gnfast.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
-from gnfast.symmetric import SymmetricOperator as SymmetricOperator  # for those above, who find it here
+from gnfast.networks.patches import Chain, chain
+from gnfast.operators.jacobian import Jacobian
+from gnfast.operators.linear_operator import check_finite
+from gnfast.operators.masked import KeptGaussNewton, KeptGram, operator_of
+from gnfast.operators.plan import BLOCK, Plan, check_memory, check_method, gram_costs, linear_dual_bytes, make_plan
+from gnfast.operators.symmetric import SymmetricOperator
+from gnfast.operators.wide_limit import Decoupling
 
 if TYPE_CHECKING:
-    from gnfast.blocks import Block, Layers, Part
-    from gnfast.conv_dual import ConvDual
-    from gnfast.preconditioners import Kfac, Preconditioned
+    from gnfast.operators.conv_dual import ConvDual
+    from gnfast.operators.layer_blocks import Block, Layers, Part
+    from gnfast.operators.preconditioners import Kfac, Preconditioned
 
 
 class GaussNewton(SymmetricOperator):
@@ -209,7 +208,7 @@ class GaussNewton(SymmetricOperator):
             ValueError: The network is not linear, no convolution as a whole, the loss is not "mse", or weights differ
                 between outputs.
         """
-        from gnfast.conv_dual import ConvDual
+        from gnfast.operators.conv_dual import ConvDual
 
         if self.net.kept is not None:
             raise ValueError("the linear dual needs all weights as parameters but the network is pruned; use gram()")
@@ -248,7 +247,7 @@ class GaussNewton(SymmetricOperator):
         A layer's weight and bias belong together. `G.layers().cond()` and `.spectra()` give the condition number and
         the eigenvalues of each block; `gnfast.eigsh`, `trace`, `density` and so on take a `G.block(layer)`.
         """
-        from gnfast.blocks import layers_of
+        from gnfast.operators.layer_blocks import layers_of
 
         return layers_of(self)
 
@@ -262,7 +261,7 @@ class GaussNewton(SymmetricOperator):
             TypeError, ValueError: No such layer, or one whose parameters are all pruned.
             MemoryError: `memory_limit` is too small for the rows that its products are made with.
         """
-        from gnfast.blocks import Block, layers_of
+        from gnfast.operators.layer_blocks import Block, layers_of
 
         return Block(self, layers_of(self).find(layer))
 
@@ -272,7 +271,7 @@ class GaussNewton(SymmetricOperator):
         Raises:
             ValueError: A pruned network, or one whose samples depend on each other.
         """
-        from gnfast.preconditioners import Kfac
+        from gnfast.operators.preconditioners import Kfac
 
         self.check_unchanged()
         return Kfac(self)
@@ -285,7 +284,7 @@ class GaussNewton(SymmetricOperator):
                 object of `gnfast.protocol.Preconditioner`; see `cond`.
             damping: At least 0; without it M is inverted on its range, which holds that of G.
         """
-        from gnfast.preconditioners import Preconditioned, preconditioner_of
+        from gnfast.operators.preconditioners import Preconditioned, preconditioner_of
 
         return Preconditioned(self, *preconditioner_of(self, preconditioner, damping))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gnfast import _core
 from gnfast._arrays import Array, Device
-from gnfast.symmetric import SymmetricOperator
+from gnfast.operators.symmetric import SymmetricOperator
 
 
 class Decoupling(SymmetricOperator):

@@ -16,14 +16,14 @@ import numpy as np
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array, Device
 from gnfast._runtime import blas_threads
-from gnfast.blocks import Block, Part, layers_of
-from gnfast.convolutions import Conv1d, Conv2d
-from gnfast.kept import operator_of
-from gnfast.layers import Dense, Layer, Residual
-from gnfast.operators import GaussNewton
-from gnfast.plan import check_memory, gram_costs
+from gnfast.networks.convolutions import Conv1d, Conv2d
+from gnfast.networks.layers import Dense, Layer, Residual
+from gnfast.operators.gauss_newton import GaussNewton
+from gnfast.operators.layer_blocks import Block, Part, layers_of
+from gnfast.operators.masked import operator_of
+from gnfast.operators.plan import check_memory, gram_costs
+from gnfast.operators.symmetric import SymmetricOperator
 from gnfast.protocol import Operator, Preconditioner
-from gnfast.symmetric import SymmetricOperator
 
 NAMES = ("diagonal", "block", "kfac")
 ROWS_BYTES = 1 << 30  # of preconditioned rows of the Jacobian that are made at once, where no limit says less

@@ -9,11 +9,11 @@ import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.operators import Dual
-from gnfast.plan import check_memory, conv_dual_bytes
+from gnfast.operators.gauss_newton import Dual
+from gnfast.operators.plan import check_memory, conv_dual_bytes
 
 if TYPE_CHECKING:
-    from gnfast.operators import GaussNewton
+    from gnfast.operators.gauss_newton import GaussNewton
 
 
 class ConvDual(Dual):
@@ -30,7 +30,7 @@ class ConvDual(Dual):
         ValueError: The network is not of this kind or the loss is not "mse".
         MemoryError: The matrix exceeds the `memory_limit`.
 
-    Reference: Zhao, Singh & Lucchi (NeurIPS 2024), for the convolution of the whole; `gnfast.patches` for how.
+    Reference: Zhao, Singh & Lucchi (NeurIPS 2024), for the convolution of the whole; `networks.patches` for how.
     """
 
     space = "linear map"

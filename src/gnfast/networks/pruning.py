@@ -10,9 +10,9 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.layers import Layer, flat_layers
-from gnfast.networks import Network
-from gnfast.norms import BatchNorm, LayerNorm
+from gnfast.networks.layers import Layer, flat_layers
+from gnfast.networks.network import Network
+from gnfast.networks.norms import BatchNorm, LayerNorm
 
 
 class PrunedNetwork(Network):

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, initializers
+from gnfast import _checks
 from gnfast._arrays import Array
-from gnfast.convolutions import Conv2d, Pool
-from gnfast.layers import Activation, Dense, Flatten, Layer, Residual
-from gnfast.networks import Network
-from gnfast.norms import BatchNorm
+from gnfast.networks import initializers
+from gnfast.networks.convolutions import Conv2d, Pool
+from gnfast.networks.layers import Activation, Dense, Flatten, Layer, Residual
+from gnfast.networks.network import Network
+from gnfast.networks.norms import BatchNorm
 
 BLOCKS = 3  # residual blocks of each of the three stages: 6 * 3 + 2 = 20 layers
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gnfast._arrays import Array, Device
-from gnfast.block_operator import BlockOperator, check_finite
+from gnfast.operators.linear_operator import BlockOperator, check_finite
 
 
 class JacobianProducts(Protocol):

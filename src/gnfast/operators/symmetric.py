@@ -8,8 +8,8 @@ import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array, Device
-from gnfast.block_operator import BlockOperator
-from gnfast.plan import check_memory
+from gnfast.operators.linear_operator import BlockOperator
+from gnfast.operators.plan import check_memory
 
 
 class SymmetricOperator(BlockOperator):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.layers import Layer, Shape, Spec, weight_and_bias
+from gnfast.networks.layers import Layer, Shape, Spec, weight_and_bias
 
 POOLS = ("average", "max", "global_average")
 PADDING_MODES = ("zeros", "circular")

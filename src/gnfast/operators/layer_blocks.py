@@ -12,11 +12,11 @@ import numpy as np
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
-from gnfast.block_operator import check_finite
-from gnfast.kept import operator_of
-from gnfast.layers import Layer, Residual
-from gnfast.operators import GaussNewton, Gram
-from gnfast.symmetric import SymmetricOperator
+from gnfast.networks.layers import Layer, Residual
+from gnfast.operators.gauss_newton import GaussNewton, Gram
+from gnfast.operators.linear_operator import check_finite
+from gnfast.operators.masked import operator_of
+from gnfast.operators.symmetric import SymmetricOperator
 
 # `cond`, by its name: it stands above this room, and puts itself here when it is imported.
 solvers: dict[str, Callable[..., Any]] = {}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from gnfast import _checks
 from gnfast._arrays import FreeMemory
 from gnfast.networks import Network
-from gnfast.patches import Chain
+from gnfast.networks.patches import Chain
 
 if TYPE_CHECKING:
-    from gnfast.operators import GaussNewton
+    from gnfast.operators.gauss_newton import GaussNewton
 
 # An extreme eigenvalue needs about this many products: what the spaces are compared by.
 PRODUCTS = 200

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from gnfast import _arrays, _checks, _core, _files, initializers
+from gnfast import _arrays, _checks, _core, _files
 from gnfast._arrays import CPU, Array, Device
-from gnfast.convolutions import Conv1d, Conv2d, Pool
-from gnfast.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain, flat_layers
-from gnfast.norms import BatchNorm, LayerNorm
+from gnfast.networks import initializers
+from gnfast.networks.convolutions import Conv1d, Conv2d, Pool
+from gnfast.networks.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain, flat_layers
+from gnfast.networks.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
 KINDS: dict[str, type[Layer]] = {
@@ -303,7 +304,7 @@ def mlp(
         skip: Strength of the residual connections, one number for all dense layers or one each.
         bias: Whether the dense layers have biases, zero unless `init` gives them.
         init: "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_normal", "pytorch_uniform",
-            "orthogonal" or "ntk" (`gnfast.initializers` has their variances; the gain of kaiming is that of the
+            "orthogonal" or "ntk" (`networks.initializers` has their variances; the gain of kaiming is that of the
             activation, 1 for "identity"); a function of (shape, seed) that returns a weight; or all arrays, ordered as
             `parameters()`.
         seed: From 0 to 2^64 - 1; each layer draws its own numbers.

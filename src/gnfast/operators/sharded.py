@@ -11,10 +11,11 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _groups
 from gnfast._arrays import Array, Device
-from gnfast.kept import operator_of
 from gnfast.losses import loss_at
 from gnfast.networks import Network, check_network
-from gnfast.operators import GaussNewton, SymmetricOperator
+from gnfast.operators.gauss_newton import GaussNewton
+from gnfast.operators.masked import operator_of
+from gnfast.operators.symmetric import SymmetricOperator
 
 
 class ShardedGaussNewton(SymmetricOperator):
