@@ -44,7 +44,7 @@ PYTHON_HEIGHTS = {
     **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
     "operators": 4,
     "networks": 3,
-    **dict.fromkeys(("_runtime", "datasets", "data_files", "factors", "losses", "_files", "_vectors"), 2),
+    **dict.fromkeys(("_runtime", "datasets", "data_files", "factors", "hessians", "losses", "_files", "_vectors"), 2),
     **dict.fromkeys(("_arrays", "_checks", "_groups", "protocol"), 1),
     **dict.fromkeys(("_core", "_extras"), 0),
 }

@@ -181,7 +181,7 @@ def test_small_problems_are_not_bad_input():
 )
 def test_rank_of_the_loss_hessian_is_the_oracle_s(loss, rank):
     outputs = np.random.default_rng(0).standard_normal((3, 5))
-    assert losses.hessian_rank(loss, 5) == rank
+    assert losses.LOSSES[loss].rank(5) == rank
     assert [oracles.rank(H) for H in oracles.hessian(loss, outputs)] == [rank] * 3
 
 

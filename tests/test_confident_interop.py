@@ -8,6 +8,7 @@ import pytest
 from test_confident import EPS, deep, near, separable, sure
 
 import gnfast as gn
+from gnfast.hessians import Hessians
 from gnfast.losses import loss_at
 
 torch = pytest.importorskip("torch")
@@ -35,32 +36,37 @@ def module_of(net):
     return torch.nn.Sequential(*layers)
 
 
+def columns(xp, n, r, dtype):
+    """The units of r entries, each at n samples: (r, n, r)."""
+    return xp.asarray(np.repeat(np.eye(r, dtype=dtype)[:, None], n, axis=1))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_torch_hessians_and_their_factors(loss, dtype, weighted):
-    from gnfast.interop._losses import Hessian
-
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+def test_hessians_and_their_factors(loss, dtype, weighted, library, request):
+    xp = pytest.importorskip(library)
+    if library == "jax.numpy":
+        request.getfixturevalue("jax64")
     for values in OUTPUTS:
         outputs = np.asarray(values, dtype) * (1 if dtype == "float64" else 0.25)
         n, k = outputs.shape
         weights = np.array([0.3, 0, 2.0][:n], dtype) if weighted else None
         at = loss_at(loss, weights, n, k, np.dtype(dtype))
-        hessian = Hessian(at, torch.tensor(outputs), 0.5, slice(0, n))
+        hessian = Hessians(xp, at, xp.asarray(outputs), 0.5)
         exact = confident.hessian(loss, outputs) * 0.5
         exact = exact if weights is None else exact * weights.astype(float)[:, None, None]
         diagonal = np.sqrt(np.einsum("naa->na", exact))
         size = diagonal[:, :, None] * diagonal[:, None]
         slack = 60 * EPS[dtype] * (1 + np.abs(outputs).max() * (dtype == "float32"))
         tiny = float(np.finfo(dtype).tiny) / EPS[dtype]
-        units = torch.eye(k, dtype=torch.tensor(outputs).dtype)[:, None].expand(k, n, k)
-        found = hessian.apply(units).numpy().transpose(1, 0, 2)
+        units = columns(xp, n, k, dtype)
+        found = np.asarray(hessian.apply(units)).transpose(1, 0, 2)
         np.testing.assert_allclose(found, exact, rtol=slack, atol=tiny)
         for reduced in (False, True):
-            transposed = hessian.root_transposed(units, reduced).numpy()  # (k, n, r): rows of R
-            r = transposed.shape[2]
-            own = torch.eye(r, dtype=units.dtype)[:, None].expand(r, n, r)
-            root = hessian.root(own, reduced).numpy()  # (r, n, k): columns of R
+            transposed = np.asarray(hessian.root_transposed(units, reduced))  # (k, n, r): rows
+            root = np.asarray(hessian.root(columns(xp, n, transposed.shape[2], dtype), reduced))  # (r, n, k): columns
             R = transposed.transpose(1, 0, 2).astype(float)
             assert (np.abs(R - root.transpose(1, 2, 0)) <= slack * diagonal[:, :, None] + tiny).all()
             assert (np.abs(R @ R.transpose(0, 2, 1) - exact) <= slack * size + tiny).all()
@@ -115,26 +121,6 @@ def test_a_gram_by_batches_is_in_one_basis_where_classes_tie():
             np.linalg.eigvalsh(found), np.linalg.eigvalsh(whole), atol=1e-5 * np.abs(whole).max()
         )
         np.testing.assert_allclose(found, found.T, atol=1e-5 * np.abs(whole).max())
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson"])
-def test_jax_hessians(loss, dtype):
-    jax = pytest.importorskip("jax")
-    from gnfast.interop.jax import _hessian
-
-    with jax.enable_x64(True):
-        for values in OUTPUTS:
-            outputs = np.asarray(values, dtype) * (1 if dtype == "float64" else 0.25)
-            n, k = outputs.shape
-            weights = np.array([0.3, 0, 2.0][:n], dtype)
-            exact = confident.hessian(loss, outputs) * 0.5 * weights.astype(float)[:, None, None]
-            product = _hessian(loss_at(loss, weights, n, k, np.dtype(dtype)), 0.5)(jax.numpy.asarray(outputs))
-            columns = [np.asarray(product(jax.numpy.asarray(np.tile(e, (n, 1))))) for e in np.eye(k, dtype=dtype)]
-            assert columns[0].dtype == dtype
-            slack = 60 * EPS[dtype] * (1 + np.abs(outputs).max() * (dtype == "float32"))
-            tiny = float(np.finfo(dtype).tiny) / EPS[dtype]
-            np.testing.assert_allclose(np.stack(columns, axis=1), exact, rtol=slack, atol=tiny)
 
 
 def test_rates_that_overflow_are_told():

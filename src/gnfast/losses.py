@@ -1,20 +1,16 @@
 """The losses: their names, what they ask of the outputs, their weights, and the rank of their Hessians.
 
-F (k,) are the outputs for one sample and H (k, k) the Hessian in them, positive semi-definite and free of targets y:
-
-    mse                   1/2 |F - y|^2                          H = I            (PyTorch's MSELoss has a factor 2/k)
-    cross_entropy         -log softmax(F)[y]                     H = diag(p) - p p^T,  p = softmax(F)
-    binary_cross_entropy  sum_a log(1 + exp(F_a)) - y_a F_a      H = diag(s (1 - s)),  s = sigmoid(F)
-    poisson               sum_a exp(F_a) - y_a F_a               H = diag(exp F),  F log-rates
-
-The last is PyTorch's PoissonNLLLoss(log_input=True, full=False). Any other loss is given by its Hessians, an array
-(n, k, k). Weights multiply H_i, or, where H_i is diagonal, its entries.
+F (k,) are the outputs for one sample and H (k, k) the Hessian in them, positive semi-definite and free of targets y;
+`LOSSES` has their formulas. PyTorch's MSELoss has a factor 2 / k besides, "poisson" is its
+PoissonNLLLoss(log_input=True, full=False). Any other loss is given by its Hessians, an array (n, k, k). Weights
+multiply H_i, or, where H_i is diagonal, its entries.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,17 +20,87 @@ from gnfast import _arrays, _checks
 from gnfast._arrays import Array, Device
 from gnfast.factors import block_factors
 
-SATURATED = {
-    "cross_entropy": "the softmax is saturated",
-    "binary_cross_entropy": "the sigmoid is saturated",
-    "poisson": "the rates exp(F) vanish",
-}
-POISSON_OVERFLOWS = (  # the core's words for it
-    "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the network "
-    "down"
-)
 
-LOSSES = ("mse", "cross_entropy", "binary_cross_entropy", "poisson")
+@dataclass(frozen=True)
+class Loss:
+    """How Hessians are made of the outputs F (n, k): H = diag(d) P diag(d), P the identity or I - d d^T.
+
+    Attributes:
+        name: As users write it.
+        roots: From a namespace of arrays (numpy, torch, jax.numpy), F and where one of each row's largest F is, (n, k)
+            each, to d (n, k). Roots, since factors of H are made of them, and reach twice as far before they underflow.
+        log_largest: From F to the logarithm of the largest entry of each H, (n, 1), or of each of its diagonal, (n, k).
+        couples: Whether P is I - d d^T, |d| = 1: H has entries off its diagonal, and the rank k - 1.
+        exponential: Whether H is made of exp(F), and so rounded relatively as F is absolutely.
+        saturated: What has happened where H vanishes.
+    """
+
+    name: str
+    roots: Callable[[Any, Any, Any], Any]
+    log_largest: Callable[[Array], Array]
+    couples: bool = False
+    exponential: bool = True
+    saturated: str = ""
+
+    def rank(self, outputs: int) -> int:
+        """The rank of one sample's Hessian."""
+        return outputs - self.couples
+
+
+def _squares(xp: Any, F: Any, is_top: Any) -> Any:
+    """1/2 |F - y|^2: H = I."""
+    return xp.ones_like(F)
+
+
+def _softmax(xp: Any, F: Any, is_top: Any) -> Any:
+    """-log softmax(F)[y]: H = diag(p) - p p^T, d = sqrt(p)."""
+    roots = xp.exp((F - xp.where(is_top, F, 0).sum(-1, keepdims=True)) / 2)
+    return roots / (roots * roots).sum(-1, keepdims=True) ** 0.5
+
+
+def _log_softmax(F: Array) -> Array:
+    apart = np.sort(F - F.max(axis=1, keepdims=True), axis=1)[:, :-1]
+    rest = apart[:, -1:] + np.log(np.exp(apart - apart[:, -1:]).sum(axis=1, keepdims=True))  # of (1 - p_t) / p_t
+    found: Array = rest - 2 * np.log1p(np.exp(rest))
+    return found
+
+
+def _logistic(xp: Any, F: Any, is_top: Any) -> Any:
+    """The sum over a of log(1 + exp(F_a)) - y_a F_a: H = diag(s (1 - s)), s the sigmoid of F."""
+    decay = xp.exp(-xp.abs(F) / 2)
+    return decay / (1 + decay * decay)
+
+
+def _log_logistic(F: Array) -> Array:
+    found: Array = -np.abs(F) - 2 * np.log1p(np.exp(-np.abs(F)))
+    return found
+
+
+def _rates(xp: Any, F: Any, is_top: Any) -> Any:
+    """The sum over a of exp(F_a) - y_a F_a, F log-rates: H = diag(exp F)."""
+    if not float(F.max()) < math.log(float(xp.finfo(F.dtype).max)):
+        raise ValueError(  # the core's words for it
+            "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the "
+            "network down"
+        )
+    return xp.exp(F / 2)
+
+
+def _none(*given: Any) -> Any:
+    raise NotImplementedError("given Hessians have factors")
+
+
+# Each has its formula for the GPU and the CPU in the core, too.
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss("mse", _squares, np.zeros_like, exponential=False),
+        Loss("cross_entropy", _softmax, _log_softmax, couples=True, saturated="the softmax is saturated"),
+        Loss("binary_cross_entropy", _logistic, _log_logistic, saturated="the sigmoid is saturated"),
+        Loss("poisson", _rates, np.asarray, saturated="the rates exp(F) vanish"),
+    )
+}
+BLOCKS = Loss("blocks", _none, np.zeros_like, couples=True, exponential=False)
 # PyTorch's losses by class and function: our name, the factor of their Hessian in one output's, whether their mean is
 # over all outputs of a sample, too, and what else differs.
 _FOREIGN = {
@@ -50,8 +116,8 @@ _FOREIGN = {
 def check_loss(loss: Any, outputs: int) -> str:
     """The name of a loss that makes sense for a network with so many outputs."""
     _refuse_function(loss)
-    name = _checks.choice(loss, "loss", LOSSES)
-    if name == "cross_entropy" and outputs == 1:
+    name = _checks.choice(loss, "loss", tuple(LOSSES))
+    if LOSSES[name].rank(outputs) == 0:
         raise ValueError(
             "loss is 'cross_entropy' but the network has 1 output, whose softmax is always 1; "
             "use 'binary_cross_entropy' or a network with 2 or more outputs"
@@ -84,11 +150,6 @@ def _refuse_function(loss: Any, samples: int | str = "n", outputs: int | str = "
     )
 
 
-def hessian_rank(loss: str, outputs: int) -> int:
-    """Rank of one sample's Hessian: k, and k - 1 for the softmax, which does not see a shift of all outputs."""
-    return outputs - 1 if loss == "cross_entropy" else outputs
-
-
 @dataclass(frozen=True, eq=False)
 class LossAt:
     """A loss at the samples of one problem, as `loss_at` checked it.
@@ -106,6 +167,11 @@ class LossAt:
     weights: Array | None = None
     blocks: Array | None = None
     factors: Array | None = None
+
+    @property
+    def kind(self) -> Loss:
+        """The loss itself."""
+        return LOSSES[self.name] if self.factors is None else BLOCKS
 
     @property
     def is_scalar(self) -> bool:
@@ -137,9 +203,10 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
     _refuse_function(loss, samples, outputs, np.dtype(dtype).name)
     named = loss is None or isinstance(loss, str | numbers.Number)  # the latter two as mistakes of a name
     name = check_loss(loss, outputs) if named else "blocks"
-    found = None if weights is None else _check_weights(weights, name, samples, outputs, dtype)
+    kind = LOSSES[name] if named else BLOCKS
+    found = None if weights is None else _check_weights(weights, kind, samples, outputs, dtype)
     if named:
-        return LossAt(name, hessian_rank(name, outputs), found)
+        return LossAt(name, kind.rank(outputs), found)
     blocks = _checks.array(loss, "loss", (samples, outputs, outputs), dtype, owner="the network at X")
     factors = block_factors(blocks, "loss", np.ones(samples) if found is None else found.astype(np.float64))
     if not factors.shape[1]:
@@ -149,48 +216,35 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
 
 def saturation(at: LossAt, outputs: Array, dtype: np.dtype[Any], exponent: int) -> str:
     """Why, where all Hessians at the outputs (n, k), host memory, underflow times 2^exponent; else nothing."""
-    tops = _log_hessians(at.name, outputs.astype(np.float64))
+    tops = at.kind.log_largest(outputs.astype(np.float64))
     if at.weights is not None:
         with np.errstate(divide="ignore"):
             tops = tops + np.log(_column(at.weights))
     top = float(tops.max())
-    if top > math.log(_arrays.vanishing(dtype)) - exponent * math.log(2) or at.name not in SATURATED:
+    if top > math.log(_arrays.vanishing(dtype)) - exponent * math.log(2) or not at.kind.saturated:
         return ""
     cure = "use float64" if top > math.log(np.finfo(np.float64).tiny) else "scale the network's last layer down"
     return (
-        f"{SATURATED[at.name]} at all {len(outputs)} samples, where the loss's Hessians are exp({top:.0f}) at most, "
+        f"{at.kind.saturated} at all {len(outputs)} samples, where the loss's Hessians are exp({top:.0f}) at most, "
         f"below what {dtype} holds; {cure}"
     )
 
 
-def relative_rounding(name: str, outputs: Array, dtype: np.dtype[Any]) -> float:
+def relative_rounding(at: LossAt, outputs: Callable[[], Array], dtype: np.dtype[Any]) -> float:
     """By how much of itself rounding of outputs (n, k), host memory, may move any eigenvalue of a Gauss-Newton matrix.
 
     Hessians made of exp(F) change relatively as F does absolutely, by some eps |F|, and with them every eigenvalue
     (Ostrowski). Measured in float32 for tanh and ReLU networks with |F| up to 70: 0.7 eps max |F| at most.
     """
-    return 2 * _arrays.eps(dtype) * float(np.abs(outputs).max()) if name in SATURATED else 0.0
+    return 2 * _arrays.eps(dtype) * float(np.abs(outputs()).max()) if at.kind.exponential else 0.0
 
 
-def _log_hessians(name: str, F: Array) -> Array:
-    """The logarithm of the largest entry of the Hessians at outputs (n, k): (n, 1), or (n, k) where it is diagonal."""
-    if name == "cross_entropy":
-        apart = np.sort(F - F.max(axis=1, keepdims=True), axis=1)[:, :-1]
-        rest = apart[:, -1:] + np.log(np.exp(apart - apart[:, -1:]).sum(axis=1, keepdims=True))  # of (1 - p_t) / p_t
-        found: Array = rest - 2 * np.log1p(np.exp(rest))
-        return found
-    if name == "binary_cross_entropy":
-        found = -np.abs(F) - 2 * np.log1p(np.exp(-np.abs(F)))
-        return found
-    return F if name == "poisson" else np.zeros_like(F)
-
-
-def _check_weights(weights: Any, name: str, samples: int, outputs: int, dtype: np.dtype[Any]) -> Array:
+def _check_weights(weights: Any, kind: Loss, samples: int, outputs: int, dtype: np.dtype[Any]) -> Array:
     single = _arrays.as_array(weights, "weights").ndim == 1
     found = _checks.array(weights, "weights", (samples,) if single else (samples, outputs), dtype, "the network at X")
-    if not single and name in ("cross_entropy", "blocks"):
+    if not single and kind.couples:
         raise ValueError(
-            f"weights has shape {found.shape} but with loss {name!r}, whose Hessian couples the outputs, "
+            f"weights has shape {found.shape} but with loss {kind.name!r}, whose Hessian couples the outputs, "
             f"it must be ({samples},), one weight per sample"
         )
     if (found < 0).any():

@@ -11,6 +11,7 @@ from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.inputs import as_data, in_float64, is_dense, with_ones
 from gnfast.bounds.spectra import Ends, gram_ends, rounding
 from gnfast.bounds.tapes import Tape
+from gnfast.hessians import Hessians
 from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
 
@@ -113,34 +114,9 @@ def _tighter(options: dict[str, tuple[Ends, FloatArray]]) -> tuple[str, str]:
 
 def hessian_factor(loss: LossAt, outputs: FloatArray) -> FloatArray:
     """R (n, k, q) with R R^T = H, the loss's Hessian in the outputs (n, k), q the largest rank of an H_i."""
-    if loss.factors is not None:
-        return loss.factors.transpose(0, 2, 1)
-    R = _unweighted_factor(loss.name, outputs)
-    if loss.weights is None:
-        return R
-    root: FloatArray = np.sqrt(loss.weights.astype(np.float64)).reshape(len(R), -1, 1)
-    return root * R
-
-
-def _unweighted_factor(loss: str, outputs: FloatArray) -> FloatArray:
-    n, k = outputs.shape
-    if loss == "mse":
-        return np.broadcast_to(np.eye(k), (n, k, k))
-    if loss == "binary_cross_entropy":
-        decay = np.exp(-np.abs(outputs) / 2)
-        root: FloatArray = decay / (1 + decay**2)  # the square root of sigmoid(F) sigmoid(-F)
-        return root[:, :, None] * np.eye(k)
-    if loss == "poisson":
-        return np.exp(outputs / 2)[:, :, None] * np.eye(k)
-    # H = D (I - s s^T) D, s^2 the softmax, D = diag(s). The reflection I - v v^T / (1 + s_1), v = s + e_1, takes s
-    # to -e_1: its other columns are an orthonormal basis of the complement of s. The likeliest class comes first, so
-    # that nothing cancels however near to 1 its probability is.
-    order = np.argsort(-outputs, axis=1)
-    s: FloatArray = np.exp((np.take_along_axis(outputs, order, axis=1) - outputs.max(axis=1, keepdims=True)) / 2)
-    s /= np.linalg.norm(s, axis=1, keepdims=True)
-    v = s + np.eye(1, k)
-    basis = np.eye(k)[:, 1:] - v[:, :, None] * (v / (1 + s[:, :1]))[:, None, 1:]
-    return np.take_along_axis(s[:, :, None] * basis, np.argsort(order, axis=1)[:, :, None], axis=1)
+    units = np.broadcast_to(np.eye(loss.rank)[:, None], (loss.rank, len(outputs), loss.rank))
+    R: FloatArray = Hessians(np, loss, outputs).root(units, reduced=True).transpose(1, 2, 0)
+    return R
 
 
 def _backward_grams(tape: Tape, R: FloatArray, whole: bool) -> tuple[FloatArray, list[Ends]]:

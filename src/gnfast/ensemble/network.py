@@ -17,7 +17,7 @@ from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
-from gnfast.losses import check_loss, hessian_rank
+from gnfast.losses import LOSSES, check_loss
 from gnfast.networks import Network
 from gnfast.networks.initializers import gain
 from gnfast.networks.layers import Activation, Dense
@@ -74,7 +74,7 @@ class NetworkLaw:
         outputs = _checks.integer(k, "k")
         self.widths = [*hidden_widths(widths, depth, WIDEST), outputs]
         self.loss = check_loss(loss, outputs)
-        self.rows = hessian_rank(self.loss, outputs)
+        self.rows = LOSSES[self.loss].rank(outputs)
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
         self.shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))

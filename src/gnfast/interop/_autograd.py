@@ -14,8 +14,8 @@ import torch
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast.hessians import Hessians
 from gnfast.interop._first_call import first_call
-from gnfast.interop._losses import Hessian
 from gnfast.interop._models import Model
 from gnfast.interop._plain import dense
 from gnfast.interop._probes import (
@@ -27,7 +27,7 @@ from gnfast.interop._probes import (
     finite,
     raise_of_memory,
 )
-from gnfast.losses import SATURATED, loss_at, relative_rounding, saturation
+from gnfast.losses import loss_at, relative_rounding, saturation
 from gnfast.operators.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -210,7 +210,7 @@ class Products:
         self.blocks = self._plan(saved / len(outputs))
         self._ways = WAYS[not self.blocks.kept :]  # the first is taken; those before it have been refused
         self._refused: list[str] = []
-        self._passes: dict[int, tuple[Pass, Hessian]] = {}
+        self._passes: dict[int, tuple[Pass, Hessians]] = {}
         # The class that each sample's softmax is taken relative to, -1 where it was not yet met: outputs that tie may
         # differ in rounding from batch to batch, and the rows of a Gram must be in one basis.
         self._likeliest = torch.full((self.n,), -1, device=model.X.device)
@@ -257,8 +257,7 @@ class Products:
 
     def relative_rounding(self) -> float:
         """See `gnfast.losses.relative_rounding`."""
-        name = self.loss.name
-        return relative_rounding(name, self._host_outputs(), self.model.dtype) if name in SATURATED else 0.0
+        return relative_rounding(self.loss, self._host_outputs, self.model.dtype)
 
     def _host_outputs(self) -> Array:
         with torch.no_grad():
@@ -292,7 +291,7 @@ class Products:
                 self._coupling = coupling(self.model, room, self.check)
         return self._coupling
 
-    def _batches(self, width: int) -> Iterator[tuple[slice, Pass, Hessian]]:
+    def _batches(self, width: int) -> Iterator[tuple[slice, Pass, Hessians]]:
         """All batches of samples, for blocks of so many vectors."""
         self.model.check_unchanged()
         step = self.blocks.samples
@@ -312,7 +311,7 @@ class Products:
         most = min(self.blocks.vectors, least * (1 + SPARE)) if count > 1 else least
         return min((width for _, width in self._tested if least <= width <= most), default=least)
 
-    def _pass(self, samples: slice, width: int, found: tuple[Pass, Hessian] | None) -> tuple[Pass, Hessian]:
+    def _pass(self, samples: slice, width: int, found: tuple[Pass, Hessians] | None) -> tuple[Pass, Hessians]:
         """One that has passed the test for blocks of this width: at first use, and at that of another width.
 
         A test costs plain autograd's forward pass and two backward ones, and a product with a block as wide.
@@ -353,12 +352,12 @@ class Products:
             )
         self._ways = self._ways[1:]
 
-    def hessian(self, outputs: Tensor, first: int) -> Hessian:
+    def hessian(self, outputs: Tensor, first: int) -> Hessians:
         """At samples from `first` on."""
         samples = slice(first, first + len(outputs))
         known = self._likeliest[samples]
         known.copy_(torch.where(known < 0, outputs.argmax(dim=1), known))
-        return Hessian(self.loss, outputs, self.scale, samples, known)
+        return Hessians(torch, self.loss, outputs, self.scale, samples, known)
 
     def _differentiate(self, X: Tensor) -> Pass:
         way = self._ways[0]

@@ -18,11 +18,12 @@ import jax.numpy as jnp  # noqa: E402  (they need jax, which an error above asks
 from jax.extend.core import Primitive  # noqa: E402
 from jax.interpreters import ad, batching, mlir  # noqa: E402
 
+from gnfast.hessians import Hessians  # noqa: E402
 from gnfast.interop._applied import Applied  # noqa: E402
 from gnfast.interop._chains import Conv, Dense, read  # noqa: E402
 from gnfast.interop._compare import spaced  # noqa: E402
 from gnfast.interop._pytrees import Order  # noqa: E402
-from gnfast.losses import POISSON_OVERFLOWS, LossAt  # noqa: E402
+from gnfast.losses import LossAt  # noqa: E402
 
 __all__ = ["Conv", "Dense", "GaussNewton", "from_pytree", "matvec"]
 
@@ -365,30 +366,9 @@ def _raveled(leaves: list[Any]) -> JaxArray:
 
 def _hessian(loss: LossAt, scale: float) -> Callable[[JaxArray], Product]:
     """The product of the loss' Hessians with cotangents (n, k), at given outputs."""
-    return lambda outputs: _hessian_at(loss, outputs, scale)
 
+    def at(outputs: JaxArray) -> Product:
+        hessians = Hessians(jnp, loss, outputs, scale)
+        return lambda U: hessians.apply(U[None])[0]
 
-def _hessian_at(loss: LossAt, outputs: JaxArray, scale: float) -> Product:
-    """`gnfast.losses` has the formulas."""
-    if loss.factors is not None:
-        roots = jnp.asarray(loss.factors, outputs.dtype)
-        return lambda U: scale * jnp.einsum("nrk,nrj,nj->nk", roots, roots, U)
-    weights = 1.0 if loss.weights is None else jnp.asarray(loss.weights).reshape(len(outputs), -1)
-    if loss.name == "cross_entropy":
-        # Relative to the likeliest class, where no 1 - p_t is met, in which a confident sample would lose its digits.
-        q = jnp.exp((outputs - outputs.max(-1, keepdims=True)) / 2)
-        q /= jnp.linalg.norm(q, axis=-1, keepdims=True)
-        is_t = jax.nn.one_hot(outputs.argmax(-1), outputs.shape[-1], dtype=bool)
-        weigh = scale * weights * q * q
-
-        def product(U: JaxArray) -> JaxArray:
-            U = U - U.max(-1, keepdims=True, where=is_t, initial=-jnp.inf)
-            U = weigh * (U - (q * q * U).sum(-1, keepdims=True))
-            return jnp.where(is_t, -U.sum(-1, keepdims=True, where=~is_t), U)
-
-        return product
-    if loss.name == "poisson" and not bool(jnp.isfinite(jnp.exp(outputs)).all()):
-        raise ValueError(POISSON_OVERFLOWS)
-    decay = jnp.exp(-jnp.abs(outputs))
-    d = {"binary_cross_entropy": decay / (1 + decay) ** 2, "poisson": jnp.exp(outputs)}
-    return lambda U: scale * weights * d.get(loss.name, 1.0) * U
+    return at

@@ -14,7 +14,7 @@ import numpy as np
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device, FreeMemory
 from gnfast.factors import range_factor
-from gnfast.losses import SATURATED, LossAt, loss_at, relative_rounding, saturation
+from gnfast.losses import LossAt, loss_at, relative_rounding, saturation
 from gnfast.networks import Network, check_network
 from gnfast.networks.patches import Chain, chain
 from gnfast.operators.jacobian import Jacobian
@@ -160,7 +160,7 @@ class GaussNewton(SymmetricOperator):
 
     def relative_rounding(self) -> float:
         """By how much of itself rounding may move any eigenvalue, besides that of the products."""
-        return relative_rounding(self.loss, self._host_outputs, self.dtype) if self.loss in SATURATED else 0.0
+        return relative_rounding(self.loss_at, lambda: self._host_outputs, self.dtype)
 
     @cached_property
     def _host_outputs(self) -> Array:

@@ -215,7 +215,7 @@ class Study:
     whiten: tuple[bool, ...] = key(readers.several(readers.flag), (False,))
     quantities: tuple[str, ...] = key(readers.several(readers.choice(quantities.QUANTITIES)), quantities.DEFAULT)
     outputs: int = key(readers.whole(1), 10)
-    loss: str = key(readers.choice(LOSSES), "mse")
+    loss: str = key(readers.choice(tuple(LOSSES)), "mse")
     dtype: str = key(readers.choice(("float64", "float32")), "float64")
 
     base: str = readers.unread("")
