@@ -3,8 +3,9 @@
 // A weight W of a layer is only ever seen through W A, A the layer's inputs at n samples, and through B W, B the derivatives of the
 // outputs in its pre-activations. In orthonormal frames A = Q C^T and B = E U^T, with G, N standard normal and s^2 a weight's variance,
 //   W A = s G C^T,   B W = s ((B G) Q^T + E N (I - Q Q^T))
-// has the joint law of both (MATH 10). Neurons are rows of A, B^T, G and N^T, each a function of its own draws once the small matrices
-// A^T A, N A, B B^T and B G are known, which are sums over neurons: a pass forward and a pass back over each layer draw them twice.
+// has the joint law of both (docs/mathematics.md#widths-without-weights). Neurons are rows of A, B^T, G and N^T, each a function of its
+// own draws once the small matrices A^T A, N A, B B^T and B G are known, which are sums over neurons: a pass forward and a pass back over
+// each layer draw them twice.
 // A skip adds the same neuron's activation one layer below, or its derivative one layer above; those are drawn along.
 //
 // Orthogonal weights are g times a block of a Haar matrix of the longer side's size. Frames stand for Gaussian matrices: F = G L^-T with

@@ -6,6 +6,8 @@ a few made-up patches of the same second moment, each with a single output posit
 free of the number of samples and of the positions of an image. A patch that has a last coordinate (x, 1) where a layer
 has a bias takes biases along.
 
+The formulas: docs/mathematics.md#one-convolution.
+
 Strides and dilations cost nothing: a kernel after a stride is that kernel with holes. Layers after `Flatten` are
 convolutions with kernels as large as the image.
 """

@@ -43,7 +43,7 @@ class Decoupling(SymmetricOperator):
         """The inverse of the wide limit of this operator, I_k (x) its mean over outputs, or None if that is singular.
 
         In the wide limit the outputs decouple, so that one small Cholesky factorisation makes the low end of the
-        spectrum easy whatever the data.
+        spectrum easy whatever the data: docs/mathematics.md#the-low-end-by-the-wide-limit.
         """
         factor = self.device.empty((self._block, self._block), self.dtype)
         self._mean_over_outputs(factor)

@@ -1,4 +1,7 @@
-"""What is known about an eigenvalue from its residual, and about the whole spectrum from a random start."""
+"""What is known about an eigenvalue from its residual, and about the whole spectrum from a random start.
+
+The formulas: docs/mathematics.md#certified-intervals.
+"""
 
 from __future__ import annotations
 
