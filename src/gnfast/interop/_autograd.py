@@ -201,6 +201,7 @@ class Products:
         few = limit is not None and not model.couples and self.n > 8
         with untracked():
             outputs, saved = first_call(model, model.X[:8] if few else model.X)
+        model.settle()
         self.k = outputs[0].numel()
         if isinstance(loss, str) and loss == "cross_entropy" and outputs.ndim != 2:
             raise ValueError(

@@ -86,6 +86,10 @@ class Model:
         """Raise after a training step, or a change of X, of what is fixed or of modes: passes are made when needed."""
         self._watch.check()
 
+    def settle(self) -> None:
+        """After first calls: what these changed is no input, as no state is that a model keeps for itself."""
+        self._watch.settle()
+
     def outputs(self, X: Tensor) -> Tensor:
         """The outputs at X, checked."""
         try:

@@ -7,22 +7,22 @@ processor makes while it reads a number of 8 bytes, b about 4 to 10, and never m
 passes over them four times. Modules are compared by all that their
 forward reads of them: submodules, modes, hooks, methods, numbers, strings, tensors, and lists, tuples, dicts and
 dataclasses of these, also as attributes of classes, in closures, and as globals that forward names, or a function or
-method of the same package that it calls, or one that this calls, and so on. Not seen is what functions of other
-packages read, attributes of objects of other kinds, files, and the environment. Lists and dicts that the code itself
-writes to (counters, caches) are no inputs of it.
+method of the same package that it calls, or one that this calls, and so on; so are classes and objects of code that
+somebody works on, by the attributes that functions in reach name. Not seen is what functions of other packages read,
+what installed packages keep in lists and dicts, any state of PyTorch, NumPy and Python's own, files, and the
+environment. What the code itself assigns or writes to (counters, caches) is no input of it, nor is what the first calls
+of a model have changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import dis
 import functools
-import inspect
 import operator
 import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnfast import _core
+from gnfast.interop import _code
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 Values: TypeAlias = "Callable[[], Collection[Any]]"
@@ -40,7 +41,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 DATA = (*PLAIN, torch.Tensor, np.ndarray)
 RECORDS = (types.SimpleNamespace, argparse.Namespace)
 CONTAINERS = (list, tuple, dict, *RECORDS)
-WRITERS = {"append", "appendleft", "extend", "insert", "pop", "clear", "update", "setdefault", "add", "remove"}
+CALLED = (types.FunctionType, types.MethodType, functools.partial, functools._lru_cache_wrapper)
 PARTS = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 EVERYWHERE = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -90,13 +91,17 @@ class Watch:
             found.walk(thing, name)
         if module is not None:
             found.walk(module, "")
+        found.finish()
         self._all_modes, self._tables, self._empty = all_modes, found.tables, found.empty
         self._tensors = [(name, tensor, state(tensor)) for name, tensor in found.tensors]
-        seen = [(name, thing, _bytes_of(thing)) for name, thing in [*found.tensors, *found.arrays]]
+        self._take([*found.tensors, *found.arrays])
+
+    def _take(self, things: list[tuple[str, Any]]) -> None:
+        seen = [(name, thing, _bytes_of(thing)) for name, thing in things]
         self._views = [view for _, _, view in seen if view is not None]
         self._others = [thing for _, thing, view in seen if view is None]
-        self._names = [name for name, _, view in seen if view is not None]
-        self._names += [name for name, _, view in seen if view is None]
+        self._summed = [(name, thing) for name, thing, view in seen if view is not None]
+        self._summed += [(name, thing) for name, thing, view in seen if view is None]
         self._before = self._sums()
 
     def changed(self) -> str:
@@ -111,8 +116,17 @@ class Watch:
             if hooks:
                 return name
         if (now := self._sums()) != self._before:
-            return next(name for name, a, b in zip(self._names, self._before, now, strict=True) if a != b)
+            return next(name for (name, _), a, b in zip(self._summed, self._before, now, strict=True) if a != b)
         return ""
+
+    def settle(self) -> None:
+        """Leave out from now on what is not as it was: after calls of a model, what it changes itself at each call."""
+        for table in self._tables:
+            if table.owner is None and not table.is_same():
+                table.settle()
+        self._tensors = [entry for entry in self._tensors if state(entry[1]) == entry[2]]
+        if (now := self._sums()) != self._before:
+            self._take([thing for thing, a, b in zip(self._summed, self._before, now, strict=True) if a == b])
 
     def check(self) -> None:
         """Raise if something has been changed."""
@@ -142,18 +156,34 @@ class _Table:
         values = self._now()
         return len(values) == len(self.values) and all(map(operator.is_, values, self.values))
 
+    def settle(self) -> None:
+        """Leave out what is not as it was."""
+        names, values, now = self._names_now, self._now, self._pairs()
+        same = [k for k, value in zip(self.names, self.values, strict=True) if k in now and _equal(now[k], value)]
+        self.values = [now[key] for key in same]
+        self.names = same
+
+        def current() -> list[Any]:
+            found = dict(zip(names(), values(), strict=True))
+            return [found.get(key) for key in same]
+
+        self._names_now, self._now = lambda: same, current
+
+    def _pairs(self) -> dict[Any, Any]:
+        return dict(zip(self._names_now(), self._now(), strict=True))
+
     def changed(self, all_modes: bool) -> str:
         """The name of what has changed, where equal numbers are the same."""
         before = dict(zip(self.names, self.values, strict=True))
-        now = dict(zip(self._names_now(), self._now(), strict=True))
+        now = self._pairs()
         for key in dict.fromkeys([*before, *now]):
             if key in before and key in now and _equal(before[key], now[key]):
                 continue
             if isinstance(self.owner, torch.nn.Module):
                 kind: Any = type(self.owner)
-                if key == "training" and (all_modes or _reads_mode(kind)):
+                if key == "training" and (all_modes or _code.reads_mode(kind)):
                     return f"the mode of {self.path or 'module'}"
-                if key == "training" or key in ASIDE or key in _assigned(kind) or _is_made(self.owner, key, now):
+                if key == "training" or key in ASIDE or key in _code.assigned(kind) or _is_made(self.owner, key, now):
                     continue
             return _joined(self.path, key)
         return ""
@@ -168,9 +198,12 @@ class _Walk:
         self.tables: list[_Table] = []
         self.empty: list[tuple[str, Any]] = []
         self._seen: dict[int, Any] = {}  # alive, or an id could be given out again
+        self._classes: set[type] = set()
+        self._codes: list[tuple[types.CodeType, int]] = []  # in reach, with the ids of their globals
+        self._later: list[Callable[[], None]] = []
 
-    def walk(self, value: Any, path: str, shallow: bool = False) -> None:
-        """Take in `value`; `shallow` leaves out what lists and dicts hold."""
+    def walk(self, value: Any, path: str, aside: Collection[Any] = ()) -> None:
+        """Take in `value`, but for some keys of it, or `_code.EVERY`."""
         if isinstance(value, PLAIN) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -181,23 +214,27 @@ class _Walk:
         elif isinstance(value, torch.nn.Module):
             self._module(value, path)
         elif isinstance(value, types.FunctionType):
-            self._function(value, path, shallow)
+            self._function(value, path)
+        elif isinstance(value, functools._lru_cache_wrapper):
+            self.walk(value.__wrapped__, path)
         elif isinstance(value, types.MethodType):
-            self.walk(value.__func__, path, shallow)
-            if isinstance(value.__self__, torch.nn.Module):
+            self.walk(value.__func__, path)
+            if isinstance(value.__self__, torch.nn.Module) or _is_own(value.__self__):
                 self.walk(value.__self__, path)
         elif isinstance(value, functools.partial):
             for part in (value.func, value.args, value.keywords):
                 self.walk(part, path)
-        elif shallow:
+        elif _code.EVERY in aside:
             return
         elif isinstance(value, Mapping):
-            self._mapping(value, path)
+            self._mapping(value, path, aside)
         elif isinstance(value, list | tuple):
             if isinstance(value, list):
                 self._table(path, lambda: range(len(value)), lambda: value)
             for i, part in enumerate(value):
                 self.walk(part, f"{path}[{i}]")
+        elif _is_own(value):
+            self._later.append(functools.partial(self._object, value, path))
         elif isinstance(value, RECORDS) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
             self._mapping(vars(value), path)
 
@@ -207,13 +244,18 @@ class _Walk:
     def _one(self, path: str, value: Callable[[], Any]) -> None:
         self._table(path, lambda: ("",), lambda: (value(),))
 
-    def _some(self, path: str, names: list[str], own: Mapping[str, Any]) -> None:
+    def _some(self, path: str, names: Sequence[str], own: Mapping[str, Any]) -> None:
         self._table(path, lambda: names, lambda: [own.get(name) for name in names])
 
-    def _mapping(self, found: Mapping[Any, Any], path: str) -> None:
-        self._table(path, found.keys, found.values)
+    def _mapping(self, found: Mapping[Any, Any], path: str, aside: Collection[Any] = ()) -> None:
+        if aside:
+            found_keys = [key for key in found if key not in aside]
+            self._table(path, lambda: found_keys, lambda: [found.get(key) for key in found_keys])
+        else:
+            self._table(path, found.keys, found.values)
         for key, part in list(found.items()):
-            self.walk(part, _joined(path, key))
+            if key not in aside:
+                self.walk(part, _joined(path, key))
 
     def _module(self, module: Any, path: str) -> None:
         own = vars(module)
@@ -231,11 +273,11 @@ class _Walk:
         for key in HOOKS:
             self._hooks(own.get(key, {}), _joined(path, key))
         kind: Any = type(module)
-        written = _entries_written(kind)
+        written = _code.entries_written(kind)
         for key, value in list(own.items()):
             if key not in ASIDE and key not in HOOKS and key not in PARTS and not _is_made(module, key, own):
-                self.walk(value, _joined(path, key), shallow=key in written)
-        self._class(type(module))
+                self.walk(value, _joined(path, key), written.get(key, ()))
+        self._class(kind, _code.called(kind), _code.assigned(kind))
         for key in EVERYWHERE:
             if id(hooks := getattr(torch.nn.modules.module, key)) not in self._seen:
                 self._seen[id(hooks)] = hooks
@@ -246,102 +288,110 @@ class _Walk:
             self.empty.append((path, hooks))
             return
         self._table(path, hooks.keys, hooks.values)
-        for hook in list(hooks.values()):  # what they gather in lists and dicts is no input of theirs
-            self.walk(hook, path, shallow=True)
+        for hook in list(hooks.values()):
+            self.walk(hook, path)
 
-    def _class(self, kind: type) -> None:
+    def _class(self, kind: type, called: Collection[str], aside: Collection[str]) -> None:
+        """What objects of a class have from it, of functions those that are called."""
         for base in kind.__mro__:
-            if id(base) in self._seen or base in (torch.nn.Module, object):
+            if base in self._classes or base in (torch.nn.Module, object):
                 continue
-            self._seen[id(base)] = base
+            self._classes.add(base)
             own = vars(base)
-            if base.__module__.partition(".")[0] == "torch":  # somebody may have put another method there
+            if _code.is_closed(_code.package(base.__module__)):  # somebody may have put another method there
                 self._one(f"{base.__name__}.forward", functools.partial(own.get, "forward"))
                 continue
-            names = [key for key, value in own.items() if _is_data(key, value)]
+            names = [key for key, value in own.items() if _is_data(key, value) and key not in aside]
             self._some(base.__name__, names, own)
-            called = _called(kind)
             for key in names:
-                function = _function_of(own[key])
+                function = _code.function_of(own[key])
                 if key in called or not isinstance(function, types.FunctionType):
                     self.walk(function, f"{base.__name__}.{key}")
 
-    def _function(self, function: Any, path: str, shallow: bool) -> None:
-        name = path or function.__name__
+    def _function(self, function: Any, path: str) -> None:
+        name, code = path or function.__name__, function.__code__
+        of = _code.package(function.__globals__.get("__name__"))  # `__module__` is another's in a decorator
+        cells = [(free, cell) for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)]
+        if _code.is_closed(of):  # what PyTorch puts around a function: only that is somebody's own
+            for free, cell in cells:
+                if isinstance(_contents(cell), (torch.nn.Module, torch.Tensor, *CALLED)):
+                    self.walk(_contents(cell), free)
+            return
         self._one(name, lambda: function.__code__)
         for attribute in ("__defaults__", "__kwdefaults__"):
             self._one(name, functools.partial(getattr, function, attribute))
-            self.walk(getattr(function, attribute), name, shallow)
-        code, written = function.__code__, _written(function.__code__)
-        for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if free != "__class__":
+            self.walk(getattr(function, attribute), name)
+        (rebound, _), written = _code.stored(code), _code.written(code)
+        for free, cell in cells:
+            if free != "__class__" and free not in rebound:
                 self._one(f"{free} of {name}", functools.partial(_contents, cell))
-                self.walk(_contents(cell), free, shallow or free in written)
-        self._named_in(function, "", function.__globals__, written, shallow)
+                self.walk(_contents(cell), free, written.get(free, ()))
+        self._codes.append((code, id(function.__globals__)))
+        self._named_in(function, "", function.__globals__, of)
 
-    def _named_in(self, function: Any, path: str, own: Mapping[str, Any], written: set[str], shallow: bool) -> None:
-        """Globals, or what a module holds, that a function or one within it names."""
-        for key in _names(function.__code__):
-            value = own.get(key)
-            if isinstance(value, types.ModuleType) and not path and _package(value.__name__) not in ("torch", "numpy"):
-                self._named_in(function, key, vars(value), written, shallow)
-            elif value is None or not (
-                isinstance(value, (torch.nn.Module, *DATA, *CONTAINERS)) or _is_own(function, value)
-            ):
-                continue
-            elif key not in written or not isinstance(value, CONTAINERS):
+    def _named_in(self, function: Any, path: str, own: Mapping[str, Any], of: str) -> None:
+        """Globals, or what a module holds, that a function or one within it names: functions now, data later."""
+        data = (torch.nn.Module, *DATA) if _code.is_installed(of) else (torch.nn.Module, *DATA, *CONTAINERS)
+        for key in _code.names(function.__code__):
+            value, called = own.get(key), _code.function_of(own.get(key))
+            if isinstance(value, types.ModuleType):
+                inner = _code.package(value.__name__)
+                if path.count(".") < 2 and not _code.is_closed(inner):
+                    self._named_in(function, _joined(path, key), vars(value), inner)
+            elif isinstance(called, types.FunctionType) and _code.package(called.__globals__.get("__name__")) == of:
                 self._some(path, [key], own)
-                self.walk(value, _joined(path, key), shallow)
+                self.walk(called, _joined(path, key))
+            elif value is not None and (isinstance(value, data) or _is_own(value)):
+                self._later.append(functools.partial(self._global, path, key, own))
+
+    def _global(self, path: str, key: str, own: Mapping[str, Any]) -> None:
+        if any(at == id(own) and key in _code.stored(code)[0] for code, at in self._codes):
+            return
+        self._some(path, [key], own)
+        self.walk(own[key], _joined(path, key), self._keys_written(key))
+
+    def _object(self, value: Any, path: str) -> None:
+        """A class that somebody works on, or an object of one: of what functions in reach name, what none assigns."""
+        kind, whole = value if isinstance(value, type) else type(value), dataclasses.is_dataclass(value)
+        found = -1
+        while len(self._codes) > found:  # methods that are named name others
+            found = len(self._codes)
+            named = {name for code, _ in self._codes for name in (*_code.names(code), "__call__")}
+            for base in kind.__mro__[:-1]:
+                for key, part in vars(base).items():
+                    if key in named and isinstance(function := _code.function_of(part), types.FunctionType):
+                        self.walk(function, f"{base.__name__}.{key}")
+        assigned = {name for code, _ in self._codes for name in _code.stored(code)[1]}
+        self._class(kind, named, assigned)
+        if kind is value:
+            return
+        own = vars(value)
+        names = [key for key in own if key not in assigned and (whole or key in named)]
+        self._some(path, names, own)
+        for key in names:
+            self.walk(own[key], _joined(path, key), self._keys_written(key))
+
+    def _keys_written(self, name: str) -> set[Any]:
+        return {key for code, _ in self._codes for key in _code.written(code).get(name, ())}
+
+    def finish(self) -> _Walk:
+        """Take in what was put off until all functions in reach were known."""
+        while self._later:
+            self._later.pop(0)()
+        return self
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a value is a class that somebody works on, or an object of one."""
+    kind: Any = value if isinstance(value, type) else type(value)
+    return hasattr(value, "__dict__") and not _code.is_installed(_code.package(kind.__module__))
 
 
 def _is_data(key: str, value: Any) -> bool:
     """Whether an attribute of a class may change what its objects compute."""
     if key.startswith("__") and key != "__call__":
         return False
-    return isinstance(_function_of(value), (*DATA, list, tuple, dict, types.FunctionType))
-
-
-def _function_of(value: Any) -> Any:
-    """What a method, property or the like calls; else the value itself."""
-    return getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-
-
-def _is_own(function: Any, value: Any) -> bool:
-    """Whether a value is a function of the package that a function is of."""
-    return isinstance(value, types.FunctionType) and _package(value.__module__) == _package(function.__module__)
-
-
-def _package(name: str | None) -> str:
-    return (name or "").partition(".")[0]
-
-
-def _within(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code, and that of functions in it."""
-    yield code
-    for part in code.co_consts:
-        if isinstance(part, types.CodeType):
-            yield from _within(part)
-
-
-@functools.cache
-def _names(code: types.CodeType) -> list[str]:
-    return list(dict.fromkeys(name for part in _within(code) for name in part.co_names))
-
-
-@functools.cache
-def _written(code: types.CodeType) -> set[str]:
-    """Names in lines that write to entries, or call a method that does: what these write to is among them."""
-    found: set[str] = set()
-    for part in _within(code):
-        line: list[dis.Instruction] = []
-        for step in [*dis.get_instructions(part), None]:
-            if step is None or step.starts_line:
-                if any(s.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") or s.argval in WRITERS for s in line):
-                    found |= {s.argval for s in line if s.opname in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_ATTR")}
-                line = []
-            if step is not None:
-                line.append(step)
-    return found
+    return isinstance(_code.function_of(value), (*DATA, list, tuple, dict, types.FunctionType))
 
 
 def _contents(cell: Any) -> Any:
@@ -381,52 +431,6 @@ def _is_made(module: Any, key: str, own: Mapping[str, Any]) -> bool:
     return value.grad_fn is not None or any(f"{key}{end}" in module._parameters for end in ("_orig", "_g"))
 
 
-@functools.cache
-def _reads_mode(kind: Any) -> bool:
-    """Whether a method of a module's class reads `self.training`."""
-    bases = [base for base in kind.__mro__ if base not in (torch.nn.Module, object)]
-    return any("training" in code.co_names for base in bases for code in _codes(base))
-
-
-@functools.cache
-def _called(kind: Any) -> set[str]:
-    """Names of a module's methods and properties that its forward calls, or one that it calls, itself among them."""
-    todo, done = ["forward"], set()
-    while todo:
-        if (name := todo.pop()) in done or getattr(torch.nn.Module, name, None) is getattr(kind, name, None):
-            continue
-        code = getattr(_function_of(inspect.getattr_static(kind, name, None)), "__code__", None)
-        if code is not None:
-            done.add(name)
-            todo += _names(code)
-    return done
-
-
-@functools.cache
-def _assigned(kind: Any) -> set[str]:
-    """Attributes that a module's forward, or what it calls of the class, assigns: what it leaves is no input of it."""
-    return {
-        step.argval for code in _own_codes(kind) for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"
-    }
-
-
-@functools.cache
-def _entries_written(kind: Any) -> set[str]:
-    """Attributes whose entries a module's forward, or what it calls of the class, writes."""
-    return {name for code in _own_codes(kind) for name in _written(code)}
-
-
-def _own_codes(kind: Any) -> list[types.CodeType]:
-    return [_function_of(inspect.getattr_static(kind, name)).__code__ for name in _called(kind)]
-
-
-def _codes(kind: type) -> Iterator[types.CodeType]:
-    for value in vars(kind).values():
-        function = getattr(value, "__func__", getattr(value, "fget", value))
-        if isinstance(function, types.FunctionType):
-            yield function.__code__
-
-
 # ------------------------------------------------------------------------------------------------------ checksums
 def _bytes_of(thing: Any) -> Bytes | None:
     """An array's or tensor's own memory; None where NumPy cannot see it, or where it has gaps."""
@@ -454,6 +458,7 @@ def fingerprint(batches: Iterable[Any]) -> list[object]:
     found = _Walk()
     for i, batch in enumerate(batches):
         found.walk(batch, str(i))
+    found.finish()
     return [(tensor.shape, tensor.dtype, _sum_elsewhere(tensor)) for _, tensor in found.tensors]
 
 
