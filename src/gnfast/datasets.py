@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import _checks, data_files
+from gnfast import _checks, data_files, thresholds
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -216,7 +216,7 @@ def whiten(X: Any) -> NDArray[Any]:
     """
     X = _checks.array(X, "X", ("n", "d"))
     U, s, Vt = np.linalg.svd(X, full_matrices=False)
-    r = int((s > max(X.shape) * np.finfo(X.dtype).eps * s[0]).sum())
+    r = int((s > thresholds.data_threshold(s[0], X.shape, X.dtype)).sum())
     if r == 0:
         raise ValueError("X is zero everywhere and cannot be whitened; pass samples that are not all zero")
     top = np.abs(Vt[:r]).argmax(axis=1)

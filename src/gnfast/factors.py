@@ -9,11 +9,10 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from gnfast import _arrays
+from gnfast import _arrays, thresholds
 from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
 
-CLEAR = 1e-5  # of the largest length: what lies further outside of the span so far is known from the second moment
 NO_DATA = "X is zero at all samples that count, and so is the Gauss-Newton matrix of a linear network without biases"
 BLOCK_NUMBERS = 1 << 20  # of blocks that are factorised at once: 8 MB a temporary
 
@@ -52,9 +51,9 @@ def factor_of_rows(moment: Array, rows: Callable[[], Iterable[Array]], count: in
     """C^T (r, d) with C C^T = the second moment (d, d), overwritten, of `count` rows of data.
 
     A pivoted Cholesky factorisation where its rank is full. Else the moment does not tell small singular values of the
-    data from none: those below sqrt(d eps), of which it has the squares. Then the data themselves are made triangular,
+    data from none: it has the squares of these. Then the data themselves are made triangular,
     the columns in the order of the pivots, and what lies outside of the span of the clear ones is made so with pivots,
-    cut at max(16, count, d) eps of the longest column: rounding of the data, if they were computed.
+    cut at `thresholds.column_threshold`: rounding of the data, if they were computed.
 
     Args:
         moment: (d, d), float64.
@@ -73,11 +72,11 @@ def factor_of_rows(moment: Array, rows: Callable[[], Iterable[Array]], count: in
         if rank == d:
             return scattered(np.triu(factor), pivots, d)
         lengths = np.abs(factor.diagonal()[:rank])
-        clear = int(np.count_nonzero(lengths > CLEAR * lengths[0]))
+        clear = int(np.count_nonzero(lengths > thresholds.known_from_moment(lengths[0])))
         R = np.empty((0, d))
         for block in rows():
             R = np.asarray(np.linalg.qr(np.vstack([R, block[:, pivots]]), mode="r"))
-        cut = max(16, count, d) * float(np.finfo(float).eps) * float(np.linalg.norm(R, axis=0).max())
+        cut = thresholds.column_threshold(float(np.linalg.norm(R, axis=0).max()), (count, d))
         if len(R) == clear:
             return scattered(R, pivots, d)
         corner, order = scipy.linalg.qr(R[clear:, clear:], mode="r", pivoting=True, check_finite=False)
@@ -110,7 +109,7 @@ def block_factors(blocks: Array, name: str, weights: Array) -> Array:
     """Rows R_i^T (n, q, k), float64, with R_i R_i^T = weights_i blocks_i, q the largest rank of them.
 
     Rows are eigenvectors times the roots of their eigenvalues, the largest first; beyond a block's own rank they are
-    zero. Eigenvalues, and differences from symmetry, up to 8 k eps times the block's largest count as rounding.
+    zero. Eigenvalues, and differences from symmetry, up to `thresholds.hessian_threshold` count as rounding.
 
     Args:
         blocks: (n, k, k), symmetric positive semi-definite.
@@ -121,14 +120,13 @@ def block_factors(blocks: Array, name: str, weights: Array) -> Array:
         ValueError: A block that is not symmetric or has a negative eigenvalue.
     """
     n, k = blocks.shape[:2]
-    rounding = 8 * k * float(np.finfo(blocks.dtype).eps)
     rows, q = np.zeros((n, k, k)), 0
     step = max(1, BLOCK_NUMBERS // k**2)
     for start in range(0, n, step):
         H = blocks[start : start + step].astype(np.float64)
         largest = np.abs(H).max(axis=(1, 2))
         skew = np.abs(H - H.transpose(0, 2, 1))
-        if (odd := np.flatnonzero(skew.max(axis=(1, 2)) > rounding * largest)).size:
+        if (odd := np.flatnonzero(skew.max(axis=(1, 2)) > thresholds.hessian_threshold(largest, k, blocks.dtype))).size:
             i, (a, b) = odd[0], np.unravel_index(skew[odd[0]].argmax(), (k, k))
             raise ValueError(
                 f"{name}[{start + i}] is not symmetric, its entries [{a}, {b}] and [{b}, {a}] are {H[i, a, b]:g} and "
@@ -136,7 +134,7 @@ def block_factors(blocks: Array, name: str, weights: Array) -> Array:
             )
         with blas_threads(k):
             values, vectors = np.linalg.eigh((H + H.transpose(0, 2, 1)) / 2)
-        cut = rounding * np.abs(values).max(axis=1)
+        cut = thresholds.hessian_threshold(np.abs(values).max(axis=1), k, blocks.dtype)
         if (odd := np.flatnonzero(values[:, 0] < -cut)).size:
             i = odd[0]
             raise ValueError(
@@ -153,9 +151,9 @@ def pivoted_cholesky(M: Array, cut: float | None = None) -> tuple[Array, Array, 
     """(U, pivots, rank) with M[pivots][:, pivots] = U[:rank]^T U[:rank], U in the upper triangle.
 
     M (N, N), in C order, is given by its lower triangle and overwritten. Pivots up to `cut` count as zero; None means
-    N * eps * the largest diagonal entry.
+    `thresholds.pivot_threshold`.
     """
-    tolerance = len(M) * np.finfo(M.dtype).eps * float(M.diagonal().max()) if cut is None else cut
+    tolerance = thresholds.pivot_threshold(float(M.diagonal().max()), len(M), M.dtype) if cut is None else cut
     (pstrf,) = lapack.get_lapack_funcs(("pstrf",), (M,))
     factor, pivots, rank, _ = pstrf(M.T, tol=tolerance, lower=0, overwrite_a=1)
     return factor, pivots - 1, int(rank)

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal, lapack
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.bounds.spectra import EPS, eigen_ends, rounding
+from gnfast.bounds.spectra import eigen_ends
+from gnfast.thresholds import EPS, cholesky_error, decomposition_error
 
 SIZE = 400  # below it a whole spectrum takes some milliseconds
 WIDTHS = (1e-6, 1e-4, 1e-2)  # relative distances from the estimate that are tried for the proof
@@ -80,7 +81,7 @@ def inner_values(M: FloatArray, start: FloatArray, step: Apply, steps: int = 3) 
 
 def _margin(size: int, top: float, trace: float, eps: float) -> float:
     """What errors in the entries may change, and what rounding may hide from a Cholesky factorisation (Rump)."""
-    return rounding(size, eps=eps) * top + EPS / 2 * (size + 2) * trace
+    return decomposition_error(size, eps=eps) * top + cholesky_error(size, trace)
 
 
 def _cholesky(M: FloatArray, shift: float) -> FloatArray | None:

@@ -14,9 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
+from gnfast import thresholds
 from gnfast.bounds.bound import FloatArray
 from gnfast.bounds.paths import after, before, dense_layers, effective
-from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
+from gnfast.bounds.spectra import Ends, eigen_ends
 from gnfast.networks import Network
 from gnfast.networks.layers import Dense
 
@@ -43,7 +44,7 @@ class InputRange:
     @property
     def ends(self) -> Ends:
         """Ends of the non-zero spectrum of Sigma."""
-        margin = rounding(self.rank) * self.scale[0]
+        margin = thresholds.decomposition_error(self.rank) * self.scale[0]
         return Ends(float((self.scale[0] + margin) ** 2), float(max(self.scale[-1] - margin, 0.0) ** 2))
 
 
@@ -52,7 +53,7 @@ def input_range(X: FloatArray, ones: bool) -> InputRange:
     if ones:
         X = np.hstack([X, np.ones((len(X), 1))])
     n, columns = X.shape
-    cut = EPS * max(n, columns)
+    cut = thresholds.data_threshold(1.0, X.shape)
     # Triangular first: the singular values are those of X without squaring, at the cost of X^T X for tall X.
     R = np.linalg.qr(X, mode="r") if n > columns else X
     _, s, Vt = np.linalg.svd(R, full_matrices=False)

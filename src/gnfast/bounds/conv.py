@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gnfast import _checks
+from gnfast import _checks, thresholds
 from gnfast.bounds import fourier
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
 from gnfast.bounds.inputs import as_data
-from gnfast.bounds.spectra import EPS, Ends, eigen_ends, rounding
+from gnfast.bounds.spectra import Ends, eigen_ends
 from gnfast.networks import Network
 from gnfast.networks.patches import Chain, chain
 
@@ -117,7 +117,7 @@ class Problem:
     @property
     def cut(self) -> float:
         """Relative size up to which a singular value counts as zero."""
-        return EPS * max(self.terms, self.chain.columns)
+        return thresholds.data_threshold(1.0, (self.terms, self.chain.columns))
 
     @property
     def rank(self) -> int:
@@ -128,7 +128,7 @@ class Problem:
     def sigma(self) -> Ends:
         """Ends of the data's spectrum, moved outwards by rounding."""
         s = self._spectrum[0]
-        margin = rounding(self.chain.columns, self.terms) * s[0]
+        margin = thresholds.decomposition_error(self.chain.columns, self.terms) * s[0]
         return Ends(float((s[0] + margin) ** 2), float(max(s[-1] - margin, 0.0)) ** 2)
 
     @cached_property
@@ -184,8 +184,8 @@ def _convex(name: str, p: Problem) -> Bound:
 
 def _joint(name: str, p: Problem) -> Bound:
     # The data's own rounding is that of Sigma, whose errors a term has along with those of U_l.
-    relative = rounding(p.chain.columns, p.terms) / rounding(1)
-    ends = [eigen_ends(gram, p.chain.terms, EPS * max(relative, 1.0)) for gram in p.weighted]
+    eps = max(thresholds.decomposition_error(p.chain.columns, p.terms), thresholds.EPS)
+    ends = [eigen_ends(gram, p.chain.terms, eps) for gram in p.weighted]
     upper, lower = (sum(values) for values in zip(*ends, strict=True))
     parts = p.parts(ends) | {"lambda_max_upper": upper, "lambda_min_lower": lower}
     return quotient(name, STATEMENTS["joint"], upper, lower, parts, p.narrowness(single=True) if lower <= 0 else "")

@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from gnfast import thresholds
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
 from gnfast.bounds.inputs import as_data, in_float64, is_dense, with_ones
-from gnfast.bounds.spectra import Ends, gram_ends, rounding
+from gnfast.bounds.spectra import Ends, gram_ends
 from gnfast.bounds.tapes import Tape
 from gnfast.hessians import Hessians
 from gnfast.losses import LossAt, loss_at
@@ -137,7 +138,7 @@ def _backward_grams(tape: Tape, R: FloatArray, whole: bool) -> tuple[FloatArray,
 def _block_ends(blocks: FloatArray) -> Ends:
     """Ends of the spectrum of blockdiag(blocks), blocks (n, q, q)."""
     w = np.linalg.eigvalsh(blocks)
-    margin = rounding(blocks.shape[-1]) * w[:, -1]
+    margin = thresholds.decomposition_error(blocks.shape[-1]) * w[:, -1]
     return Ends(float((w[:, -1] + margin).max()), float(max((w[:, 0] - margin).min(), 0.0)))
 
 

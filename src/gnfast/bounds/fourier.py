@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gnfast import thresholds
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
-from gnfast.bounds.spectra import EPS, rounding
 from gnfast.networks.patches import Chain, Step
 
 STATEMENT = (
@@ -30,21 +30,20 @@ def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
         return silent(name, STATEMENT, reason)
     transfers = [_transfer(step, chain.patches.shape[1:]) for step in chain.steps]
     vectors, roots, _ = np.linalg.svd(_transforms(chain, data), full_matrices=False)
-    cut = EPS * max(len(data), roots.shape[-1])
     top = roots.max()
     if not top > 0:
         return silent(name, STATEMENT, "X is zero, and so is G")
     large = [step.taps == chain.patches.shape[1:] for step in chain.steps]
     highest, lowest = 0.0, math.inf
     for f in range(len(roots)):
-        kept = roots[f] > cut * top
+        kept = roots[f] > thresholds.data_threshold(top, (len(data), roots.shape[-1]))
         if not kept.any():
             continue
         terms = _terms([transfer[f] for transfer in transfers], vectors[f][:, kept] * roots[f][kept])
         size = len(terms[0])
         above = np.linalg.eigvalsh(np.sum(terms, axis=0))
         below = np.linalg.eigvalsh(np.sum([term for term, whole in zip(terms, large, strict=True) if whole], axis=0))
-        margin = rounding(size, len(data)) * above[-1]
+        margin = thresholds.decomposition_error(size, len(data)) * above[-1]
         highest, lowest = max(highest, above[-1] + margin), min(lowest, below[0] - margin)
     lowest = max(lowest, 0.0)
     parts: Parts = {"large": np.array(large), "lambda_max_upper": float(highest), "lambda_min_lower": float(lowest)}

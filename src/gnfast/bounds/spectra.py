@@ -1,19 +1,17 @@
 """Ends of spectra, moved outwards by what rounding may have done, so that a bound made of them stays a bound.
 
-An upper end is raised and a lower end lowered by `rounding` times the largest value; a lower end that does not survive
-this is not resolved and counts as zero.
+An upper end is raised and a lower end lowered by `thresholds.decomposition_error` times the largest value; a lower end
+that does not survive this is not resolved and counts as zero.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from gnfast.bounds.bound import FloatArray
-
-EPS = float(np.finfo(np.float64).eps)
+from gnfast.thresholds import EPS, decomposition_error
 
 
 class Ends(NamedTuple):
@@ -23,19 +21,10 @@ class Ends(NamedTuple):
     smallest: float
 
 
-def rounding(size: int, terms: int = 0, eps: float = EPS) -> float:
-    """Error of a computed eigenvalue or singular value relative to the largest one.
-
-    A symmetric or bidiagonal solver of this size is backward stable within about size * eps; sums of `terms` products
-    that made the matrix add errors of random sign, about sqrt(terms) * eps.
-    """
-    return eps * (size + math.sqrt(terms))
-
-
 def eigen_ends(M: FloatArray, terms: int = 0, eps: float = EPS) -> Ends:
     """Ends of the spectrum of M, symmetric positive semi-definite (size, size)."""
     w = np.linalg.eigvalsh(M)
-    margin = rounding(len(M), terms, eps) * w[-1]
+    margin = decomposition_error(len(M), terms, eps) * w[-1]
     return Ends(float(w[-1] + margin), float(max(w[0] - margin, 0.0)))
 
 
@@ -46,7 +35,7 @@ def scaled_ends(M: FloatArray, scale: FloatArray, terms: int = 0) -> Ends:
     half its digits only.
     """
     w, U = np.linalg.eigh(M)
-    relative = rounding(len(M), terms)
+    relative = decomposition_error(len(M), terms)
     margin = relative * w[-1]
     s = np.linalg.svd(np.sqrt(np.maximum(w - margin, 0.0))[:, None] * U.T * scale, compute_uv=False)
     top = scale.max()
@@ -74,7 +63,7 @@ class Singular(NamedTuple):
 def singular_ends(M: FloatArray) -> Singular:
     """The largest squared singular value of M; the smallest if M has full column rank, and full row rank, else 0."""
     s = np.linalg.svd(M, compute_uv=False)
-    margin = rounding(max(M.shape)) * s[0]
+    margin = decomposition_error(max(M.shape)) * s[0]
     smallest = float(max(s[-1] - margin, 0.0) ** 2)
     rows, columns = M.shape
     return Singular(

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gnfast import _checks
+from gnfast import _checks, thresholds
 from gnfast._runtime import blas_threads
 from gnfast.bounds.chains import InputRange, input_range
 from gnfast.ensemble.dice import Gaussian, Orthogonal, Weight
@@ -167,8 +167,7 @@ def _inputs(Sigma: npt.ArrayLike | None, d: int | None) -> InputRange:
         raise ValueError(f"Sigma has shape {given.shape} but must be square, (d, d)")
     moment = given.astype(np.float64)
     largest = float(np.abs(moment).max())
-    # Of the dtype that it was computed in. Pivots of columns that depend on others reach 3 d eps (40 to 40,000 rows).
-    rounding = 10 * len(moment) * float(np.finfo(given.dtype).eps) * largest
+    rounding = thresholds.pivot_threshold(largest, len(moment), given.dtype)  # that of what it was computed in
     if np.abs(moment - moment.T).max() > 10 * rounding:
         raise ValueError("Sigma is not symmetric; pass (Sigma + Sigma.T) / 2 if its symmetric part is meant")
     if largest == 0:

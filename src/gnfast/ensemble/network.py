@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._runtime import blas_threads, get_num_threads
 from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
@@ -299,7 +299,7 @@ def network(
 def _ends(spectra: FloatArray) -> dict[str, Any]:
     """Of ascending eigenvalues (samples, N) what an Ensemble has of each sample."""
     largest, size = spectra[:, -1], spectra.shape[1]
-    cut = 10 * size * np.finfo(np.float64).eps * largest
+    cut = thresholds.pivot_threshold(1.0, size) * largest
     rank = np.count_nonzero(spectra > cut[:, None], axis=1)
     smallest = np.take_along_axis(spectra, np.minimum(size - rank, size - 1)[:, None], axis=1)[:, 0]
     with np.errstate(invalid="ignore"):  # 0 / 0 where no derivative is left

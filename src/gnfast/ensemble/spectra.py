@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
+from gnfast import thresholds
 from gnfast.ensemble.grams import Grams
 from gnfast.ensemble.results import FloatArray
 from gnfast.operators.kronecker_sum import KroneckerSum
@@ -91,7 +92,7 @@ def ends(dual: Sum, seed: int) -> Ends:
         values = scipy.linalg.eigvalsh(op.to_dense(), overwrite_a=True, check_finite=False)
         top, low = float(values[-1]), float(values[0])
         if not shift:
-            rank = int(np.count_nonzero(values > matrices.zero_cut(top, size, values.dtype)))
+            rank = int(np.count_nonzero(values > thresholds.zero_threshold(top, size, values.dtype)))
             if rank == 0 or not math.isfinite(top):
                 raise ValueError(NO_SPECTRUM)
             low = float(values[size - rank])
@@ -114,7 +115,7 @@ def _by_products(op: KroneckerSum, seed: int) -> tuple[float, float, int]:
     P, R = op.factors()
     mean = np.tensordot(np.trace(P, axis1=1, axis2=2) / op.outputs, R, 1)
     values, U = scipy.linalg.eigh(mean, check_finite=False)
-    cut = matrices.zero_cut(float(values[-1]), len(mean), mean.dtype)
+    cut = thresholds.zero_threshold(float(values[-1]), len(mean), mean.dtype)
 
     def end(which: str, u: FloatArray, method: str) -> tuple[float, bool]:
         _, best = np.linalg.eigh(np.tensordot(np.einsum("lij,i,j->l", R, u, u, optimize=True), P, 1))
@@ -129,7 +130,7 @@ def _by_products(op: KroneckerSum, seed: int) -> tuple[float, float, int]:
         top, reached = end("LA", U[:, -1], "lanczos")
         if reached and values[0] > cut:
             low, reached = end("SA", U[:, 0], "davidson")
-            if reached and low > matrices.zero_cut(top, op.shape[0], op.dtype):
+            if reached and low > thresholds.zero_threshold(top, op.shape[0], op.dtype):
                 return low, top, op.shape[0]
     found = Search(op, False, TOL, seed, None).run()
     return found.smallest.value, found.largest.value, found.rank

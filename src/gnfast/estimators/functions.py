@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, thresholds
 from gnfast._arrays import Array
 from gnfast.estimators.results import EffectiveDimension, LogDet
 from gnfast.operators import SymmetricOperator
@@ -97,14 +97,14 @@ def logdet(
             raise ValueError(_NOT_POSITIVE)
         logs = 2 * np.log(_arrays.to_host(K.diagonal()).astype(np.float64))
         # What rounding does to a pivot, relative to it, is the absolute error of its logarithm.
-        relative = 8 * _arrays.eps(A.dtype) * float(np.exp(logs.max() - logs).mean())
+        relative = thresholds.rounding_error(float(np.exp(logs.max() - logs).mean()), A.dtype)
         return LogDet(float(logs.sum()) + beyond, relative * len(logs), "exact: Cholesky", True, 0)
 
     def bracket(found: Measure) -> tuple[float, float, float]:
         low, high = float(found.nodes.min()), float(found.nodes.max())
         if low + damping <= 0:
             raise ValueError(_NOT_POSITIVE)
-        doubt = matrices.rounding(max(high, -low), A.dtype)
+        doubt = thresholds.rounding_error(max(high, -low), A.dtype)
         # Where an eigenvalue below zero was seen, all that is known of the others is that op + damping I is positive.
         end = 0.0 if low > -doubt else -damping
         least = doubt * float(np.finfo(np.float64).eps)
@@ -176,7 +176,7 @@ def effective_dimension(
             matrices.semidefinite_eigenvalues(_damped(A, 0.0, precision), A.dtype).astype(np.float64), 0
         )
         # An eigenvalue moved by r moves its share by r damping / (value + damping)^2.
-        slope = matrices.rounding(float(values[-1]), A.dtype) * float(
+        slope = thresholds.rounding_error(float(values[-1]), A.dtype) * float(
             np.sum(damping / (values + damping) / (values + damping))
         )
         shares = values / (values + damping)
@@ -188,9 +188,9 @@ def effective_dimension(
 
     def bracket(found: Measure) -> tuple[float, float, float]:
         low, high = float(found.nodes.min()), float(found.nodes.max())
-        if low < -10 * matrices.zero_cut(max(high, -low), A.shape[0], A.dtype):
+        if low < -10 * thresholds.zero_threshold(max(high, -low), A.shape[0], A.dtype):
             raise ValueError(f"op has the eigenvalue {low:.3g} or one below but must be positive semi-definite")
-        doubt = matrices.rounding(max(high, -low), A.dtype)
+        doubt = thresholds.rounding_error(max(high, -low), A.dtype)
         return found.bracket(lambda x: share(x - doubt), lambda x: share(x + doubt), min(low, 0.0) - doubt)
 
     return EffectiveDimension(*_by_quadrature(A, bracket, 0.0, draws))

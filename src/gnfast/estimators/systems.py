@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.estimators.exact import backward_rows_fit
 from gnfast.operators import GaussNewton, Gram, SymmetricOperator
@@ -265,7 +265,7 @@ def nystrom(
         values = np.array(A.device.core.nystrom_factors(A.core, seed, rows))
         products += at
         # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
-        known = values + damping > 100 * matrices.zero_cut(float(values[0]), size, matrices.product_dtype(A))
+        known = values + damping > thresholds.node_threshold(float(values[0]), size, matrices.product_dtype(A))
         kappa = 1 + float(values[-1]) / damping if damping > 0 else np.inf
         left = vectors * min(size, math.sqrt(kappa) * math.log(2 / tol) / 2)
         if at >= most or kappa <= 11 or not known[-1] or left <= 2 * at:

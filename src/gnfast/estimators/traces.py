@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _checks, thresholds
 from gnfast.estimators.exact import Known, diagonal_by_all_products, diagonal_without_products, trace_space
 from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
@@ -254,4 +254,4 @@ def _known(op: Any, A: SymmetricOperator, method: str, samples: int, block: int)
 
 def _rounding(A: SymmetricOperator) -> float:
     """Relative, of each entry of a diagonal: sums of a few hundred products, measured at 1 eps and below."""
-    return 8 * _arrays.eps(A.dtype)
+    return thresholds.rounding_error(1.0, A.dtype)

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _checks
+from gnfast import _checks, thresholds
 from gnfast.limits import covariance
 from gnfast.limits.covariance import Covariance, FloatArray
 from gnfast.limits.moments import Pointwise
 from gnfast.limits.neurons import BATCHES, sampled
 from gnfast.networks import initializers
-from gnfast.spectrum import matrices
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")
 SHOWN_ERROR = 1e-9  # below it is nobody's worry: eigenvalues are shown to six digits
@@ -202,7 +201,7 @@ def gram(
         values, cut = _squares(np.hstack([np.sqrt(np.sum(one.weights)) * data, shift]))
     else:
         values = np.asarray(np.linalg.eigvalsh(kernel), np.float64)
-        cut = matrices.zero_cut(values[-1], len(kernel), kernel.dtype)
+        cut = thresholds.zero_threshold(values[-1], len(kernel), kernel.dtype)
     rank = int((values > cut).sum())
     scale = 1 / len(data)
     return Limit(
@@ -275,7 +274,7 @@ def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
     values = np.zeros(len(factor))
     kept = min(len(s), len(values))
     values[len(values) - kept :] = s[:kept][::-1] ** 2
-    return values, float((max(factor.shape) * np.finfo(np.float64).eps * s[0]) ** 2)
+    return values, thresholds.data_threshold(s[0], factor.shape) ** 2
 
 
 def variances_of(given: Any, phi: Pointwise, depth: int) -> list[float]:

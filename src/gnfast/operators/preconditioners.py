@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, thresholds
 from gnfast._arrays import Array, Device
 from gnfast._runtime import blas_threads
 from gnfast.networks.convolutions import Conv1d, Conv2d
@@ -148,14 +148,14 @@ class Root(PowerOfBlocks):
     def rounding(self, G: GaussNewton) -> float:
         """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
 
-        8 as for eigenvalues (`matrices.rounding`); see docs/decisions/0022-blocks-and-preconditioners.md.
+        As for eigenvalues (`thresholds.rounding_error`); see docs/decisions/0022-blocks-and-preconditioners.md.
         """
         mixed = [(own, piece.mixed(self._f)) for own, piece in self._pieces]
         if not any(norm for _, norm in mixed):
             return 0.0
         diagonal = G.diagonal()
         total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in mixed)
-        return 8 * _arrays.eps(self.dtype) * math.sqrt(total)
+        return thresholds.rounding_error(math.sqrt(total), self.dtype)
 
 
 class BlockDiagonal(PowerOfBlocks):
@@ -208,7 +208,7 @@ class BlockJacobi(BlockDiagonal):
             _, singular, V = np.linalg.svd(S, full_matrices=False)
         values = singular.astype(np.float64) ** 2
         # Singular values that rounding cannot tell from zero: those of the rows are resolved to eps, values to eps^2.
-        alive = singular > max(16.0, math.sqrt(len(S))) * _arrays.eps(S.dtype) * singular.max(initial=0.0)
+        alive = singular > thresholds.zero_threshold(float(singular.max(initial=0.0)), len(S), S.dtype)
         return Thin(block.device.upload(V[alive]), values[alive])
 
 
@@ -381,14 +381,10 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
 
 # ------------------------------------------------------------------------------------------------------------- steps
 def _eigh(M: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors in float64; what rounding leaves of zeros is set to zero.
-
-    M is a sum of outer products of vectors in `dtype`, and itself in float64: a zero is eps(float64), or eps(dtype)^2.
-    """
+    """Eigenvalues and eigenvectors in float64 of a sum M of outer products of vectors in `dtype`, its zeros zero."""
     with blas_threads(len(M)):
         values, vectors = np.linalg.eigh(M)
-    factor = max(16.0, math.sqrt(len(M)))
-    cut = max(factor * np.finfo(np.float64).eps, (factor * _arrays.eps(dtype)) ** 2) * values[-1]
+    cut = thresholds.moment_threshold(float(values[-1]), len(M), dtype)
     return np.where(values > cut, values, 0.0), vectors
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gnfast import thresholds
 from gnfast.bounds.conv import conv_forms
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, initializers
@@ -54,7 +55,7 @@ def reduced(G: GaussNewton, X: Array) -> Array:
     r k, at most 650 here, has all non-zero eigenvalues of the Gram matrix of dimension n k = 10,000.
     """
     U, s, _ = np.linalg.svd(np.column_stack([X, np.ones(len(X))]), full_matrices=False)
-    Q = U[:, s > len(X) * np.finfo(np.float64).eps * s[0]]
+    Q = U[:, s > thresholds.data_threshold(s[0], X.shape)]
     rows = np.asfortranarray(np.kron(Q, np.eye(CLASSES)))
     matrix: Array = rows.T @ (G.gram() @ rows)
     symmetric: Array = (matrix + matrix.T) / 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import datasets
+from gnfast import datasets, thresholds
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, mlp
 from gnfast.networks.architectures import resnet20
@@ -88,8 +88,7 @@ def _eigenvalues(point: SpectrumPoint) -> Values:
     net = mlp(widths, activation="identity", seed=point.seed)
     *_, (_, net) = descend(net, X, Y, point.rate, len(X), point.step)
     values = np.linalg.eigvalsh(GaussNewton(net, X).dual().to_dense())[::-1]
-    floor = len(values) * np.finfo(np.float64).eps * values[0]
-    values = values[values > floor]
+    values = values[values > thresholds.zero_threshold(values[0], len(values), values.dtype)]
     return {
         "number": [float(i) for i in range(1, len(values) + 1)],
         "eigenvalue": [float(value) for value in values],

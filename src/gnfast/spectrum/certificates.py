@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gnfast import thresholds
 from gnfast._arrays import Array
-from gnfast.spectrum import matrices
 
 FAILURE = 1e-6  # probability with which a randomized end may be wrong
 
@@ -25,14 +25,14 @@ def intervals(values: Array, residuals: Array, norm: float, dtype: np.dtype[Any]
         dtype: What the products were computed in: no interval is narrower than its rounding.
     """
     centre, radius = np.asarray(values, float), np.asarray(residuals, float)
-    radius = radius + matrices.rounding(norm, dtype)
+    radius = radius + thresholds.rounding_error(norm, dtype)
     return np.stack([centre - radius, centre + radius], axis=-1)
 
 
 def inverse_intervals(inverse: Array, residuals: Array, shift: float, norm: float, dtype: np.dtype[Any]) -> Array:
     """The same from Ritz values of (A + shift)^-1: an eigenvalue of the inverse lies in [mu - r, mu + r]."""
     mu, r = np.asarray(inverse, float), np.asarray(residuals, float)
-    doubt = matrices.rounding(norm, dtype)
+    doubt = thresholds.rounding_error(norm, dtype)
     low = 1 / (mu + r)
     high = np.divide(1, mu - r, out=np.full_like(mu, np.inf), where=mu > r)
     return np.stack([low - shift - doubt, high - shift + doubt], axis=-1)
@@ -77,4 +77,4 @@ def randomized_upper(
     See `randomized_error`; what rounding may have taken from the Ritz value `value` is added.
     """
     error = randomized_error(size, steps, block, failure)
-    return math.inf if error >= 1 else (value + matrices.rounding(value, dtype)) / (1 - error)
+    return math.inf if error >= 1 else (value + thresholds.rounding_error(value, dtype)) / (1 - error)

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gnfast import _arrays, _core
+from gnfast import _arrays, _core, thresholds
 from gnfast._arrays import Array
-from gnfast.spectrum import matrices
 from gnfast.spectrum.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _doubtful(task: Task, found: Found) -> bool:
             continue
         v, r = values[side], residuals[side]
         # What a search does not tell apart it has as one value with a residual of about the width.
-        near = 10 * r + task.tol * np.abs(v) + matrices.rounding(norm, task.A.dtype)
+        near = 10 * r + task.tol * np.abs(v) + thresholds.rounding_error(norm, task.A.dtype)
         last = len(v) - found.random + 1
         if (np.abs(v[:last] - v[found.random - 1 :]) <= np.maximum(near[:last], near[found.random - 1 :])).any():
             return True
@@ -140,7 +139,7 @@ def _doubtful(task: Task, found: Found) -> bool:
 def _is_missed(task: Task, found: Found) -> bool:
     """Whether there are eigenvalues beyond the pairs found; where that remains open, `found` is no longer converged."""
     values, norm = np.array(found.raw["values"]), found.raw["norm"]
-    rounding = matrices.rounding(norm, task.A.dtype)
+    rounding = thresholds.rounding_error(norm, task.A.dtype)
     sides = [(sign, float(sign * (sign * values[side]).min())) for sign, side in _sides(task, found)]
     slack = [task.tol * abs(inner) + rounding for _, inner in sides]
     bars = [inner + sign * more for (sign, inner), more in zip(sides, slack, strict=True)]
@@ -202,9 +201,9 @@ def _true(task: Task, found: Found) -> Found:
         raw["residuals"] = residuals = _residuals(task, found, np.eye(count))
     except KeyboardInterrupt:
         return found.fail("interrupted")
-    if (residuals <= 1.1 * stated + matrices.rounding(raw["norm"], task.A.dtype)).all():
+    if (residuals <= 1.1 * stated + thresholds.rounding_error(raw["norm"], task.A.dtype)).all():
         return found  # as the search judged them
-    beyond = 10 * matrices.zero_cut(raw["norm"], task.size, task.A.dtype)
+    beyond = 10 * thresholds.zero_threshold(raw["norm"], task.size, task.A.dtype)
     if (residuals > 10 * stated + beyond).any():
         worst = int(np.argmax(residuals - 10 * stated))
         return found.fail(
@@ -221,7 +220,7 @@ def is_within(task: Task, raw: dict[str, Any]) -> Array:
     """Which of the values are within tolerance by the residuals that are stated, or known to rounding."""
     values, residuals = np.array(raw["values"]), np.array(raw["residuals"])
     errors = np.array(_core.ritz_errors([*raw["values"], *raw["others"]], [*residuals]))
-    floor = matrices.zero_cut(raw["norm"], task.size, task.A.dtype)
+    floor = thresholds.zero_threshold(raw["norm"], task.size, task.A.dtype)
     within: Array = (errors <= task.tol * np.abs(values)) | (residuals <= floor)
     return within
 
@@ -234,7 +233,7 @@ def _combined(task: Task, found: Found, few: int) -> bool:
     size = rng.choice([-1.0, 1.0], count) * rng.uniform(1, 2, count)
     weights = np.zeros((few, count))
     weights[np.arange(count) * few // count, np.arange(count)] = size
-    rounding = matrices.rounding(found.raw["norm"], task.A.dtype)
+    rounding = thresholds.rounding_error(found.raw["norm"], task.A.dtype)
     made = _residuals(task, found, weights)
     return bool((made <= np.abs(weights) @ (1.1 * residuals + rounding)).all())
 

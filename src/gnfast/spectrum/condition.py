@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, thresholds
 from gnfast._runtime import blas_threads
 from gnfast.bounds import Bound, deep
 from gnfast.bounds.linear import joint_from_factors
@@ -194,7 +194,7 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
 
 def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
     """What rounding may have done to an eigenvalue."""
-    return matrices.rounding(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
+    return thresholds.rounding_error(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
 
 
 def _upper(

@@ -5,7 +5,6 @@ A stored matrix is the lower triangle, with the diagonal, of an array (N, N) in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import scipy.linalg
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import CPU, Array, Device
 from gnfast.factors import pivoted_cholesky, unit_of
 from gnfast.operators import SymmetricOperator
@@ -72,7 +71,8 @@ class Foreign(SymmetricOperator):
         self.size_seen = float(np.abs(image).max())
         image = image / unit_of(self.size_seen)
         both = probe.T @ image
-        rounding = 100 * _arrays.eps(self.dtype) * np.linalg.norm(probe) * np.linalg.norm(image)
+        size = float(np.linalg.norm(probe) * np.linalg.norm(image))
+        rounding = thresholds.asymmetry(size, _arrays.eps(self.dtype))
         skew = abs(both[0, 1] - both[1, 0])
         if skew > rounding:
             if self.dtype == np.float64 and skew <= rounding * np.finfo(np.float32).eps / np.finfo(np.float64).eps:
@@ -251,7 +251,7 @@ def _check_square(shape: tuple[int, ...]) -> None:
 def _check_symmetric(matrix: Array) -> bool:
     """False where an entry is not finite, else True, or an error: one pass over the matrix."""
     scale, difference, finite = _arrays.device_of(matrix).core.asymmetry(matrix)
-    if finite and difference > 100 * np.finfo(matrix.dtype).eps * scale:
+    if finite and difference > thresholds.asymmetry(scale, float(np.finfo(matrix.dtype).eps)):
         raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
     return bool(finite)
 
@@ -277,27 +277,12 @@ def times_powers(rows: Array, exponents: Array) -> Array:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------- rounding
-def zero_cut(largest: float, size: int, dtype: np.dtype[Any]) -> float:
-    """What rounding leaves of zero eigenvalues at most: errors of eps in N^2 entries have a norm like sqrt(N) eps."""
-    return float(max(16.0, math.sqrt(size)) * _arrays.eps(dtype) * largest)
-
-
-def rounding(largest: float, dtype: np.dtype[Any]) -> float:
-    """What rounding changes of any one eigenvalue at most.
-
-    Measured against float64: duals in float32 of 200 to 1,000 unknowns, three activations, two to four layers of
-    40 to 2,000 units, were off by 1.1 eps lambda_max at most.
-    """
-    return float(8 * _arrays.eps(dtype) * largest)
-
-
 # ------------------------------------- stored matrices, which are overwritten: LAPACK's work, in the machine's memory
 def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
     """All eigenvalues of a positive semi-definite matrix, ascending; `dtype` is what its entries were computed in."""
     check_finite(K)
     values: Array = scipy.linalg.eigvalsh(_arrays.to_host(K).T, lower=False, overwrite_a=True, check_finite=False)
-    if values[0] < -10 * zero_cut(float(np.abs(values).max()), len(values), dtype):
+    if values[0] < -10 * thresholds.zero_threshold(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
             f"the matrix must be positive semi-definite but has the eigenvalue {values[0]:.6g}; look at gnfast.eigsh"
         )

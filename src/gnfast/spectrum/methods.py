@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _arrays, _core
+from gnfast import _arrays, _core, thresholds
 from gnfast._arrays import Array, Device
 from gnfast.operators import Decoupling, SymmetricOperator
 from gnfast.spectrum import matrices
@@ -129,7 +129,7 @@ def dense(task: Task) -> Pairs:
     residuals = _arrays.to_host(np.linalg.norm(A.matmat(vectors) - vectors * A.device.upload(values), axis=0))
     norm = max(norm, float(np.abs(values).max()))
     # LAPACK's residuals are a few eps |A|, whatever the values; others say that products are not those of the matrix.
-    true = bool((residuals <= 10 * matrices.zero_cut(norm, len(K), task.A.dtype)).all())
+    true = bool((residuals <= 10 * thresholds.zero_threshold(norm, len(K), task.A.dtype)).all())
     reason = "the whole spectrum was computed" if true else "the pairs' products are not those of the matrix formed"
     raw = {"products": products + k, "passes": products // 256 + 1, "converged": true, "reason": reason, "norm": norm}
     return _pairs(task, raw, values, vectors, residuals, "dense")
@@ -278,7 +278,7 @@ def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, 
     residuals = _arrays.to_host(np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0)).astype(float)
     quotients = _arrays.to_host(quotients)
     # Two certificates for each pair: of the inverse, narrow for small eigenvalues, and of the matrix, narrow for large.
-    rounding = matrices.rounding(mu.max(initial=0), A.dtype)
+    rounding = thresholds.rounding_error(mu.max(initial=0), A.dtype)
     bounds = inverse_intervals(mu, r + rounding, shift, norm, A.dtype)
     direct = intervals(quotients, residuals, norm, A.dtype)
     by_quotient = np.ptp(direct, axis=1) < np.ptp(bounds, axis=1)
@@ -305,7 +305,7 @@ def inverse_cg(task: Task) -> Pairs | None:
         if "not positive definite" in str(error):
             return None
         raise
-    cut = matrices.zero_cut(found.info.norm, task.size, task.A.dtype)
+    cut = thresholds.zero_threshold(found.info.norm, task.size, task.A.dtype)
     return None if found.values.min(initial=0) < -cut else found
 
 

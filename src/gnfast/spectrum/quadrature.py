@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import stdtrit
 
-from gnfast import _checks, _core
+from gnfast import _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
 from gnfast.factors import unit_of
@@ -147,7 +147,7 @@ def measure(
     raw = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
     nodes, weights, coarse_nodes, coarse_weights, residuals, products = raw
     nodes, coarse_nodes, residuals = map(units.out_of, (nodes, coarse_nodes, residuals))
-    rounding = 100 * matrices.zero_cut(float(np.abs(nodes).max()), size, dtype)
+    rounding = thresholds.node_threshold(float(np.abs(nodes).max()), size, dtype)
     return Measure(nodes, weights, coarse_nodes, coarse_weights, residuals, products, keep, rounding)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import lapack
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
@@ -119,10 +119,10 @@ def rank(
         if size <= matrices.SPECTRUM_SIZE:
             values = matrices.semidefinite_eigenvalues(K, A.dtype)
             values = units.out_of(values)
-            cut = matrices.zero_cut(float(values[-1]), size, A.dtype) if cut is None else cut
+            cut = thresholds.zero_threshold(float(values[-1]), size, A.dtype) if cut is None else cut
             return Rank(int(np.count_nonzero(values > cut)), size, cut, "whole spectrum by LAPACK")
         if cut is None:
-            at = matrices.zero_cut(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
+            at = thresholds.zero_threshold(largest(matrices.Stored(K), 8, 1e-3, seed, report).value, size, A.dtype)
             cut = float(units.out_of(at))
         else:
             at = float(np.ldexp(cut, -units.taken))
@@ -216,7 +216,10 @@ def rank_profile(
     top = float(values[-1])
     if top <= 0:
         raise ValueError("op is zero, so that nothing lies above any cut")
-    rounding, customary = matrices.zero_cut(top, size, A.dtype), size * float(np.finfo(A.dtype).eps) * top
+    rounding, customary = (
+        thresholds.zero_threshold(top, size, A.dtype),
+        thresholds.customary_threshold(top, size, A.dtype),
+    )
     if cuts is None:
         decades = top * 10.0 ** -np.arange(1, 17 if A.dtype == np.float64 else 8)
         chosen = np.concatenate([decades, [rounding, customary]])
@@ -243,7 +246,7 @@ def _by_quadrature(
     """N times the mean weight of the nodes above the cut; those that are not known well enough count as undecided."""
     found, size = measure(A, probes, steps, seed, None, report, precision), A.shape[0]
     if cut is None:
-        cut = matrices.zero_cut(float(found.nodes.max()), size, A.dtype)
+        cut = thresholds.zero_threshold(float(found.nodes.max()), size, A.dtype)
     shares = np.sum(found.weights * (found.nodes > cut), axis=1)
     coarse = np.sum(found.coarse_weights * (found.coarse_nodes > cut), axis=1)
     # A node stands for eigenvalues around it, and where it has not converged they may lie on either side of the cut.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnfast import _arrays, _checks, _core
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import Decoupling, Dual, SymmetricOperator
 from gnfast.spectrum import matrices
@@ -21,7 +21,6 @@ from gnfast.spectrum.eigen import ConvergenceWarning, End, largest
 # Block steps that are made in any case: with blocks of 8 and 10,000 unknowns 12 of them leave the randomized end 9 %
 # wide, for less than a tenth of forming or factoring the matrix; single vectors (products alone) take 32 for the same.
 STEPS, SINGLE_STEPS = 12, 32
-CLEAR = 100  # the smallest eigenvalue kept is this many times what was cut, or it may be of the same kind
 
 
 class Found(NamedTuple):
@@ -94,7 +93,7 @@ class Search:
         cut = self._cut(float(values[-1]))
         above, below = values[values > cut], values[values <= cut]
         full = len(below) == 0
-        residual = matrices.rounding(float(values[-1]), self.A.dtype)
+        residual = thresholds.rounding_error(float(values[-1]), self.A.dtype)
         return Found(
             End(float(values[-1]), residual, products),
             End(float(above[0]), residual),
@@ -182,7 +181,7 @@ class Search:
     def _certified(self, found: Found, K: Array) -> Found:
         """Sylvester's law: K - a I and b I - K have Cholesky factors if and only if the spectrum lies in (a, b)."""
         margin = 10 * self.tol
-        doubt = matrices.rounding(found.largest.value, self.A.dtype)
+        doubt = thresholds.rounding_error(found.largest.value, self.A.dtype)
         above, below = found.largest.value * (1 + margin) + doubt, found.smallest.value * (1 - margin) - doubt
         for sign, shift, end in ((1, below, "lower"), (-1, above, "upper")):
             self._matrix(K)
@@ -209,10 +208,10 @@ class Search:
             raise ValueError(
                 f"the largest eigenvalue is {top:.6g}, so that there is no condition number" + (why and f"; {why}")
             )
-        return matrices.zero_cut(top, self.A.shape[0], self.A.dtype)
+        return thresholds.zero_threshold(top, self.A.shape[0], self.A.dtype)
 
     def _is_clear(self, kept: float, dropped: float, cut: float) -> bool:
-        clear = kept > CLEAR * dropped
+        clear = thresholds.has_gap(kept, dropped)
         if not clear:
             cure = "; use float64" if self.A.dtype == np.float32 else ""
             self.notes.append(

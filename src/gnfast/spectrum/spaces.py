@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gnfast import _arrays
+from gnfast import _arrays, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.operators.layer_blocks import Block
@@ -62,7 +62,7 @@ def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
     Without vectors they stay as they are: lifting costs as much as some products with G.
     """
     values, info = pairs.values.astype(float), pairs.info
-    if len(values) == 0 or values.min() <= matrices.zero_cut(info.norm, dual.shape[0], dual.dtype):
+    if len(values) == 0 or values.min() <= thresholds.zero_threshold(info.norm, dual.shape[0], dual.dtype):
         return None
     vectors = pairs.vectors
     if with_vectors:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnfast import _checks, bounds, data_files, datasets
+from gnfast import _checks, bounds, data_files, datasets, thresholds
 from gnfast.bounds import Bound
 from gnfast.bounds.linear import linear_forms
 from gnfast.bounds.paths import after, before
@@ -65,7 +65,7 @@ def inputs(data: str, samples: int | None, whiten: bool, dtype: str) -> tuple[ND
     if whiten:
         X = datasets.whiten(X)
     s = np.linalg.svd(X, compute_uv=False)
-    s = s[s > max(X.shape) * np.finfo(s.dtype).eps * s[0]]
+    s = s[s > thresholds.data_threshold(s[0], X.shape, s.dtype)]
     return X, float(s[0] / s[-1]) ** 2
 
 
