@@ -175,7 +175,7 @@ class NetworkSample {
         std::vector<double> kept(static_cast<std::size_t>(k));
         for (index i = 0; i < n_; ++i) {
             loss::prepare(law_.loss, outputs.row(i), k, kept.data());
-            loss::factor_rows(law_.loss, law_.loss == Loss::mse ? nullptr : kept.data(), k, true, law_.scale,
+            loss::factor_rows(law_.loss, loss::facts(law_.loss).kept == loss::Kept::nothing ? nullptr : kept.data(), k, true, law_.scale,
                               top_.values.data() + i * each_ * k);
         }
         neurons_.top = view(std::as_const(top_));

@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "core/backend.hpp"
@@ -29,7 +30,7 @@ class OutputHessian {
     // What products need of the outputs (count, k) of the samples from `first` on: made in double, then rounded.
     void prepare(index first, View<const double> outputs) {
         if (loss_ == Loss::blocks) return;
-        if (loss_ == Loss::mse) {
+        if (loss::facts(loss_).kept == loss::Kept::nothing) {
             kept_ = given_;
             return;
         }
@@ -40,7 +41,7 @@ class OutputHessian {
         backend_.loss_prepare(loss_, outputs, made);
         backend_.copy(View<const double>(made), kept);
         if (given_.data) backend_.multiply_rows(Batch<T>(kept, 1, 0), given_.row_range(first, outputs.rows));
-        if (loss_ == Loss::poisson) check_finite(kept);
+        if (*loss::facts(loss_).overflow) check_finite(kept);
         kept_ = all;
     }
 
@@ -77,8 +78,7 @@ class OutputHessian {
         backend_.row_dots(kept, kept, squares);
         for (const double square : squares)
             if (!(square <= double(std::numeric_limits<T>::max())))
-                throw std::invalid_argument(
-                    "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the network down");
+                throw std::invalid_argument(std::string(loss::facts(loss_).overflow) + "; scale the network down");
     }
 
     B& backend_;

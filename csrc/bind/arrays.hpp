@@ -68,11 +68,8 @@ api::Array output(const A& a, api::DType dtype, index rows, index cols) {
 }
 
 inline Loss loss_of(const std::string& name) {
-    if (name == "mse") return Loss::mse;
-    if (name == "cross_entropy") return Loss::cross_entropy;
-    if (name == "binary_cross_entropy") return Loss::binary_cross_entropy;
-    if (name == "poisson") return Loss::poisson;
-    if (name == "blocks") return Loss::blocks;
+    for (const Loss one : loss::all)
+        if (name == loss::facts(one).name) return one;
     throw py::value_error("loss '" + name + "' is not known to the core");
 }
 

@@ -9,34 +9,71 @@
 
 namespace gnfast {
 
-// `blocks` has no formula: its factors R_i are given.
+// `blocks` has no formula: its factors R_i are given. Every switch below names each loss, so that a forgotten one does not compile.
 enum class Loss { mse, cross_entropy, binary_cross_entropy, poisson, blocks };
 
 namespace loss {
 
-// Rows of R^T per sample. Softmax has rank k - 1: `reduced` drops its known null direction.
-GNFAST_HD inline index factor_rank(Loss loss, index k, bool reduced) { return loss == Loss::cross_entropy && reduced ? k - 1 : k; }
+inline constexpr Loss all[]{Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy, Loss::poisson, Loss::blocks};
 
-// What is kept of the outputs f of one sample: the root of the diagonal d of H = diag(d) or, for the softmax, diag(p) - p p^T; nothing
-// for mse, H = I. Roots, since the factors of H are made of them, and they reach twice as far as d before they underflow.
-// What is kept is multiplied by the root of a weight of the sample, or of its outputs where H is diagonal, afterwards.
+// What is kept of the outputs: nothing where H = I or is given, roots of the diagonal of H, or of probabilities p, H = diag(p) - p p^T.
+enum class Kept { nothing, diagonal, probabilities };
+
+struct Facts {
+    const char* name;
+    Kept kept;
+    const char* overflow = "";  // what overflows, and where, if H is not bounded
+};
+
+GNFAST_HD constexpr Facts facts(Loss loss) {
+    switch (loss) {
+        case Loss::mse:
+            return {"mse", Kept::nothing};
+        case Loss::cross_entropy:
+            return {"cross_entropy", Kept::probabilities};
+        case Loss::binary_cross_entropy:
+            return {"binary_cross_entropy", Kept::diagonal};
+        case Loss::poisson:
+            return {"poisson", Kept::diagonal,
+                    "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates"};
+        case Loss::blocks:
+            return {"blocks", Kept::nothing};
+    }
+    return {};
+}
+
+GNFAST_HD constexpr bool is_softmax(Loss loss) { return facts(loss).kept == Kept::probabilities; }
+
+// Rows of R^T per sample. Softmax has rank k - 1: `reduced` drops its known null direction.
+GNFAST_HD inline index factor_rank(Loss loss, index k, bool reduced) { return is_softmax(loss) && reduced ? k - 1 : k; }
+
+// What is kept of the outputs f of one sample. Roots, since the factors of H are made of them, and they reach twice as far before they
+// underflow. They are multiplied by the root of a weight of the sample, or of its outputs where H is diagonal, afterwards.
 template <class T, class Group = Alone>
 GNFAST_HD void prepare(Loss loss, const T* f, index k, T* kept, const Group& group = {}) {
-    if (loss == Loss::cross_entropy) {
-        T top = f[0];
-        for (index a = group.first; a < k; a += group.step) top = f[a] > top ? f[a] : top;
-        top = group.most(top);
-        T total = 0;
-        for (index a = group.first; a < k; a += group.step) {
-            kept[a] = std::exp((f[a] - top) / T(2));
-            total += kept[a] * kept[a];
+    switch (loss) {
+        case Loss::mse:
+        case Loss::blocks:
+            return;
+        case Loss::cross_entropy: {
+            T top = f[0];
+            for (index a = group.first; a < k; a += group.step) top = f[a] > top ? f[a] : top;
+            top = group.most(top);
+            T total = 0;
+            for (index a = group.first; a < k; a += group.step) {
+                kept[a] = std::exp((f[a] - top) / T(2));
+                total += kept[a] * kept[a];
+            }
+            const T size = std::sqrt(group.sum(total));
+            for (index a = group.first; a < k; a += group.step) kept[a] /= size;
+            return;
         }
-        const T size = std::sqrt(group.sum(total));
-        for (index a = group.first; a < k; a += group.step) kept[a] /= size;
-    } else if (loss == Loss::binary_cross_entropy) {
-        for (index a = group.first; a < k; a += group.step) kept[a] = pointwise::sigmoid_root(f[a]);
-    } else if (loss == Loss::poisson) {
-        for (index a = group.first; a < k; a += group.step) kept[a] = std::exp(f[a] / T(2));
+        case Loss::binary_cross_entropy:
+            for (index a = group.first; a < k; a += group.step) kept[a] = pointwise::sigmoid_root(f[a]);
+            return;
+        case Loss::poisson:
+            for (index a = group.first; a < k; a += group.step) kept[a] = std::exp(f[a] / T(2));
+            return;
     }
 }
 
@@ -64,7 +101,7 @@ GNFAST_HD index likeliest(const T* kept, index k, const Group& group) {
 // and d - m = (I - 1 p^T) d for the others, whose probabilities add up to 1 - 1/k at most, is as well conditioned as k allows.
 template <class T, class Group = Alone>
 GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u, const Group& group = {}) {
-    if (loss == Loss::cross_entropy) {
+    if (is_softmax(loss)) {
         const index t = likeliest(kept, k, group);
         const T size = sample_size(kept, k, group), origin = u[t];
         T mean = 0;
@@ -93,7 +130,7 @@ GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u,
 template <class T, class Group = Alone>
 GNFAST_HD void factor_rows(Loss loss, const T* kept, index k, bool reduced, T scale, T* rows, const Group& group = {}) {
     const T root = std::sqrt(scale);
-    const bool softmax = loss == Loss::cross_entropy;
+    const bool softmax = is_softmax(loss);
     const T size = softmax ? sample_size(kept, k, group) : T(1);
     const index t = softmax ? likeliest(kept, k, group) : 0;
     T others = 0;
