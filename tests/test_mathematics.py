@@ -1,4 +1,4 @@
-"""docs/mathematics.md: what refers to it finds a section there, and what it names exists."""
+"""docs/mathematics.md and docs/decisions: references find a section, and the tests and code that are named exist."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "mathematics.md"
 ROW = "| formula | in the code | checked by |"
+NAMED = r"\b((?:tests|benchmarks)/[\w/]+\.(?:py|cpp|sh)(?:::\w+)?)"
 SUFFIXES = {".py", ".pyi", ".hpp", ".cpp", ".cu", ".cuh", ".md"}
 
 
@@ -78,6 +79,14 @@ def test_what_the_page_names_exists() -> None:
     assert len(table) > 60
     assert [what for what, code, tests in table if not code or not tests] == []
     assert [name for _, code, tests in table for name in code + tests if missing(name, ROOT)] == []
+
+
+def test_what_decisions_name_exists() -> None:
+    """A figure or a claim stays in a decision with the test or the benchmark that shows it."""
+    pages = {path: path.read_text() for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    named = {(path.name, name) for path, text in pages.items() for name in re.findall(NAMED, text)}
+    assert len(named) > 20
+    assert [(page, name) for page, name in sorted(named) if missing(name, ROOT)] == []
 
 
 def test_every_section_says_where_its_formulas_are() -> None:
