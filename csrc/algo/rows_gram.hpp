@@ -28,17 +28,19 @@ class RowGroups {
         return all.data ? all.block(0, all.rows, part_.first, parameters()) : all;
     }
 
-    // Samples of which `copies` groups of rows fit in what the memory limit leaves.
-    index group(index copies) const {
+    // Samples of which `copies` groups of rows fit in what the memory limit leaves beside `matrix` bytes; all where rows are stored.
+    index group(index copies, double matrix = 0) {
         const ProductPlan& plan = owner_.plan();
-        const double each = double(r_) * double(parameters()) * sizeof(T);
-        const double left = owner_.memory_limit() > 0 ? owner_.memory_limit() - plan.bytes_forward - plan.bytes_rows - plan.bytes_workspace
-                                                      : owner_.network().backend().available_memory() / 4;
+        const double each = stored().data ? 0 : double(r_) * double(parameters()) * sizeof(T);
+        const double left = owner_.memory_limit() > 0
+                                ? owner_.memory_limit() - plan.bytes_forward - plan.bytes_rows - plan.bytes_workspace - matrix
+                                : owner_.network().backend().available_memory() / 4;
         if (double(copies) * each > left)
             throw memory_limit_error("the rows of the Jacobian of " + std::to_string(copies) + " samples need " +
                                      megabytes(double(copies) * each) + " but memory_limit leaves " + megabytes(std::max(left, 0.0)) +
-                                     " beside the forward pass; raise memory_limit");
-        return std::min<index>(owner_.samples(), index(left / (double(copies) * each)));
+                                     " beside the forward pass" + (matrix > 0 ? " and the matrix of " + megabytes(matrix) : "") +
+                                     "; raise memory_limit");
+        return each == 0 ? owner_.samples() : std::min<index>(owner_.samples(), index(left / (double(copies) * each)));
     }
 
     // The rows of some samples, in `room` unless they are stored.
@@ -59,11 +61,12 @@ class RowGroups {
         }
     }
 
-    // f(i, j, rows of group i, rows of group j) for all pairs of groups, i >= j: n^2 / most groups of rows are made.
+    // f(i, j, rows of group i, rows of group j) for all pairs of groups, i >= j: n^2 / most groups of rows are made, beside `out`.
     template <class F>
-    void for_pairs(F&& f) {
-        const index n = owner_.samples(), p = parameters(), most = stored().data ? n : group(1) >= n ? n : group(2);
-        auto buffer = owner_.network().backend().template allocate<T>(stored().data || most == n ? 0 : most * r_ * p);
+    void for_pairs(View<T> out, F&& f) {
+        const double matrix = double(out.rows) * double(out.cols) * sizeof(T);
+        const index n = owner_.samples(), p = parameters(), most = group(1, matrix) >= n ? n : group(2, matrix);
+        auto buffer = owner_.network().backend().template allocate<T>(most == n ? 0 : most * r_ * p);
         for_groups(most, [&](index i, index count, View<const T> mine) {
             f(i, count, mine, i, count, mine);
             for (index j = 0; j < i; j += most) f(i, count, mine, j, most, rows(j, most, View<T>(buffer.data(), most * r_, p)));
@@ -90,7 +93,7 @@ class RowsGram {
     void form(View<T> out, const Monitor& monitor) {
         const double all = double(owner_.samples()) * double(owner_.samples());
         double done = 0;
-        groups_.for_pairs([&](index i, index ni, View<const T> a, index j, index nj, View<const T> b) {
+        groups_.for_pairs(out, [&](index i, index ni, View<const T> a, index j, index nj, View<const T> b) {
             // Within a group by bands of samples, which leaves out most of what lies above the diagonal.
             const index band = std::max<index>(1, band_rows / r_);
             for (index at = 0; at < ni; at += band) {
@@ -145,7 +148,7 @@ class RowsGram {
 
     // out (n, n) = (1/r) sum_c K[(i,c),(j,c)], lower triangle.
     void mean_over_outputs(View<T> out) {
-        groups_.for_pairs([&](index i, index ni, View<const T> a, index j, index nj, View<const T> b) {
+        groups_.for_pairs(out, [&](index i, index ni, View<const T> a, index j, index nj, View<const T> b) {
             for (index c = 0; c < r_; ++c) {
                 const View<const T> x(a.row(c), ni, a.cols, r_ * a.stride), y(b.row(c), nj, b.cols, r_ * b.stride);
                 backend().gemm(Op::none, Op::transpose, T(1) / T(r_), x, y, c == 0 ? T(0) : T(1), out.block(i, ni, j, nj));

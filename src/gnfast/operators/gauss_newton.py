@@ -383,8 +383,8 @@ class Gram(Dual):
 
     def __init__(self, owner: GaussNewton, rank: int, part: Part | None = None) -> None:
         n = len(owner.X)
-        needed = gram_costs(owner, rank).kept
-        check_memory(needed, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
+        costs = gram_costs(owner, rank, None if part is None else part.size)
+        check_memory(costs.kept, owner.memory_limit, "the Gram dual with its backward rows", "pass fewer samples")
         first, last, own = (0, owner.whole_core.size, slice(None)) if part is None else (*part.entries, part.own)
         whole, kept = owner.device.core.Gram(owner.whole_core, rank < owner.outputs, first, last), owner.net.kept
         if kept is None:
@@ -396,6 +396,7 @@ class Gram(Dual):
         self._dual, self.part, self.exponent = core, part, owner.exponent
         self.parameters = owner.shape[0] if part is None else part.size
         self._rank = rank
+        self._beside_bytes = costs.least
         self._dense: Array | None = None
 
     def _recipe(self) -> tuple[Any, ...]:

@@ -69,10 +69,11 @@ class GramCosts:
     product: float  # flops of a product without it, a vector
     more: float  # bytes that such products keep besides
     room: float  # bytes that forming the matrix takes besides
+    least: float  # bytes beside the matrix without which it cannot be formed
 
 
-def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
-    """The costs of the Gram dual with `rank` rows a sample."""
+def gram_costs(G: GaussNewton, rank: int, parameters: int | None = None) -> GramCosts:
+    """The costs of the Gram dual with `rank` rows a sample, in all parameters or so many of one layer."""
     net, n, item = G.net, len(G.X), G.dtype.itemsize
     if net.is_chain:
         widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
@@ -87,12 +88,14 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
             product=2.0 * n**2 * sum(layer.out_features for layer in grams) + 4.0 * n * (through + rank * widths),
             more=n**2 * (len(grams) + 2) * item,
             room=0.0,
+            least=n * rank * widths * item + G.products.plan(BLOCK)["bytes_forward"],
         )
-    p, core = G.shape[0], G.products.plan(BLOCK)
+    p, core = parameters or G.shape[0], G.products.plan(BLOCK)
     each, rest = float(rank * p * item), core["bytes_rows"] + core["bytes_workspace"]  # bytes of a sample's rows
     rows = core["flops_rows"] * rank / G.loss_at.rank
     stored = core["method"] == "stored"
     product = core["flops_stored"] if stored else core["flops_usual"]
+    at_least = 0.0 if stored else min(n, 2) * each
     return GramCosts(
         kept=each,
         start=rows if stored else 0.0,
@@ -101,6 +104,7 @@ def gram_costs(G: GaussNewton, rank: int) -> GramCosts:
         more=0.0,
         room=max(each, 0.0 if stored else min(n * each, _left(G, n * rank, rest + core["bytes_forward"])) - each)
         + rest,
+        least=at_least + rest + core["bytes_forward"],
     )
 
 

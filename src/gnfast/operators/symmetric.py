@@ -18,6 +18,7 @@ class SymmetricOperator(BlockOperator):
     core: _core.Operator
     space = "given"  # where its vectors live
     memory_limit: float | None = None  # bytes that one operation may use
+    _beside_bytes = 0.0  # that there must be beside the whole matrix while it is formed
     # Of T T^T or T^T T: by how much rounding in T may move the roots of the eigenvalues, besides that of the product.
     root_rounding = 0.0
     owner: SymmetricOperator | None = None  # whose dual or block it is
@@ -87,12 +88,14 @@ class SymmetricOperator(BlockOperator):
     @property
     def fits_in_memory(self) -> bool:
         """Whether the whole matrix is within `memory_limit`."""
-        return self.memory_limit is None or self._square_bytes <= self.memory_limit
+        return self.memory_limit is None or self._square_bytes + self._beside_bytes <= self.memory_limit
 
     def new_square(self) -> Array:
         """Room for the whole matrix, or a MemoryError."""
         what = f"the {self.shape[0]} x {self.shape[0]} matrix"
-        check_memory(self._square_bytes, self.memory_limit, what, "use products, which do not store it")
+        what += " with what it is formed of" if self._beside_bytes else ""
+        needed = self._square_bytes + self._beside_bytes
+        check_memory(needed, self.memory_limit, what, "use products, which do not store it")
         return self.device.empty(self.shape, self.dtype)
 
     @property
