@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gnfast as gn
-from gnfast.ensemble import dice, grams, skips
+from gnfast.ensemble import grams, random_weights, skips
 
 SAMPLES = 600
 
@@ -46,7 +46,7 @@ def test_deviations_from_the_identity_have_the_same_law():
     dims = (2, 40, 40, 40, 2)
 
     def draw(law):
-        found = [grams.chain_grams(law.weights, 2, 7, i, 1.0).matrices() for i in range(SAMPLES)]
+        found = [grams.feedforward_grams(law.weights, 2, 7, i, 1.0).matrices() for i in range(SAMPLES)]
         return tuple(np.stack(one) for one in zip(*found, strict=True))
 
     assert law_of("gaussian", dims).shift == 0.0
@@ -69,12 +69,12 @@ def scaled_bartlett(which):
     return bartlett
 
 
-REAL_BARTLETT = dice.bartlett
+REAL_BARTLETT = random_weights.bartlett
 
 
 @pytest.mark.parametrize("which", ["freedom", "order", "below"])
 def test_wrong_triangular_factors_are_caught(monkeypatch, which):
-    monkeypatch.setattr(dice, "bartlett", scaled_bartlett(which))
+    monkeypatch.setattr(random_weights, "bartlett", scaled_bartlett(which))
     assert compare("gaussian", TIGHT if which == "order" else WIDE, 0.0, samples=400)
 
 
@@ -99,10 +99,10 @@ def test_a_backward_pass_that_forgets_the_forward_one_is_caught(monkeypatch):
     fresh = np.random.default_rng(3)
 
     def after(image, f):
-        return f @ dice.bartlett(fresh, 1, 1, 1.0)
+        return f @ random_weights.bartlett(fresh, 1, 1, 1.0)
 
     assert compare("gaussian", CLOSE, 0.0) == {}
-    monkeypatch.setattr(dice.Image, "after", after)
+    monkeypatch.setattr(random_weights.ForwardSketch, "after", after)
     found = compare("gaussian", CLOSE, 0.0)
     assert found
     assert all(
@@ -112,10 +112,10 @@ def test_a_backward_pass_that_forgets_the_forward_one_is_caught(monkeypatch):
 
 def test_blocks_of_haar_matrices_that_are_gaussian_are_caught(monkeypatch):
     def gaussian(rng, kept, dropped, columns):
-        T = dice.bartlett(rng, kept, columns, float(kept + max(dropped, 0)))
+        T = random_weights.bartlett(rng, kept, columns, float(kept + max(dropped, 0)))
         return T, np.zeros((len(T), 0))
 
-    monkeypatch.setattr(dice, "truncated_frame", gaussian)
+    monkeypatch.setattr(random_weights, "truncated_frame", gaussian)
     assert compare("orthogonal", UNEVEN, 0.0, samples=400)
 
 

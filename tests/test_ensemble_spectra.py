@@ -6,10 +6,10 @@ import oracles
 import pytest
 
 import gnfast as gn
-from gnfast.bounds.chains import Chains, chains, input_range
 from gnfast.bounds.linear import GRAM_FORMS, gram_form
-from gnfast.ensemble import dice
-from gnfast.ensemble.grams import BACKWARD, Grams, chain_grams, generator
+from gnfast.bounds.partial_products import PartialProducts, input_range, partial_products
+from gnfast.ensemble import random_weights
+from gnfast.ensemble.grams import BACKWARD, Grams, feedforward_grams, generator
 from gnfast.ensemble.spectra import dual_of, ends
 
 
@@ -19,7 +19,7 @@ def data(n, d, seed=0, smallest=1.0):
 
 def grams_of(net, inputs):
     """P_l and Q_l of a network with weights, as a sample."""
-    c = chains(net, inputs)
+    c = partial_products(net, inputs)
     ones = np.ones(len(c.P))
     return Grams(c.P, c.Q, ones, ones)
 
@@ -53,8 +53,8 @@ def test_ends_are_those_of_the_gauss_newton_matrix(widths, n, skip):
 @pytest.mark.parametrize("spread", [None, 1.2, 30.0])
 def test_deviations_give_the_ends_of_the_whole_matrices(size, spread):
     r, k = size
-    first, last = dice.Gaussian(10**5, r, 2.0), dice.Gaussian(k, 10**5, 0.3)
-    sample = chain_grams([first, *[dice.Gaussian(10**5, 10**5, 3e-5)] * 2, last], r, 3, 1, 1.0)
+    first, last = random_weights.Gaussian(10**5, r, 2.0), random_weights.Gaussian(k, 10**5, 0.3)
+    sample = feedforward_grams([first, *[random_weights.Gaussian(10**5, 10**5, 3e-5)] * 2, last], r, 3, 1, 1.0)
     scale = None if spread is None else np.linspace(spread, 1.0, r)
     found = ends(dual_of(sample, scale), 0)
     P, Q = sample.matrices()
@@ -71,8 +71,8 @@ def test_kappa_minus_one_keeps_its_digits(monkeypatch, width):
     mp = pytest.importorskip("mpmath").mp
     mp.dps = 50
     drawn, k, r, depth = [], 2, 3, 4
-    bartlett = dice.bartlett
-    monkeypatch.setattr(dice, "bartlett", lambda *given: drawn.append(bartlett(*given)) or drawn[-1])
+    bartlett = random_weights.bartlett
+    monkeypatch.setattr(random_weights, "bartlett", lambda *given: drawn.append(bartlett(*given)) or drawn[-1])
     law = gn.ensemble.LinearLaw(width, depth=depth, d=r, k=k)
     assert law.shift == 1.0
     found = ends(dual_of(law.draw(5, 2)), 0)
@@ -114,7 +114,7 @@ def test_kappa_minus_one_keeps_its_digits(monkeypatch, width):
 def test_chi_variables_keep_their_deviations(width):
     mp = pytest.importorskip("mpmath").mp
     mp.dps = 50
-    T = dice.bartlett(np.random.default_rng(3), width, 4, float(width), 1.0)
+    T = random_weights.bartlett(np.random.default_rng(3), width, 4, float(width), 1.0)
     rng = np.random.default_rng(3)
     rng.standard_normal(6)
     for entry, square in zip(np.diag(T), rng.chisquare(width - np.arange(4)[::-1]), strict=True):
@@ -146,7 +146,7 @@ def test_kappa_has_the_law_of_networks_with_weights_on_data():
 def test_bounds_are_those_of_a_network_with_the_same_grams():
     net, X = gn.mlp([5, 9, 8, 3], activation="identity", dtype="float64"), data(30, 5)
     inputs = input_range(X, ones=False)
-    c = Chains(*grams_of(net, inputs).matrices(), inputs, [9, 8])
+    c = PartialProducts(*grams_of(net, inputs).matrices(), inputs, [9, 8])
     for form in GRAM_FORMS:
         expected = gn.bounds.linear(net, X, form)
         assert gram_form(c, form).value == pytest.approx(expected.value, rel=1e-12)

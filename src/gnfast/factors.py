@@ -58,7 +58,7 @@ def factor_of_rows(moment: Array, rows: Callable[[], Iterable[Array]], count: in
     Args:
         moment: (d, d), float64.
         rows: The data in blocks (any, d), float64; asked for where the rank is in doubt.
-        count: Of the data's rows.
+        count: How many rows the data have.
     """
     if not moment.diagonal().max() > 0:
         raise ValueError(NO_DATA)
@@ -113,7 +113,7 @@ def block_factors(blocks: Array, name: str, weights: Array) -> Array:
 
     Args:
         blocks: (n, k, k), symmetric positive semi-definite.
-        name: Of that argument, for the messages.
+        name: The argument's name, for messages.
         weights: (n,), not negative.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every function of `gnfast.bounds` returns."""
+"""The result of every function of `gnfast.bounds`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bound:
         value: kappa(G) <= value; inf where the bound says nothing.
         statement: The inequality, in plain text.
         reason: Why the value is inf; empty otherwise.
-        parts: What the value is made of. "lambda_max_upper" and "lambda_min_lower" bound the ends of the spectrum of G,
+        parts: The parts of the value. "lambda_max_upper" and "lambda_min_lower" bound the ends of the spectrum of G,
             the mean over the samples; arrays have one entry per dense layer, in the order of the layers.
     """
 

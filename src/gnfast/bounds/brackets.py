@@ -80,7 +80,7 @@ def inner_values(M: FloatArray, start: FloatArray, step: Apply, steps: int = 3) 
 
 
 def _margin(size: int, top: float, trace: float, eps: float) -> float:
-    """What errors in the entries may change, and what rounding may hide from a Cholesky factorisation (Rump)."""
+    """The margin for errors in the entries, and for rounding in the Cholesky factorisation of the proof."""
     return decomposition_error(size, eps=eps) * top + cholesky_error(size, trace)
 
 

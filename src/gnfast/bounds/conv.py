@@ -1,4 +1,4 @@
-"""Bounds for linear convolutional networks: of the patches of the data times those of the Jacobian of w_eff."""
+"""Bounds for linear convolutional networks, from the patches of the data and the Jacobian of w_eff."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def conv_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], largest: fl
         return [silent(f"conv.{form}", STATEMENTS[form], linear) for form in forms]
     if linear.channels * linear.columns > largest:
         return []
-    problem = Problem(linear, data)
+    problem = ConvolutionGrams(linear, data)
     if not problem.rank:
         return [silent(f"conv.{form}", STATEMENTS[form], "X is zero, and so is G") for form in forms]
     return [_FORMS[form](f"conv.{form}", problem) for form in forms]
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConvolutionGrams:
     """The network as one convolution, its data, and what the forms share."""
 
     chain: Chain
@@ -111,7 +111,7 @@ class Problem:
 
     @property
     def terms(self) -> int:
-        """Of the sum behind an entry of Sigma."""
+        """The number of products whose sum is an entry of Sigma."""
         return len(self.data) * len(self.chain.patches.pixels)
 
     @property
@@ -172,17 +172,17 @@ class Problem:
         return ""
 
 
-def _jacobian(name: str, p: Problem, form: str = "jacobian", more: Parts | None = None) -> Bound:
+def _jacobian(name: str, p: ConvolutionGrams, form: str = "jacobian", more: Parts | None = None) -> Bound:
     whole = eigen_ends(np.sum(p.grams, axis=0), p.chain.terms)
     return product(name, STATEMENTS[form], p.sigma, whole, p.parts(p.ends) | (more or {}), p.narrowness(single=False))
 
 
-def _convex(name: str, p: Problem) -> Bound:
+def _convex(name: str, p: ConvolutionGrams) -> Bound:
     upper, lower = (sum(values) for values in zip(*p.ends, strict=True))
     return product(name, STATEMENTS["convex"], p.sigma, (upper, lower), p.parts(p.ends), p.narrowness(single=True))
 
 
-def _joint(name: str, p: Problem) -> Bound:
+def _joint(name: str, p: ConvolutionGrams) -> Bound:
     # The data's own rounding is that of Sigma, whose errors a term has along with those of U_l.
     eps = max(thresholds.decomposition_error(p.chain.columns, p.terms), thresholds.EPS)
     ends = [eigen_ends(gram, p.chain.terms, eps) for gram in p.weighted]
@@ -191,7 +191,7 @@ def _joint(name: str, p: Problem) -> Bound:
     return quotient(name, STATEMENTS["joint"], upper, lower, parts, p.narrowness(single=True) if lower <= 0 else "")
 
 
-def _sylvester(name: str, p: Problem) -> Bound:
+def _sylvester(name: str, p: ConvolutionGrams) -> Bound:
     kernels = [step.kernel for step in p.chain.steps]
     steps = p.chain.steps
     alone = len(steps) == 2 and p.chain.trained == [0, 1] and not p.chain.affine
@@ -221,11 +221,11 @@ def _chordal(a: complex, b: complex) -> float:
     return float(2 * abs(a - b) / (np.hypot(1, abs(a)) * np.hypot(1, abs(b))))
 
 
-def _fourier(name: str, p: Problem) -> Bound:
+def _fourier(name: str, p: ConvolutionGrams) -> Bound:
     return fourier.by_frequency(name, p.chain, p.data)
 
 
-_FORMS: dict[str, Callable[[str, Problem], Bound]] = {
+_FORMS: dict[str, Callable[[str, ConvolutionGrams], Bound]] = {
     "joint": _joint,
     "jacobian": _jacobian,
     "convex": _convex,

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from gnfast import thresholds
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
+from gnfast.bounds.forward_record import ForwardRecord
 from gnfast.bounds.inputs import as_data, in_float64, is_dense, with_ones
 from gnfast.bounds.spectra import Ends, gram_ends
-from gnfast.bounds.tapes import Tape
 from gnfast.hessians import Hessians
 from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
@@ -79,12 +79,12 @@ def deep(
         return silent(NAME, STATEMENT, "the network has other layers than dense ones, activations and residual blocks")
     if net.is_chain and (reason := _narrowness(net, n, q, whole)):
         return silent(NAME, STATEMENT, reason)
-    tape = Tape.of(in_float64(net), data)
-    extended = [with_ones(A, layer) for A, layer in zip(tape.inputs, tape.dense, strict=True)]
+    record = ForwardRecord.of(in_float64(net), data)
+    extended = [with_ones(A, layer) for A, layer in zip(record.inputs, record.dense, strict=True)]
     forward = [gram_ends(A) for A in extended]
     if not whole and not any(ends.smallest > 0 for ends in forward):
         return silent(NAME, STATEMENT, f"no layer has {n} inputs that are independent to float64's precision")
-    blocks, backward = _backward_grams(tape, hessian_factor(at, tape.outputs), whole)
+    blocks, backward = _backward_grams(record, hessian_factor(at, record.outputs), whole)
     upper, lower, sides = np.zeros((n, q, q)), np.zeros((n, q, q)), []
     for index, A in enumerate(extended):
         options = {"inputs": (forward[index], blocks[index])}
@@ -120,15 +120,15 @@ def hessian_factor(loss: LossAt, outputs: FloatArray) -> FloatArray:
     return R
 
 
-def _backward_grams(tape: Tape, R: FloatArray, whole: bool) -> tuple[FloatArray, list[Ends]]:
+def _backward_grams(record: ForwardRecord, R: FloatArray, whole: bool) -> tuple[FloatArray, list[Ends]]:
     """Diagonal blocks B_ii (L, n, q, q) and, if `whole`, the ends of every B_l; else samples come in blocks."""
     n, _, q = R.shape
-    blocks = np.empty((len(tape.dense), n, q, q))
-    ends = [Ends(0.0, 0.0)] * (len(tape.dense) if whole else 0)
-    step = n if whole else max(1, BLOCK_NUMBERS // (q * max(layer.out_features for layer in tape.dense)))
+    blocks = np.empty((len(record.dense), n, q, q))
+    ends = [Ends(0.0, 0.0)] * (len(record.dense) if whole else 0)
+    step = n if whole else max(1, BLOCK_NUMBERS // (q * max(layer.out_features for layer in record.dense)))
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        for index, B in tape.rows(R, rows):
+        for index, B in record.rows(R, rows):
             blocks[index, rows] = B @ B.transpose(0, 2, 1)
             if whole:
                 ends[index] = gram_ends(B.reshape(n * q, -1))

@@ -12,8 +12,8 @@ from gnfast import _checks
 from gnfast.bounds import brackets
 from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, silent
 from gnfast.bounds.brackets import Apply, inner_values, largest_end, smallest_end
-from gnfast.bounds.chains import Chains, chains, has_bias, input_range
 from gnfast.bounds.inputs import as_data, nonlinearity
+from gnfast.bounds.partial_products import PartialProducts, has_bias, input_range, partial_products
 from gnfast.bounds.paths import dense_layers, effective
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Ends, eigen_ends, scaled_ends, singular_ends
@@ -86,14 +86,14 @@ def linear_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], family: s
         reason = "" if inputs.rank else "X is zero, and so is G"
     if reason:
         return [silent(f"{family}.{form}", STATEMENTS[form], reason) for form in forms]
-    partial = chains(net, inputs)
+    partial = partial_products(net, inputs)
     return [
         _layers(f"{family}.{form}", net, partial) if form == "layers" else gram_form(partial, form, family)
         for form in forms
     ]
 
 
-def gram_form(partial: Chains, form: str, family: str = "linear") -> Bound:
+def gram_form(partial: PartialProducts, form: str, family: str = "linear") -> Bound:
     """One of `GRAM_FORMS` from the Grams of partial products, wherever these come from."""
     return _FORMS[form](f"{family}.{form}", partial)
 
@@ -167,25 +167,25 @@ def _joint_bound(name: str, ends: Ends, parts: Parts, reason: str = "") -> Bound
     return quotient(name, STATEMENTS["joint"], *ends, parts, reason)
 
 
-def _joint(name: str, c: Chains) -> Bound:
+def _joint(name: str, c: PartialProducts) -> Bound:
     scale = c.inputs.scale
     right = [scaled_ends(q, scale, c.terms) for q in c.Q]
     ends = _sum_ends(c.P, c.Q, c.left, right, lambda M: scaled_ends(M, scale, c.terms))
     return _joint_bound(name, ends, _parts(c), c.narrowness)
 
 
-def _matrix(name: str, c: Chains) -> Bound:
+def _matrix(name: str, c: PartialProducts) -> Bound:
     ghat = _sum_ends(c.P, c.Q, c.left, c.right, lambda M: eigen_ends(M, c.terms))
     return product(name, STATEMENTS["matrix"], c.inputs.ends, ghat, _parts(c), c.narrowness)
 
 
-def _convex(name: str, c: Chains, form: str = "convex") -> Bound:
+def _convex(name: str, c: PartialProducts, form: str = "convex") -> Bound:
     u, v = _extreme_products(c)
     ghat = float(u.sum()), float(v.sum())
     return product(name, STATEMENTS[form], c.inputs.ends, ghat, _parts(c), c.narrowness)
 
 
-def _equality(name: str, c: Chains) -> Bound:
+def _equality(name: str, c: PartialProducts) -> Bound:
     reason, depth = _blocks(c), len(c.P)
     if not reason and depth != 2:
         reason = f"this form is for two dense layers and the network has {depth}; use another form"
@@ -196,7 +196,7 @@ def _equality(name: str, c: Chains) -> Bound:
     return _convex(name, c, "equality")  # with P_2 = I and Q_1 = I Weyl's inequality is an equality
 
 
-def _loose(name: str, c: Chains) -> Bound:
+def _loose(name: str, c: PartialProducts) -> Bound:
     k, r = c.outputs, c.inputs.rank - c.inputs.ones
     hidden = c.hidden or []
     narrow = next((j for j, m in enumerate(hidden, 1) if m < max(k, r)), None)
@@ -213,7 +213,7 @@ def _loose(name: str, c: Chains) -> Bound:
     )
 
 
-def _layers(name: str, net: Network, c: Chains) -> Bound:
+def _layers(name: str, net: Network, c: PartialProducts) -> Bound:
     if reason := _blocks(c):
         return silent(name, STATEMENTS["layers"], reason, _parts(c))
     singles = [singular_ends(effective(layer)) for layer in net.dense[1:]]
@@ -221,18 +221,18 @@ def _layers(name: str, net: Network, c: Chains) -> Bound:
     return from_single_layers(name, STATEMENTS["layers"], net, c.inputs, first, singles, _parts(c))
 
 
-def _blocks(c: Chains) -> str:
+def _blocks(c: PartialProducts) -> str:
     """Why a form that reads one layer after the other does not apply; empty if it does."""
     return "" if c.hidden is not None else "the network has residual blocks or factors; use another form"
 
 
-def _extreme_products(c: Chains) -> tuple[FloatArray, FloatArray]:
+def _extreme_products(c: PartialProducts) -> tuple[FloatArray, FloatArray]:
     """u_l and v_l: largest and smallest eigenvalues of P_l (x) Q_l."""
     left, right = np.array(c.left), np.array(c.right)
     return left[:, 0] * right[:, 0], left[:, 1] * right[:, 1]
 
 
-def _parts(c: Chains) -> Parts:
+def _parts(c: PartialProducts) -> Parts:
     left, right = np.array(c.left), np.array(c.right)
     u, v = _extreme_products(c)
     largest, smallest = c.inputs.ends
@@ -250,7 +250,7 @@ def _parts(c: Chains) -> Parts:
     }
 
 
-_FORMS: dict[str, Callable[[str, Chains], Bound]] = {
+_FORMS: dict[str, Callable[[str, PartialProducts], Bound]] = {
     "equality": _equality,
     "convex": _convex,
     "loose": _loose,

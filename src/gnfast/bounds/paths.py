@@ -1,4 +1,4 @@
-"""What stands before and after every dense layer of a linear network with residual blocks nested at will.
+"""The linear maps before and after every dense layer of a linear network with residual blocks nested at will.
 
 A block is x -> shortcut(x) + scale body(x), the shortcut the identity unless it has layers of its own. The derivative
 of F in a dense layer W of its body is A dW B: B is what leads from the input to W, that is everything before the block

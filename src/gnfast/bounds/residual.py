@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from gnfast import _checks
 from gnfast.bounds.bound import Bound, Parts, silent
-from gnfast.bounds.chains import has_bias, input_range
 from gnfast.bounds.inputs import as_data, nonlinearity
 from gnfast.bounds.linear import FORMS, STATEMENTS, linear_forms
+from gnfast.bounds.partial_products import has_bias, input_range
 from gnfast.bounds.paths import effective, has_blocks
 from gnfast.bounds.single_layers import first_layer, from_single_layers
 from gnfast.bounds.spectra import Singular, singular_ends

@@ -1,4 +1,4 @@
-"""What the singular values of single layers, or bounds on them, say of all partial products."""
+"""Bounds on all partial products from the singular values of single layers, or from bounds on these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gnfast.bounds.bound import Bound, Parts, product
-from gnfast.bounds.chains import InputRange, augmented, narrowness
+from gnfast.bounds.partial_products import InputRange, augmented, narrowness
 from gnfast.bounds.paths import effective
 from gnfast.bounds.spectra import Ends, Singular, singular_ends
 from gnfast.networks import Network
@@ -35,10 +35,10 @@ def from_single_layers(
     it: v_l = 0 where the widths shrink below l or grow above it. Equal hidden widths do neither.
 
     Args:
-        name, statement, parts, reason: Of the bound; "u", "v" and "gammas" are added to the parts.
+        name, statement, parts, reason: As in the bound; "u", "v" and "gammas" are added to the parts.
         net, inputs: The linear network and the range of its inputs.
         first: Squared singular values of the first layer on that range.
-        singles: Those of the effective weights of the others.
+        singles: The same for the effective weights of the other layers.
     """
     above = [Ends(1.0, 1.0)]
     for single in reversed(singles):
@@ -47,11 +47,11 @@ def from_single_layers(
     one_unseen = [inputs.ones and layer.bias is None for layer in net.dense]
     start = singular_ends(inputs.basis[: net.dense[0].in_features] if one_unseen[0] else np.eye(1))
     below = [Ends(start.largest, start.over_columns)]
-    chain = Ends(first.largest, first.over_columns)
+    product_below = Ends(first.largest, first.over_columns)
     for layer, single, unseen in zip(net.dense[1:], singles, one_unseen[1:], strict=True):
-        below.append(Ends(chain.largest, 0.0 if unseen else chain.smallest))
+        below.append(Ends(product_below.largest, 0.0 if unseen else product_below.smallest))
         step = singular_ends(augmented(layer)) if inputs.ones else single
-        chain = Ends(chain.largest * step.largest, chain.smallest * step.over_columns)
+        product_below = Ends(product_below.largest * step.largest, product_below.smallest * step.over_columns)
     u, v = (np.array(above[::-1]) * np.array(below)).T
     parts = parts | {"u": u, "v": v, "gammas": v / v.sum() if v.any() else v}
     hidden, k = net.widths[1:-1], net.out_features

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator, Philox
 
-from gnfast.ensemble.dice import Rows, Weight, gram_of
+from gnfast.ensemble.random_weights import BackwardSketch, Weight, gram_of
 from gnfast.ensemble.results import FloatArray
 
 NEAR = 64  # see `shift_for`
@@ -57,7 +57,7 @@ def shift_for(hidden: Sequence[int], size: int) -> float:
     return float(min(hidden) >= NEAR * (len(hidden) + 1) ** 2 * size)
 
 
-def chain_grams(weights: Sequence[Weight], rank: int, seed: int, sample: int, shift: float) -> Grams:
+def feedforward_grams(weights: Sequence[Weight], rank: int, seed: int, sample: int, shift: float) -> Grams:
     """One sample of all P_l and Q_l of W_L ... W_1 on an orthonormal frame of `rank` inputs, without skips.
 
     Forward X_l = W_l X_{l-1} = U_l C_l, C_l = T_l C_{l-1}: Q_{l+1} = C_l^T C_l. Backward Y_{l-1} = Y_l W_l from Y_{L-1}
@@ -71,18 +71,18 @@ def chain_grams(weights: Sequence[Weight], rank: int, seed: int, sample: int, sh
     """
     *hidden, last = weights
     start, k = (0.0 if shift else 1.0), last.rows
-    images, C = [], None
+    sketches, C = [], None
     Q, P = [start * np.eye(rank)], [start * np.eye(k)]
     for layer, weight in enumerate(hidden):
-        image = weight.image(generator(seed, sample, layer, FORWARD), rank, shift)
-        C = image.T if C is None else image.before(C)
+        sketch = weight.apply(generator(seed, sample, layer, FORWARD), rank, shift)
+        C = sketch.T if C is None else sketch.before(C)
         Q.append(gram_of(C, shift))
-        images.append(image)
-        rank = image.rank
-    rows: Rows = last.top(generator(seed, sample, len(hidden), BACKWARD), rank, shift)
+        sketches.append(sketch)
+        rank = sketch.rank
+    rows: BackwardSketch = last.last_layer(generator(seed, sample, len(hidden), BACKWARD), rank, shift)
     P.append(rows.gram())
     for layer in reversed(range(1, len(hidden))):
-        rows = hidden[layer].pull(generator(seed, sample, layer, BACKWARD), images[layer], rows)
+        rows = hidden[layer].apply_transpose(generator(seed, sample, layer, BACKWARD), sketches[layer], rows)
         P.append(rows.gram())
     left = np.cumprod([1.0, *(weight.in_scale for weight in weights[:0:-1])], dtype=np.float64)[::-1]
     right = np.cumprod([1.0, *(weight.out_scale for weight in hidden)], dtype=np.float64)

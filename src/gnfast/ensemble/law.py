@@ -1,4 +1,4 @@
-"""The law of random linear networks: what it is of, and which way leads to a sample."""
+"""The law of random linear networks: its parameters, and the way to a sample."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from gnfast import _checks, thresholds
 from gnfast._runtime import blas_threads
-from gnfast.bounds.chains import InputRange, input_range
-from gnfast.ensemble.dice import Gaussian, Orthogonal, Weight
-from gnfast.ensemble.grams import Grams, chain_grams, shift_for
+from gnfast.bounds.partial_products import InputRange, input_range
+from gnfast.ensemble.grams import Grams, feedforward_grams, shift_for
+from gnfast.ensemble.random_weights import Gaussian, Orthogonal, Weight
 from gnfast.ensemble.skips import skip_grams
 from gnfast.ensemble.stored import stored_bytes, uniform_grams
 from gnfast.factors import factor_of_moment
@@ -100,7 +100,7 @@ class LinearLaw:
                 return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)
             if any(self.skips):
                 return skip_grams(self.weights, self.skips, self.inputs.basis, seed, sample)
-            return chain_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
+            return feedforward_grams(self.weights, self.inputs.rank, seed, sample, self.shift)
 
     def __str__(self) -> str:
         if self.is_stored:
@@ -125,7 +125,7 @@ class LinearLaw:
 
 
 def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, int]], gain: float = 1.0) -> list[float]:
-    """Of the entries of each weight (out, in): by a name of `VARIANCES`, or one number each."""
+    """The variance of the entries of each weight (out, in): by a name of `VARIANCES`, or one number each."""
     if isinstance(given, str):
         family = _checks.choice(given, "variances", VARIANCES)
         return [variance(family, shape, gain) for shape in shapes]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from gnfast import _checks
 from gnfast._runtime import blas_threads
-from gnfast.bounds.chains import Chains
 from gnfast.bounds.linear import GRAM_FORMS, gram_form
+from gnfast.bounds.partial_products import PartialProducts
 from gnfast.ensemble.law import MEMORY, LinearLaw
 from gnfast.ensemble.results import Ensemble, LawWarning
 from gnfast.ensemble.spectra import Ends, dual_of, ends
@@ -39,17 +39,18 @@ def linear(
     k^3)) for each network whatever the widths, O(L^2 d^3) with skips.
 
     Args:
-        widths: Of the hidden layers: one number for all (with `depth`), or one for each; up to 2^53.
+        widths: Units of the hidden layers: one number for all (with `depth`), or one for each; up to 2^53.
         depth: Layers with weights, two at least; not needed where `widths` has one number for each hidden layer.
         d: Inputs; not needed with Sigma.
         k: Outputs.
         Sigma: Second moment of the data X^T X / n, (d, d), symmetric positive semi-definite, of any rank; None for the
             identity. What is below 10 d eps of its largest entry, eps that of its dtype, counts as zero.
         skip: Strength of the residual connections, one number for all layers or one each.
-        variances: Of the entries of each weight: "kaiming", "lecun" or "ntk" (1 / fan_in, since the gain of a linear
-            network is one), "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in), `torch.nn.Linear`'s own,
-            with init="uniform"), or a list with the variance itself for each layer: c_l / fan_in for the c_l of
-            `gnfast.limits`. None means "kaiming", and orthonormal rows or columns for init="orthogonal".
+        variances: The variance of the entries of each weight: "kaiming", "lecun" or "ntk" (1 / fan_in, the gain of a
+            linear network being one),
+            "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in), `torch.nn.Linear`'s own, with init="uniform"),
+            or a list with the variance itself for each layer: c_l / fan_in for the c_l of `gnfast.limits`. None means
+            "kaiming", and orthonormal rows or columns for init="orthogonal".
         init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
             for; or "uniform", whose weights are drawn and stored up to `memory_limit`.
         samples: Independent networks.
@@ -71,7 +72,7 @@ def linear(
     Warns:
         LawWarning: Gaussian weights stand for uniform ones.
 
-    References: those of `gnfast.ensemble.dice`; Zhao, Singh & Lucchi (NeurIPS 2024) for the dual and the bounds.
+    References: those of `gnfast.ensemble.random_weights`; Zhao, Singh & Lucchi (NeurIPS 2024) for dual and bounds.
 
     Examples:
         >>> import numpy as np
@@ -102,9 +103,9 @@ def linear(
             grams = law.draw(seed, sample)
             hat.append(ends(dual_of(grams), seed))
             own.append(hat[-1] if Sigma is None else ends(dual_of(grams, law.inputs.scale), seed))
-            chains = Chains(*grams.matrices(), law.inputs, law.hidden)
+            partial = PartialProducts(*grams.matrices(), law.inputs, law.hidden)
             for form, values in zip(forms, limits.values(), strict=True):
-                values.append(gram_form(chains, form, family).value)
+                values.append(gram_form(partial, form, family).value)
     of_hat = _columns(hat)
     return Ensemble(
         widths=tuple(law.hidden),

@@ -1,4 +1,4 @@
-"""What a draw of `NetworkLaw` takes: the matrices of csrc/algo/ensemble.hpp, and sums and tiles of each thread."""
+"""The memory of a draw of `NetworkLaw`: matrices of csrc/algo/ensemble.hpp, and sums and tiles of each thread."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def draw_bytes(
     """Bytes that a draw takes at its height: in the machine's memory, and on a GPU if it is there that tiles are drawn.
 
     Args:
-        shapes, skips: Of W_1 ... W_L, (out, in) each.
+        shapes, skips: The shapes (out, in) and skips of W_1 ... W_L.
         n, rows: Samples, and rows of the loss for each.
-        threads: That have sums of their own; one on a GPU.
+        threads: How many threads have sums of their own; one on a GPU.
     """
     N, layers = n * rows, range(len(shapes) - 1)
     widths = [out for out, _ in shapes]
@@ -54,7 +54,7 @@ def check_draw(needed: float, limit: float | None, size: int) -> None:
     Args:
         needed: Bytes.
         limit: Bytes; None for the machine's alone.
-        size: Of K.
+        size: The number of rows of K.
     """
     what = f"a draw of K, {size:,} x {size:,},"
     instead = "pass fewer samples, or take fewer threads (gn.set_num_threads)"

@@ -45,9 +45,9 @@ class NetworkLaw:
             `gnfast.ensemble.network`.
 
     Attributes:
-        widths: Of all layers, the outputs last.
+        widths: The widths of all layers, the outputs last.
         skips, variances: One for each layer.
-        rows: Of the loss a sample, r: k, or k - 1 for "cross_entropy".
+        rows: Rows of the loss for each sample, r: k, or k - 1 for "cross_entropy".
     """
 
     def __init__(
@@ -216,7 +216,7 @@ def network(
     few matrices (n r, n r) whatever the widths are.
 
     Args:
-        widths: Of the hidden layers: one number for all (with `depth`), or one for each; up to 2^34.
+        widths: Units of the hidden layers: one number for all (with `depth`), or one for each; up to 2^34.
         activation, slope: As `gnfast.Activation` has them, between any two layers and not after the last.
         X: Data (n, d), float32 or float64, of any rank: samples may be repeated.
         k: Outputs.
@@ -225,10 +225,10 @@ def network(
             of layers with skips costs as many times more as it is long.
         loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson", as in `gnfast.GaussNewton`.
         bias: Whether biases are among the parameters; their values are zero.
-        variances: Of the entries of each weight: "kaiming" (gain^2 / fan_in, `networks.initializers` has the gains),
-            "lecun" or "ntk" (1 / fan_in), "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in),
-            `torch.nn.Linear`'s own, with init="uniform"), or a list with the variance itself for each layer: c_l /
-            fan_in for the c_l of `gnfast.limits`.
+        variances: The variance of the entries of each weight: "kaiming" (gain^2 / fan_in,
+            `gnfast.networks.initializers` has the gains), "lecun" or "ntk" (1 / fan_in),
+            "xavier" (2 / (fan_in + fan_out)), "pytorch" (1 / (3 fan_in), `torch.nn.Linear`'s own, with init="uniform"),
+            or a list with the variance itself for each layer: c_l / fan_in for the c_l of `gnfast.limits`.
         init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
             for, sqrt(max(shape) variance); or "uniform", whose weights are drawn and stored up to `memory_limit`.
         reduction: "mean" over the samples, or "sum".
@@ -297,7 +297,7 @@ def network(
 
 
 def _ends(spectra: FloatArray) -> dict[str, Any]:
-    """Of ascending eigenvalues (samples, N) what an Ensemble has of each sample."""
+    """The quantities of an Ensemble for each sample, from its ascending eigenvalues (samples, N)."""
     largest, size = spectra[:, -1], spectra.shape[1]
     cut = thresholds.pivot_threshold(1.0, size) * largest
     rank = np.count_nonzero(spectra > cut[:, None], axis=1)

@@ -1,4 +1,4 @@
-"""What ensembles of networks return: one number per sample for each quantity, and how the samples were drawn."""
+"""Results of ensembles of networks: one number per sample for each quantity, and how the samples were drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ensemble:
     """The ends of the Gauss-Newton spectrum of independent random networks, one entry per sample in every array.
 
     Attributes:
-        widths: Of the hidden layers, (depth - 1) of them.
+        widths: The widths of the depth - 1 hidden layers.
         depth: Layers with weights.
         samples, seed: How many networks, and what they are drawn from: sample i depends on (seed, i) alone.
         law: One sentence: how the samples were drawn, and what about them is exact.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from gnfast.ensemble.dice import Rows, Weight, bartlett, orthonormal
 from gnfast.ensemble.grams import BACKWARD, FORWARD, Grams, generator
+from gnfast.ensemble.random_weights import BackwardSketch, Weight, bartlett, orthonormal
 from gnfast.ensemble.results import FloatArray, IntArray
 
 
@@ -23,7 +23,7 @@ class Coordinates:
 
     Args:
         dims: The widths of all layers.
-        given: Those of the inputs and outputs, whose axes mean something.
+        given: The widths of the inputs and outputs, whose axes mean something.
         growth: How many directions will be seen at most.
     """
 
@@ -37,7 +37,7 @@ class Coordinates:
         self.size = sum(room)
 
     def rows(self, m: int) -> IntArray:
-        """Where the known coordinates of R^m are."""
+        """The places of the known coordinates of R^m."""
         return np.concatenate([self._starts[i] + np.arange(self._known[i]) for i in self._parts(m)])
 
     def axes(self, vectors: FloatArray) -> FloatArray:
@@ -94,8 +94,8 @@ class Coordinates:
 def skip_grams(weights: Sequence[Weight], skips: Sequence[float], inputs: FloatArray, seed: int, sample: int) -> Grams:
     """One sample of all P_l and Q_l of (W_L + b_L I) ... (W_1 + b_1 I) on the columns of `inputs`.
 
-    The steps of `chain_grams`, with the frames in coordinates, since skips carry vectors past the weights: O(L^2 (rank
-    + k)^3) flops whatever the widths.
+    The steps are those of `feedforward_grams`, with the frames in coordinates, since skips carry vectors past the
+    weights: O(L^2 (rank + k)^3) flops whatever the widths.
 
     Args:
         weights: W_1 (m_1, d) to W_L (k, m_{L-1}), two at least.
@@ -111,22 +111,22 @@ def skip_grams(weights: Sequence[Weight], skips: Sequence[float], inputs: FloatA
         F, R = space.factor(X, weight.columns)
         Q.append(R.T @ R)
         rng = generator(seed, sample, layer, FORWARD)
-        image = weight.image(rng, F.shape[1], 0.0)
-        U = space.frame(rng, weight.rows, image.rank)
-        seen.append((F, U, image))
+        sketch = weight.apply(rng, F.shape[1], 0.0)
+        U = space.frame(rng, weight.rows, sketch.rank)
+        seen.append((F, U, sketch))
         if layer < depth - 1:
-            X = U @ (np.sqrt(weight.out_scale) * image.T @ R) + skip * space.cut(X, weight.rows)
+            X = U @ (np.sqrt(weight.out_scale) * sketch.T @ R) + skip * space.cut(X, weight.rows)
     Y, P = space.axes(np.eye(k)), [np.eye(k)]
     for layer in reversed(range(1, depth)):
-        weight, (F, U, image) = weights[layer], seen[layer]
+        weight, (F, U, sketch) = weights[layer], seen[layer]
         rng = generator(seed, sample, layer, BACKWARD)
         V, R = space.factor(Y, weight.rows)
         f = V.T @ U
         _, s, directions = np.linalg.svd(V - U @ f.T, full_matrices=False)
-        h = (directions.T * s)[:, : weight.rows - image.rank]
-        pulled = weight.pull(rng, image, Rows(f, h))
-        beyond = space.frame(rng, weight.columns, pulled.h.shape[1], beside=F)
-        through = np.sqrt(weight.in_scale) * (F @ pulled.f.T + beyond @ pulled.h.T) @ R
+        h = (directions.T * s)[:, : weight.rows - sketch.rank]
+        moved = weight.apply_transpose(rng, sketch, BackwardSketch(f, h))
+        beyond = space.frame(rng, weight.columns, moved.h.shape[1], beside=F)
+        through = np.sqrt(weight.in_scale) * (F @ moved.f.T + beyond @ moved.h.T) @ R
         Y = through + skips[layer] * space.cut(Y, weight.columns)
         P.append(Y.T @ Y)
     ones = np.ones(depth)

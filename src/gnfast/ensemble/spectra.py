@@ -77,7 +77,7 @@ def ends(dual: Sum, seed: int) -> Ends:
 
     Args:
         dual: Positive semi-definite.
-        seed: Of starting vectors.
+        seed: The seed of starting vectors.
 
     Raises:
         ValueError: A matrix that is zero or leaves the range of float64.

@@ -11,7 +11,7 @@ from gnfast.ensemble.results import FloatArray
 
 
 def stored_bytes(shapes: Sequence[tuple[int, int]]) -> int:
-    """Of the weights of one network in float64."""
+    """Bytes of the weights of one network in float64."""
     return 8 * sum(rows * columns for rows, columns in shapes)
 
 
@@ -37,9 +37,9 @@ def uniform_grams(
     """One sample of the small matrices, by the weights of `uniform_weights`.
 
     Args:
-        shapes, variances, skips: Of W_1 ... W_L, (out, in) each.
+        shapes, variances, skips: The shapes (out, in), variances and skips of W_1 ... W_L.
         frame: (d, r), the inputs that are looked at.
-        seed, sample: As for `chain_grams`.
+        seed, sample: As for `feedforward_grams`.
     """
     weights = uniform_weights(shapes, variances, seed, sample)
     for W, skip in zip(weights, skips, strict=True):

@@ -135,8 +135,7 @@ def density(
             spectrum's extent. "kpm" has its own and takes none.
         block_size: Probes that advance together; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `Density` with `grid`, `values`, `error` and a method `plot()`.

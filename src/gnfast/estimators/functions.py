@@ -53,8 +53,7 @@ def logdet(
             fewer, and a first round in any case.
         block_size: Probes that advance together; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `LogDet` with `value`, `error`, `method`, `exact`, `products` and `converged`. The error is that over the

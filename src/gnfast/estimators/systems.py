@@ -107,8 +107,7 @@ def solve(
         max_iterations: Block steps before giving up; None means 100 + 2 N, at most 10,000.
         seed: Of the Nystrom approximation.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         x, shaped as `b`, a tensor if `b` is one, and a `SolveInfo`.

@@ -55,8 +55,7 @@ def trace(
         max_products: Vectors multiplied before giving up on `tol`; None means the smaller of N and 100 * samples.
         block_size: Vectors a product; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `Trace` with `value`, `error`, `method`, `exact`, `products` and `converged`. The truth lies within two errors
@@ -140,8 +139,7 @@ def diagonal(
         max_products: As in `trace`.
         block_size: Vectors a product; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `Diagonal` with `values`, `error`, `method`, `exact`, `products` and `converged`.

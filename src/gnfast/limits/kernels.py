@@ -17,7 +17,7 @@ from gnfast.limits.neurons import BATCHES, sampled
 from gnfast.networks import initializers
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")
-SHOWN_ERROR = 1e-9  # below it is nobody's worry: eigenvalues are shown to six digits
+SHOWN_ERROR = 1e-9  # smaller errors are not shown: eigenvalues have six digits there
 SQUARES = 400  # binary digits of X, up or down, whose squares and their products with variances are safe in float64
 NEURONS = 32_768  # standard errors below a percent; at 100 samples 26 MB for each layer
 
@@ -123,7 +123,7 @@ def gram(
         depth: Dense layers L, at least 2.
         activation: A name of `gnfast.Activation`, or "erf".
         parameterization: "standard", "ntk" or "mup".
-        slope: Of leaky_relu.
+        slope: The slope of leaky_relu for negative arguments.
         skip: Strength, one number for all layers or one each.
         bias: Whether there are biases, zero at initialisation, but parameters.
         variances: c_l, fan_in times the variance of the entries that `gnfast.ensemble` takes: "kaiming" is the squared
@@ -220,7 +220,7 @@ def gram(
 
 
 class _Parts(NamedTuple):
-    """What the weights and the bias of each layer add to the kernel; the covariance of an output."""
+    """The parts of the kernel by the weights and the bias of each layer, and the covariance of an output."""
 
     weights: list[FloatArray]
     biases: list[FloatArray]
@@ -250,26 +250,26 @@ def _recursion(
 
 
 def _standard_error(batches: Sequence[FloatArray]) -> float:
-    """Of the mean of independent matrices, relative, in the Frobenius norm."""
+    """The relative standard error of the mean of independent matrices, in the Frobenius norm."""
     mean = np.mean(batches, axis=0)
     squares = sum(float(np.sum((batch - mean) ** 2)) for batch in batches)
     return math.sqrt(squares / (len(batches) * (len(batches) - 1))) / float(np.linalg.norm(mean))
 
 
 def _gains(c: Sequence[float], skips: Sequence[float]) -> list[float]:
-    """Of linear layers: those above the first pass c_l by their weights and b_l^2 by their skips."""
+    """The gains of linear layers: those above the first pass c_l by their weights and b_l^2 by their skips."""
     return [c[0], *(a + b**2 for a, b in zip(c[1:], skips[1:], strict=True))]
 
 
 def layer_factors(parameterization: str, c: Sequence[float], features: int, bias: bool) -> tuple[list[float], float]:
-    """What stands before the layers' own parts, and before B_l for the biases."""
+    """The factors before the layers' own parts, and the one before B_l for the biases."""
     if parameterization == "standard":
         return [0.0, *[1.0] * (len(c) - 1)], 0.0
     return [c[0] / features, *c[1:]] if parameterization == "ntk" else [1.0] * len(c), float(bias)
 
 
 def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
-    """The eigenvalues of F F^T, ascending, to the accuracy of singular values; and up to which they count as zero."""
+    """The eigenvalues of F F^T, ascending, to the accuracy of singular values, and their threshold of zero."""
     s = np.linalg.svd(factor, compute_uv=False)
     values = np.zeros(len(factor))
     kept = min(len(s), len(values))

@@ -16,12 +16,13 @@ from gnfast.limits.covariance import FloatArray
 
 @dataclass(frozen=True)
 class MarchenkoPastur:
-    """Where the spectra of a linear network with one hidden layer end, F = W V x.
+    """The ends of the spectra of a linear network with one hidden layer, F = W V x.
 
     Attributes:
         first: (smallest, largest) eigenvalue of V^T V, (d, d).
-        last: Those of W W^T, (k, k).
-        kappa: Of Ghat = W W^T (x) I + I (x) V^T V: the sum of the largest over that of the smallest; inf if that is 0.
+        last: (smallest, largest) eigenvalue of W W^T, (k, k).
+        kappa: The condition number of Ghat = W W^T (x) I + I (x) V^T V, the sum of the largest over that of the
+            smallest; inf if that is 0.
     """
 
     first: tuple[float, float]
@@ -60,7 +61,7 @@ def _edge(ratio: float, sign: int, singular: bool = False) -> float:
 
 @dataclass(frozen=True)
 class LinearMoments:
-    """What is known in closed form of Ghat, at any widths; made by `linear`.
+    """Moments of Ghat in closed form, at any widths; made by `linear`.
 
     Attributes:
         mean: E Ghat = mean times the identity, exactly.
@@ -84,7 +85,7 @@ class _Squares(NamedTuple):
     square_of_trace: float
 
     def step(self, m: int, v: float) -> _Squares:
-        """Of C^(1/2) S C^(1/2), S Wishart with m degrees of freedom and scale v."""
+        """The same of C^(1/2) S C^(1/2), S Wishart with m degrees of freedom and scale v."""
         square, trace = self
         return _Squares(v**2 * m * ((m + 1) * square + trace), v**2 * m * (m * trace + 2 * square))
 

@@ -1,4 +1,4 @@
-"""Second moments of an activation and of its derivative: what an infinitely wide layer makes of a covariance.
+"""Second moments of an activation and of its derivative, by which an infinitely wide layer maps a covariance.
 
 For (u, v) Gaussian with the covariance of two samples: E phi(u) phi(v) and E phi'(u) phi'(v), in closed form
 for identity, relu, leaky_relu (Cho & Saul 2009), erf (Williams 1997) and gelu, by Hermite expansions for the others.
@@ -29,14 +29,14 @@ TAIL = 1e-14  # of the second moment: near what sums of 1,000 numbers lose anywa
 
 
 class Moments(NamedTuple):
-    """What a layer's activation makes of the covariance of its pre-activations."""
+    """The second moments of an activation and of its derivative, for pre-activations of one covariance."""
 
     values: Covariance
-    """Of phi: E phi(u) phi(v)."""
+    """E phi(u) phi(v), as a covariance."""
     slopes: FloatArray
     """E phi'(u) phi'(v), (n, n)."""
     error: float = 0.0
-    """What both may be off by, relative to the diagonal, beyond rounding."""
+    """The error of both, relative to the diagonal, beyond rounding."""
 
 
 class Pointwise:
@@ -44,7 +44,7 @@ class Pointwise:
 
     Args:
         name: One of `NAMES`.
-        slope: Of leaky_relu for negative arguments.
+        slope: The slope of leaky_relu for negative arguments.
     """
 
     def __init__(self, name: str, slope: float) -> None:

@@ -36,10 +36,10 @@ def sampled(
         first: (n, n), the covariance of the first layer's pre-activations.
         phi: The activation.
         variances: fan_in times the variance of the weights of each layer, L of them.
-        skips: Of each layer; those of the first and the last are not read.
+        skips: The skips of the layers; those of the first and the last are not read.
         neurons: How many are drawn.
-        seed: Of them.
-        stream: Of the first layer's numbers; the others have the next ones.
+        seed: The seed of the draws.
+        stream: The stream of the first layer's numbers; the others have the next ones.
 
     Returns:
         E a_l a_l' for l = 1..L-1 and that of the backward rows for l = 1..L, each (n, n).

@@ -1,4 +1,4 @@
-"""What the paper found, and whether a table shows it."""
+"""Claims of the paper, and whether a table shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Claim:
 
     @property
     def status(self) -> str:
-        """What a page says of it: "reproduced" or "not reproduced"."""
+        """The word for it on a page: "reproduced" or "not reproduced"."""
         return "reproduced" if self.holds else "not reproduced"
 
     def __str__(self) -> str:

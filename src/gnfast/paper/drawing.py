@@ -128,7 +128,7 @@ def _ticks(axes: Axes, x: list[float]) -> None:
 
 
 def _legend(page: Any, lines: list[Line], columns: int) -> None:
-    """What the styles of the lines mean; the colours are told at the curves."""
+    """A legend of the styles of lines; the colours are named at the curves."""
     from matplotlib.lines import Line2D
 
     seeds = "median and range over seeds"

@@ -1,4 +1,4 @@
-"""What a figure of the paper is: a study, the panels that show it, and the claims that its table is asked."""
+"""A figure of the paper: a study, the panels that show it, and the claims that are checked on its table."""
 
 from __future__ import annotations
 

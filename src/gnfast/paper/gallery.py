@@ -34,7 +34,7 @@ class Made:
 
     @cached_property
     def records(self) -> list[Record]:
-        """What the folder has of the figure's points; nothing if its grid is another one."""
+        """The points of the figure that the folder has; none if its grid is another one."""
         job, path = self.figure.study(self.options), self.folder / RESULTS
         if not path.is_file() or definition(path) != job.definition:
             return []
@@ -48,7 +48,7 @@ class Made:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """What the figure claims, checked on the folder's table."""
+        """The figure's claims, checked on the folder's table."""
         return self.figure.claims(Table.of(self.records))
 
     @property

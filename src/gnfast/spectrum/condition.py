@@ -105,8 +105,7 @@ def cond(
         progress: True shows a line on stderr, a callable is called with (stage, done, total), total 0 if unknown.
         tol: Relative accuracy of both eigenvalues; None means 1e-9 for float64 and 1e-4 for float32.
         seed: Of the starting blocks.
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
         preconditioner: Of a GaussNewton: "diagonal" (diag G), "block" (the blocks of its layers, `G.block`), "kfac"
             (`G.kfac()`), the diagonal of M as an array (p,), float32 or float64, or an object of
             `gnfast.protocol.Preconditioner`, such as `G.kfac()` of other samples.

@@ -85,8 +85,8 @@ def eigsh(
         progress: True shows a line on stderr with the residual, a callable is called with (stage, done, total), total 0
             if unknown; stage is a str whose attribute `residual` is the largest residual of the pairs, or None.
         return_eigenvectors: False leaves the eigenvectors out, and the lifting of a dual's with them.
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: "float64": all but the products with an operator in float32 is done in float64; these stay in
+            float32, and nothing is claimed that float32 does not resolve. None means the operator's dtype.
         sigma: Must be None: eigenvalues inside of the spectrum are SciPy's to find.
 
     Returns:

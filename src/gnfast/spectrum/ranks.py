@@ -70,8 +70,7 @@ def rank(
             resolve them: without a gap there, the answer is as vague as the question.
         seed: Of the probes.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: "float64": of an operator in float32, whose products stay in float32, everything else is done in
-            float64; what is claimed stays at what float32 resolves. None means the operator's dtype.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `Rank`.
@@ -184,7 +183,7 @@ def rank_profile(
         cuts: Eigenvalues up to which counts as zero, at least 0; None means one for each decade below lambda_max,
             the level of rounding and the customary N * eps * lambda_max.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
-        precision: As in `rank`.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Returns:
         A `RankProfile`.

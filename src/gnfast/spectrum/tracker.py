@@ -50,8 +50,7 @@ class Tracker:
         low: Eigenvalues at the lower end (the smallest of the dual: the smallest non-zero ones of G), at least 0.
         tol: Relative accuracy; None means 1e-6 for float64 and 1e-4 for float32.
         seed: Of the first starting block.
-        precision: "float64": of operators in float32, whose products stay in float32, everything else is done in
-            float64; None for all in the operator's.
+        precision: None or "float64", as in `gnfast.eigsh`.
 
     Attributes:
         history: A `Tracked` for each update.

@@ -1,4 +1,4 @@
-"""Networks of dense layers, activations and residual blocks at given samples: what derivatives are made of."""
+"""The forward pass of networks of dense layers, activations and residual blocks, as derivatives need it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gnfast.networks.layers import Dense, Layer, Residual, Scale
 
 
 @dataclass(frozen=True)
-class Weighted:
+class DenseNode:
     """A dense layer with the slope (n, m) of the activations after it, None where there are none.
 
     Activations that come first are those of a layer without number or weight.
@@ -28,7 +28,7 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Block:
+class ResidualNode:
     """A residual block: what goes through the body plus `scale` times what goes through the shortcut."""
 
     body: list[Node]
@@ -36,12 +36,12 @@ class Block:
     scale: float
 
 
-Node: TypeAlias = "Weighted | Block | float"  # a number multiplies
+Node: TypeAlias = "DenseNode | ResidualNode | float"  # a number multiplies
 Rows: TypeAlias = Generator[tuple[int, FloatArray], None, FloatArray]
 
 
 @dataclass
-class Tape:
+class ForwardRecord:
     """A network in float64 at its samples.
 
     Attributes:
@@ -57,11 +57,11 @@ class Tape:
     outputs: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     @classmethod
-    def of(cls, net: Network, X: FloatArray) -> Tape:
+    def of(cls, net: Network, X: FloatArray) -> ForwardRecord:
         """Runs dense layers and activations, factors and residual blocks of these; X (n, d)."""
-        tape = cls()
-        tape.nodes, tape.outputs = tape._record(net.layers, X)
-        return tape
+        record = cls()
+        record.nodes, record.outputs = record._record(net.layers, X)
+        return record
 
     def rows(self, R: FloatArray, samples: slice) -> Rows:
         """The index of every dense layer, the last first, with its rows R_i^T dF_i/dz (samples, q, m); R (n, k, q)."""
@@ -77,7 +77,7 @@ class Tape:
                 if isinstance(layer, Residual):
                     body, moved = self._record(layer.layers, value)
                     shortcut, around = self._record(layer.shortcut or (), value)
-                    nodes.append(Block(body, shortcut, layer.scale))
+                    nodes.append(ResidualNode(body, shortcut, layer.scale))
                     value = around + layer.scale * moved
                 elif isinstance(layer, Scale):
                     nodes.append(layer.factor)
@@ -94,9 +94,9 @@ class Tape:
         part = Network([Dense(np.zeros((width, width)), skip=1.0), *doing] if led else doing)
         for position, (layer, A, slope) in enumerate(zip(part.dense, *part.linearize(value), strict=True)):
             if led and position == 0:
-                nodes.append(Weighted(None, None, slope))
+                nodes.append(DenseNode(None, None, slope))
                 continue
-            nodes.append(Weighted(len(self.dense), effective(layer), slope))
+            nodes.append(DenseNode(len(self.dense), effective(layer), slope))
             self.dense.append(layer)
             self.inputs.append(np.asarray(A, np.float64))
         return np.asarray(part(value), np.float64)
@@ -105,11 +105,11 @@ class Tape:
 def _backward(nodes: Sequence[Node], B: FloatArray, samples: slice) -> Rows:
     """Rows (samples, q, m) after the nodes taken to those before them, past the dense layers on the way."""
     for node in reversed(nodes):
-        if isinstance(node, Block):
+        if isinstance(node, ResidualNode):
             around = yield from _backward(node.shortcut, B, samples)
             through = yield from _backward(node.body, node.scale * B, samples)
             B = around + through
-        elif isinstance(node, Weighted):
+        elif isinstance(node, DenseNode):
             if node.slope is not None:
                 B = B * node.slope[samples, None, :]
             if node.index is not None and node.weight is not None:

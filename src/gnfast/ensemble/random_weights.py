@@ -6,8 +6,8 @@ In frames of their own both are small, whatever m and n. Forward W F = U T with 
 
     Y W = f T F^T + (rows orthogonal to F) = f T F^T + h' V'^T
 
-where V' is again a uniformly random frame orthogonal to F and h' (k, s') is small. What T and h' are in law is all
-that a kind of weights has to know; everything here is exact for every m, n, r and k, bottlenecks included, and nothing
+where V' is again a uniformly random frame orthogonal to F and h' (k, s') is small. The laws of T and h' are all
+that a kind of weights has to know. Everything here is exact for every m, n, r and k, bottlenecks included, and nothing
 is ever inverted.
 
 Wide Gaussian matrices make T nearly a multiple of the identity. With shift = 1 only the deviations T / sqrt(m v) - I
@@ -33,7 +33,7 @@ from gnfast.ensemble.results import FloatArray
 
 
 @dataclass(frozen=True)
-class Image:
+class ForwardSketch:
     """W F = sqrt(out_scale) U (shift I + T), U a uniformly random frame of len(T) columns.
 
     T: (r', r), lower triangular where it is square; the identity where `isometric`, without a shift.
@@ -69,7 +69,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BackwardSketch:
     """Y = f U^T + (shift I + h) V^T in a frame [U V]: rows of a product of weights, up to a scale.
 
     f: (k, r'), the part that forward vectors see. h: (k, s).
@@ -102,7 +102,7 @@ class Weight(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows of the weight."""
+        """BackwardSketch of the weight."""
 
     @property
     def columns(self) -> int:
@@ -116,14 +116,14 @@ class Weight(Protocol):
     def in_scale(self) -> float:
         """W W^T / in_scale tends to the identity as the columns grow."""
 
-    def image(self, rng: Generator, rank: int, shift: float) -> Image:
+    def apply(self, rng: Generator, rank: int, shift: float) -> ForwardSketch:
         """W on an orthonormal frame of `rank` columns."""
 
-    def top(self, rng: Generator, rank: int, shift: float) -> Rows:
+    def last_layer(self, rng: Generator, rank: int, shift: float) -> BackwardSketch:
         """W itself, in a frame whose first `rank` vectors are given: the last layer of a network."""
 
-    def pull(self, rng: Generator, image: Image, rows: Rows) -> Rows:
-        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `image`; in the frame that `image` is of."""
+    def apply_transpose(self, rng: Generator, sketch: ForwardSketch, rows: BackwardSketch) -> BackwardSketch:
+        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `sketch`; in the frame that `sketch` is of."""
 
 
 @dataclass(frozen=True)
@@ -144,24 +144,24 @@ class Gaussian:
         """W W^T / in_scale tends to the identity as the columns grow."""
         return self.columns * self.variance
 
-    def image(self, rng: Generator, rank: int, shift: float) -> Image:
+    def apply(self, rng: Generator, rank: int, shift: float) -> ForwardSketch:
         """W on an orthonormal frame of `rank` columns."""
         T = bartlett(rng, self.rows, rank, self.rows, shift)
-        return Image(T, shift, np.zeros((len(T), 0)))
+        return ForwardSketch(T, shift, np.zeros((len(T), 0)))
 
-    def top(self, rng: Generator, rank: int, shift: float) -> Rows:
+    def last_layer(self, rng: Generator, rank: int, shift: float) -> BackwardSketch:
         """W itself, in a frame whose first `rank` vectors are given: the last layer of a network."""
         f = rng.standard_normal((self.rows, rank)) / np.sqrt(self.columns)
-        return Rows(f, bartlett(rng, self.columns - rank, self.rows, self.columns, shift).T, shift)
+        return BackwardSketch(f, bartlett(rng, self.columns - rank, self.rows, self.columns, shift).T, shift)
 
-    def pull(self, rng: Generator, image: Image, rows: Rows) -> Rows:
-        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `image`; in the frame that `image` is of."""
+    def apply_transpose(self, rng: Generator, sketch: ForwardSketch, rows: BackwardSketch) -> BackwardSketch:
+        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `sketch`; in the frame that `sketch` is of."""
         shift, c = rows.shift, rows.factor()
-        f = np.sqrt(self.rows / self.columns) * image.after(rows.f)
+        f = np.sqrt(self.rows / self.columns) * sketch.after(rows.f)
         # W beyond the frame is Gaussian and has not been seen, and c N has the law of Y N: both have the Gram c c^T.
-        N = bartlett(rng, self.columns - image.T.shape[1], c.shape[1], self.columns, shift).T
+        N = bartlett(rng, self.columns - sketch.T.shape[1], c.shape[1], self.columns, shift).T
         h = c @ N + shift * (c + N) if shift else c @ N
-        return Rows(f, h, shift)
+        return BackwardSketch(f, h, shift)
 
 
 @dataclass(frozen=True)
@@ -182,26 +182,26 @@ class Orthogonal:
         """W W^T / in_scale tends to the identity as the columns grow."""
         return self.gain**2
 
-    def image(self, rng: Generator, rank: int, shift: float = 0.0) -> Image:
+    def apply(self, rng: Generator, rank: int, shift: float = 0.0) -> ForwardSketch:
         """W on an orthonormal frame of `rank` columns."""
         T, beyond = truncated_frame(rng, self.rows, self.columns - self.rows, rank)
-        return Image(T, 0.0, beyond, isometric=self.rows >= self.columns)
+        return ForwardSketch(T, 0.0, beyond, isometric=self.rows >= self.columns)
 
-    def top(self, rng: Generator, rank: int, shift: float = 0.0) -> Rows:
+    def last_layer(self, rng: Generator, rank: int, shift: float = 0.0) -> BackwardSketch:
         """W itself, in a frame whose first `rank` vectors are given: the last layer of a network."""
-        image, outputs = self.image(rng, rank), haar(rng, self.rows)
-        return self.pull(rng, image, Rows(outputs[:, : image.rank], outputs[:, image.rank :]))
+        sketch, outputs = self.apply(rng, rank), haar(rng, self.rows)
+        return self.apply_transpose(rng, sketch, BackwardSketch(outputs[:, : sketch.rank], outputs[:, sketch.rank :]))
 
-    def pull(self, rng: Generator, image: Image, rows: Rows) -> Rows:
-        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `image`; in the frame that `image` is of."""
-        f = image.after(rows.f)
+    def apply_transpose(self, rng: Generator, sketch: ForwardSketch, rows: BackwardSketch) -> BackwardSketch:
+        """Y W / sqrt(in_scale), of Y = `rows` in the frame of `sketch`; in the frame that `sketch` is of."""
+        f = sketch.after(rows.f)
         if self.rows >= self.columns:
             # An isometry, which takes what is orthogonal to the frame into what is orthogonal to its image.
-            unseen = self.columns - image.T.shape[1]
+            unseen = self.columns - sketch.T.shape[1]
             T, _ = truncated_frame(rng, unseen, self.rows - self.columns, rows.h.shape[1])
-            return Rows(f, rows.h @ T.T)
+            return BackwardSketch(f, rows.h @ T.T)
         # W beyond the frame is [U beyond, what is orthogonal to U] times a Haar matrix with orthonormal rows.
-        return Rows(f, lower_factor(np.hstack([rows.f @ image.beyond, rows.h])))
+        return BackwardSketch(f, lower_factor(np.hstack([rows.f @ sketch.beyond, rows.h])))
 
 
 def bartlett(rng: Generator, rows: int, columns: int, scale: float, shift: float = 0.0) -> FloatArray:

@@ -1,9 +1,9 @@
-"""What the bounds of linear networks are made of: the range of the data, effective weights, Grams of partial products.
+"""Parts of the bounds of linear networks: the range of the data, effective weights, Grams of partial products.
 
 With W_l the effective weights (skips included), a linear network without biases has
 P_l = (W_L...W_{l+1}) (W_L...W_{l+1})^T (k, k) and Q_l = (W_{l-1}...W_1)^T (W_{l-1}...W_1) (d, d). With a bias anywhere
 the input is (x, 1), every layer's input is B_l (x, 1), and Q_l = B_l^T B_l + e e^T for a layer that has a bias, e the
-last unit vector. Only d x d and k x k matrices and chains as thin as d or k are formed, in float64.
+last unit vector. Only d x d and k x k matrices and products as thin as d or k are formed, in float64.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def augmented(layer: Dense) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Chains:
-    """Grams of partial products: all that most bounds know of a network.
+class PartialProducts:
+    """The Grams of partial products, which are all that most bounds know of a network.
 
     Args:
         P: (L, k, k).
         Q: (L, r, r), restricted to the range of Sigma.
-        inputs: That range.
+        inputs: The range of Sigma.
         hidden: Widths of the hidden layers, None where residual blocks or factors lead around them.
         biased: Whether each layer has a bias; empty for none.
-        terms: Of the longest sum behind an entry.
+        terms: How many products the longest sum behind an entry has.
     """
 
     P: FloatArray
@@ -104,12 +104,12 @@ class Chains:
 
     @cached_property
     def left(self) -> list[Ends]:
-        """Of the spectrum of each P_l."""
+        """The ends of the spectrum of each P_l."""
         return [eigen_ends(p, self.terms) for p in self.P]
 
     @cached_property
     def right(self) -> list[Ends]:
-        """Of the spectrum of each Q_l."""
+        """The ends of the spectrum of each Q_l."""
         return [eigen_ends(q, self.terms) for q in self.Q]
 
     @property
@@ -118,7 +118,7 @@ class Chains:
         return "" if self.hidden is None else narrowness(self.hidden, self.outputs, self.inputs)
 
 
-def chains(net: Network, inputs: InputRange) -> Chains:
+def partial_products(net: Network, inputs: InputRange) -> PartialProducts:
     """All partial products of a linear network, O(sum_l m_l m_{l-1} (k + r)) flops."""
     dense, one = dense_layers(net.layers), inputs.basis[-1]  # `one` is read only where there are biases
     rights = before(net.layers, inputs.basis[: len(inputs.basis) - inputs.ones], one)
@@ -126,11 +126,11 @@ def chains(net: Network, inputs: InputRange) -> Chains:
     Q = np.stack([B.T @ B + _ones(layer, one) for layer, B in zip(dense, rights, strict=True)])
     terms = max(inputs.samples, *(max(layer.weight.shape) for layer in dense))
     hidden = net.widths[1:-1] if net.is_chain else None
-    return Chains(P, Q, inputs, hidden, [layer.bias is not None for layer in dense], terms)
+    return PartialProducts(P, Q, inputs, hidden, [layer.bias is not None for layer in dense], terms)
 
 
 def _ones(layer: Dense, one: FloatArray) -> FloatArray | float:
-    """What a bias adds to Q: e e^T."""
+    """The part e e^T of Q that a bias adds."""
     return 0.0 if layer.bias is None else np.outer(one, one)
 
 
