@@ -1,7 +1,7 @@
 """The arrows between the rooms: reads includes and imports, and fails on one that points the wrong way.
 
 ``csrc``: bind -> api -> cuda -> cpu -> algo -> core.
-``src/gnfast``: cli -> paper -> study -> {ensemble, limits, bounds, spectrum, estimators} -> operators -> networks ->
+``src/gnfast``: cli -> paper -> study -> {ensemble, limits, spectrum, estimators} -> operators -> bounds -> networks ->
 {_arrays, _checks} -> {_core, _extras}; interop may use anything and nothing uses interop.
 
 An arrow may skip rooms, never climb. Rooms of one height may use each other as long as no circle results.
@@ -38,14 +38,15 @@ CPP_ONLY_IN = {
 }
 
 PYTHON_HEIGHTS = {
-    "__main__": 8,
-    "cli": 7,
-    **dict.fromkeys(("study", "paper"), 6),
-    **dict.fromkeys(("ensemble", "limits", "bounds", "spectrum", "estimators"), 5),
-    "operators": 4,
+    "__main__": 9,
+    "cli": 8,
+    **dict.fromkeys(("study", "paper"), 7),
+    **dict.fromkeys(("ensemble", "limits", "spectrum", "estimators"), 6),
+    "operators": 5,
+    "bounds": 4,
     "networks": 3,
     **dict.fromkeys(("_runtime", "datasets", "data_files", "factors", "hessians", "losses", "_files", "_vectors"), 2),
-    **dict.fromkeys(("_arrays", "_checks", "_groups", "thresholds", "protocol"), 1),
+    **dict.fromkeys(("_arrays", "_checks", "_groups", "_memory", "thresholds", "protocol"), 1),
     **dict.fromkeys(("_core", "_extras"), 0),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"
@@ -259,16 +260,17 @@ def test_planted_include_is_caught(tmp_path: Path, name: str, text: str, fault: 
         ("study/figures.py", "import matplotlib", "matplotlib is an extra"),
         ("networks.py", "def f():\n    import cupy", "only _arrays tells numpy from cupy"),
         ("helpers.py", "", "helpers has no height"),
-        ("bounds/deep.py", "from gnfast.spectrum import cond", "circle"),
+        ("limits/deep.py", "from gnfast.spectrum import cond", "circle"),
     ],
 )
 def test_planted_import_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:
     package = tmp_path / "gnfast"
     for file in ("__init__.py", "_core.pyi", "operators.py", "study/__init__.py", "interop/__init__.py"):
         write(package / file, "import numpy\n")
+    write(package / "limits/__init__.py", "")
     write(package / "bounds/__init__.py", "from __future__ import annotations\nimport math\nimport scipy.linalg\n")
     write(package / "interop/torch.py", "import torch\nimport gnfast as gn\n")
-    write(package / "spectrum.py", "from gnfast import _core, bounds, operators\n")
+    write(package / "spectrum.py", "from gnfast import _core, bounds, limits, operators\n")
     write(package / "_arrays.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cupy\n")
     assert python_faults(package) == []
     write(package / name, f"{text}\n")

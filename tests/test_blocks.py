@@ -165,7 +165,7 @@ def test_spectra_of_all_layers(name):
     net = make()
     G, S = gn.GaussNewton(net, X, "cross_entropy"), scaled_rows(net, X, "cross_entropy")
     layers = G.layers()
-    found, spectra = layers.cond(), layers.spectra()
+    found, spectra = gn.by_layer.cond(G), gn.by_layer.spectra(G)
     assert list(found) == list(spectra) == [part.name for part in layers]
     for part in layers:
         exact = np.linalg.eigvalsh(S[:, part.own].T @ S[:, part.own])
@@ -174,25 +174,28 @@ def test_spectra_of_all_layers(name):
         assert len(spectra[part.name]) == G.block(part).dual().shape[0]
         count = min(len(exact), len(spectra[part.name]))
         close(spectra[part.name][-count:], exact[-count:])
-        line = next(line for line in str(layers).splitlines() if f" {part.name} " in line).split()
-        row = dict(zip(str(layers).splitlines()[0].split(), line, strict=False))
+        line = next(line for line in str(found).splitlines() if f" {part.name} " in line).split()
+        row = dict(zip(str(found).splitlines()[0].split(), line, strict=False))
         assert float(row["kappa"]) == pytest.approx(values[-1] / values[0], rel=1e-3)
         assert float(row["lambda_max"]) == pytest.approx(values[-1], rel=1e-3)
         assert float(row["lambda_min"]) == pytest.approx(values[0], rel=1e-3)
         assert int(row["rank"]) == len(values)
-    assert list(layers[1:].cond()) == list(found)[1:]
+    assert list(gn.by_layer.cond(G, layers[1:])) == list(found)[1:]
+    assert "kappa" not in str(layers), "a value, which nobody changes"
+    assert f"{spectra[layers[0].name][-1]:.4g}" in str(spectra)
 
 
 def test_layers_without_a_spectrum_are_left_out():
     first = gn.Dense(np.full((4, 3), -1.0))  # units that see no sample, so that no gradient passes either
     net = gn.Network([first, gn.Activation("relu"), gn.Dense(np.ones((2, 4)), np.ones(2)), gn.Dense(np.ones((2, 2)))])
-    layers = gn.GaussNewton(net, np.abs(rng().standard_normal((5, 3)))).layers()
-    assert list(layers.cond()) == ["layers.2", "layers.3"]
-    assert not layers.spectra()["layers.0"].any()
-    assert " - " in str(layers).splitlines()[1]
+    G = gn.GaussNewton(net, np.abs(rng().standard_normal((5, 3))))
+    found = gn.by_layer.cond(G)
+    assert list(found) == ["layers.2", "layers.3"]
+    assert not gn.by_layer.spectra(G)["layers.0"].any()
+    assert " - " in str(found).splitlines()[1]
     pruned = gn.PrunedNetwork([gn.Dense(np.zeros((3, 4))), dense(2, 3)], np.arange(12, 20))
-    own = gn.GaussNewton(pruned, rng().standard_normal((3, 4))).layers()
-    assert list(own.cond()) == list(own.spectra()) == ["layers.1"]
+    own = gn.GaussNewton(pruned, rng().standard_normal((3, 4)))
+    assert list(gn.by_layer.cond(own)) == list(gn.by_layer.spectra(own)) == ["layers.1"]
 
 
 def test_the_table_and_names():

@@ -134,7 +134,7 @@ def test_ill_conditioned_linear_data_need_few_products(monkeypatch):
 
 def test_a_random_start_limits_both_ends_of_a_stored_dual(monkeypatch):
     limits(monkeypatch)
-    monkeypatch.setattr("gnfast.spectrum.condition.BOUND_SIZE", 10)
+    monkeypatch.setattr("gnfast.operators.gram.BOUND_SIZE", 10)
     G = gn.GaussNewton(network([30, 200, 3], "relu"), data(90, 30))
     found = gn.cond(G)
     assert found.upper_from.startswith("random start: lambda_max <= ")
@@ -156,7 +156,7 @@ def test_intervals_come_with_their_reasons(monkeypatch):
     assert by_bound.upper == gn.bounds.linear(linear.net, linear.X).value or by_bound.upper < 2 * by_bound.value
     deep = gn.cond(gn.GaussNewton(network([30, 200, 3], "relu"), data(15, 30)))
     assert deep.upper_from.startswith("bound deep.schur (proven)")
-    monkeypatch.setattr("gnfast.spectrum.condition.BOUND_SIZE", 10)
+    monkeypatch.setattr("gnfast.operators.gram.BOUND_SIZE", 10)
     estimated = gn.cond(gn.GaussNewton(network([30, 200, 3], "relu"), data(15, 30)))
     assert estimated.upper_from.startswith("the Krylov spaces are everything")  # 12 steps of 8 for 45 unknowns
     assert estimated.upper == pytest.approx(estimated.value, rel=1e-3)

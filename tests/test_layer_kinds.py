@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 import gnfast as gn
-from gnfast.operators.plan import megabytes
+from gnfast._memory import megabytes
 
 
 def ones(*shape, dtype="float32"):

@@ -38,7 +38,8 @@ from gnfast.networks.pruning import PrunedNetwork, prune
 from gnfast.operators import GaussNewton, Gram, LinearDual
 from gnfast.operators.conv_dual import ConvDual
 from gnfast.operators.jacobian import Jacobian
-from gnfast.operators.layer_blocks import Block, Layers
+from gnfast.operators.layer_blocks import Block
+from gnfast.operators.layer_slices import Layers
 from gnfast.operators.plan import Plan
 from gnfast.operators.preconditioners import Kfac, Preconditioned
 from gnfast.operators.sharded import ShardedGaussNewton
@@ -50,6 +51,7 @@ from gnfast.spectrum import (
     RankProfile,
     Tracked,
     Tracker,
+    by_layer,
     cond,
     eigsh,
     operator,
@@ -112,6 +114,7 @@ __all__ = [
     "Tracker",
     "bounds",
     "build_info",
+    "by_layer",
     "cond",
     "datasets",
     "density",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gnfast.operators.plan import check_memory, machine_bytes, megabytes
+from gnfast._memory import check_memory, machine_bytes, megabytes
 
 REPORT = 2**15  # neurons that are summed up between two reports
 TILE, LEAST, MOST = 96 * 1024, 128, 512  # numbers in a thread's tile, and its neurons: csrc/cpu/tiles.hpp

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from gnfast import _arrays, _checks, _core, thresholds
+from gnfast._memory import check_memory
 from gnfast._runtime import blas_threads, get_num_threads
 from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
@@ -22,7 +23,6 @@ from gnfast.networks import Network
 from gnfast.networks.initializers import gain
 from gnfast.networks.layers import Activation, Dense
 from gnfast.operators import GaussNewton
-from gnfast.operators.plan import check_memory
 
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
 LAST = 2**48  # of samples, which take two of 2^64 streams for each layer

@@ -10,8 +10,8 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
-from gnfast.estimators.exact import backward_rows_fit
 from gnfast.operators import GaussNewton, Gram, SymmetricOperator
+from gnfast.operators.diagonal import rows_fit
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting, tolerance
 from gnfast.spectrum.quadrature import stored_where_cheaper
@@ -284,7 +284,7 @@ def _dual_of(A: SymmetricOperator, space: str, damping: float, x0: Any, precondi
     if not isinstance(A, GaussNewton) or not possible or space == "parameters":
         return None
     # The linear map's dual has no cheap way from parameters; its networks are solved in the space of samples as others.
-    wide = A.plan().space != "parameters" and len(A.X) * A.outputs < A.shape[0] // 4 and backward_rows_fit(A)
+    wide = A.plan().space != "parameters" and len(A.X) * A.outputs < A.shape[0] // 4 and rows_fit(A.problem)
     return A.gram(reduced=True) if space == "dual" or wide else None
 
 

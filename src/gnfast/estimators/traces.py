@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _checks, thresholds
-from gnfast.estimators.exact import Known, diagonal_by_all_products, diagonal_without_products, trace_space
+from gnfast import _arrays, _checks, thresholds
+from gnfast._memory import check_memory
 from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
-from gnfast.operators.plan import check_memory
+from gnfast.operators.symmetric import KnownDiagonal
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
 from gnfast.spectrum.quadrature import block_of, stored_where_cheaper
@@ -89,13 +89,12 @@ def trace(
     samples = _checks.integer(samples, "samples", 3)
     seed = _checks.seed(seed)
     wanted = 0.0 if tol is None else _checks.positive(tol, "tol")
-    cheapest = trace_space(op)
-    A = matrices.as_symmetric(cheapest)
+    A = matrices.as_symmetric(matrices.as_symmetric(op).trace_operator())
     work = matrices.in_precision(A, precision)
     size = A.shape[0]
     limit = _limit(max_products, size, samples)
     block = block_of(A, samples, block_size)
-    known = _known(cheapest, A, method, samples, block)
+    known = _known(A, method, samples, block)
     if known is not None:
         value, error = float(known.values.sum()), _rounding(A) * float(np.abs(known.values).sum())
         return Trace(value, error, f"exact: {known.method}", True, known.products)
@@ -171,7 +170,7 @@ def diagonal(
     work, size = matrices.in_precision(A, precision), A.shape[0]
     limit = _limit(max_products, size, samples)
     block = block_of(work, samples, block_size)
-    known = _known(op, A, method, samples, block)
+    known = _known(A, method, samples, block)
     if known is not None:
         values = A.device.upload(known.values).astype(work.dtype)
         return Diagonal(values, _rounding(A) * np.abs(values), f"exact: {known.method}", True, known.products)
@@ -238,16 +237,30 @@ def _warn(method: str, products: int, error: float, value: float, tol: float) ->
     )
 
 
-def _known(op: Any, A: SymmetricOperator, method: str, samples: int, block: int) -> Known | None:
+def _known(A: SymmetricOperator, method: str, samples: int, block: int) -> KnownDiagonal | None:
     """The diagonal where it is to be exact: of one entry always, since no spread would tell how far it is off."""
     if A.shape[0] == 1:
         method = "exact"
     if method not in ("auto", "exact"):
         return None
-    known = diagonal_without_products(op, A)
+    known = A.known_diagonal()
     if known is None and (method == "exact" or A.shape[0] <= samples):
-        known = diagonal_by_all_products(A, block)
+        known = _by_all_products(A, block)
     return known
+
+
+def _by_all_products(A: SymmetricOperator, block: int) -> KnownDiagonal:
+    """The diagonal from all N unit vectors."""
+    size = A.shape[0]
+    values = np.empty(size)
+    for i in range(0, size, block):
+        count = min(block, size - i)
+        rows, out = A.device.unit_rows(i, count, size, A.dtype), A.device.empty((count, size), A.dtype)
+        A.core.apply(rows, out)
+        values[i : i + count] = _arrays.to_host(out.reshape(-1)[i :: size + 1])
+    if not np.isfinite(values).all():
+        raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
+    return KnownDiagonal(values, f"all {_checks.counted(size, 'product')}", size)
 
 
 def _rounding(A: SymmetricOperator) -> float:

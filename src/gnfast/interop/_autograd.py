@@ -14,6 +14,7 @@ import torch
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast._memory import check_memory, megabytes
 from gnfast.hessians import Hessians
 from gnfast.interop._first_call import first_call
 from gnfast.interop._models import Model
@@ -28,7 +29,6 @@ from gnfast.interop._probes import (
     raise_of_memory,
 )
 from gnfast.losses import loss_at, relative_rounding, saturation
-from gnfast.operators.plan import check_memory, megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 # Work space of a block of vectors where no limit is given, and of the Jacobian's rows that a Gram is made of.

@@ -12,12 +12,12 @@ import torch
 
 import gnfast as gn
 from gnfast._arrays import Array
+from gnfast._memory import megabytes
 from gnfast.interop._layers import UnsupportedError as UnsupportedError  # for those above, who find it here
 from gnfast.interop._layers import altered
 from gnfast.interop._targets import CrossEntropyOf
 from gnfast.losses import loss_at
 from gnfast.networks import Network
-from gnfast.operators.plan import megabytes
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 _Module: Any = torch.nn.Module  # of which a type checker knows nothing where PyTorch is not installed

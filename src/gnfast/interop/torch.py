@@ -10,10 +10,11 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array
+from gnfast._memory import megabytes
 from gnfast.operators import SymmetricOperator
 from gnfast.operators.jacobian import Jacobian
 from gnfast.operators.masked import operator_of
-from gnfast.operators.plan import Space, megabytes
+from gnfast.operators.plan import Space
 
 torch: Any = _checks.optional_import("torch", "gnfast.interop.torch", "torch")
 
@@ -78,6 +79,7 @@ class GaussNewton(OnTensors, SymmetricOperator):
     """
 
     space = "parameters"
+    preconditioning_hint = "; read the module with gnfast.from_torch"
 
     def __init__(
         self,

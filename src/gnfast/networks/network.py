@@ -260,7 +260,8 @@ class Network:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         """One with arrays of its own, which is still compared with a copy of what this one was read from."""
-        found = Network(copy.deepcopy(self._layers, memo))
+        kind, arguments = self.__reduce__()
+        found: Network = kind(*copy.deepcopy(arguments, memo))
         try:
             found.source = copy.deepcopy(self.source, memo)
         except Exception:  # not everything that may be inside of a module can be copied

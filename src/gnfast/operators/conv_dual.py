@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array
-from gnfast.operators.gauss_newton import Dual
-from gnfast.operators.plan import check_memory, conv_dual_bytes
-
-if TYPE_CHECKING:
-    from gnfast.operators.gauss_newton import GaussNewton
+from gnfast._memory import check_memory
+from gnfast.operators.costs import conv_dual_bytes
+from gnfast.operators.dual import Dual
+from gnfast.operators.problem import Problem
+from gnfast.operators.symmetric import KnownDiagonal
 
 
 class ConvDual(Dual):
@@ -35,32 +34,32 @@ class ConvDual(Dual):
 
     space = "linear map"
 
-    def __init__(self, owner: GaussNewton) -> None:
-        linear = owner.convolution
+    def __init__(self, problem: Problem) -> None:
+        linear = problem.convolution
         if isinstance(linear, str):
             raise ValueError(
                 f"the linear dual needs dense layers, or layers that together are one convolution, but {linear}; "
                 "use gram() or dual()"
             )
-        if not owner.loss_at.is_scalar:
-            got = "with weights (n, k)" if owner.loss == "mse" else repr(owner.loss)
+        if not problem.loss_at.is_scalar:
+            got = "with weights (n, k)" if problem.loss_at.name == "mse" else repr(problem.loss_at.name)
             raise ValueError(
                 f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
                 "use gram()"
             )
-        needed = conv_dual_bytes(linear, owner.dtype.itemsize)
-        check_memory(needed, owner.memory_limit, "the linear dual, stored,", "use gram()")
+        needed = conv_dual_bytes(linear, problem.dtype.itemsize)
+        check_memory(needed, problem.memory_limit, "the linear dual, stored,", "use gram()")
         self._chain = linear
-        X = _arrays.to_host(owner.X)
-        self._patches = linear.range_factor(X, owner.scale, owner.weights)
+        X = _arrays.to_host(problem.X)
+        self._patches = linear.range_factor(X, problem.scale, problem.loss_at.weights)
         size = linear.channels * len(self._patches)
         total = np.zeros((size, size))
         for term in linear.grams(self._patches):
             total += term
-        dense = _arrays.as_c_contiguous(total.astype(owner.dtype, copy=False))
-        self._dense = _arrays.read_only(owner.device.upload(dense))
-        core = owner.device.core.stored(self._dense)
-        super().__init__(owner, core, len(self._patches), linear.channels, interleaved=False)
+        dense = _arrays.as_c_contiguous(total.astype(problem.dtype, copy=False))
+        self._dense = _arrays.read_only(problem.device.upload(dense))
+        core = problem.device.core.stored(self._dense)
+        super().__init__(problem, core, len(self._patches), linear.channels, interleaved=False)
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
@@ -71,6 +70,10 @@ class ConvDual(Dual):
         """The matrix as an array (N, N), read-only, which products use."""
         self.check_unchanged()
         return self._dense
+
+    def known_diagonal(self) -> KnownDiagonal:
+        """The diagonal of the stored matrix."""
+        return KnownDiagonal(self.to_dense().diagonal().astype(np.float64), "entries of the matrix")
 
     def lift_rows(self, rows: Array, out: Array) -> None:
         """Write J^T y for each y in `rows` (s, N) into `out` (s, p), up to the factor of `lift`."""

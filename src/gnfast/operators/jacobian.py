@@ -10,6 +10,7 @@ import numpy as np
 
 from gnfast._arrays import Array, Device
 from gnfast.operators.linear_operator import BlockOperator, check_finite
+from gnfast.operators.problem import Problem
 
 
 class JacobianProducts(Protocol):
@@ -45,13 +46,13 @@ class Jacobian(BlockOperator):
         dtype: np.dtype[Any],
         device: Device,
         check: Callable[[], None] | None = None,
-        owner: Any = None,
+        problem: Problem | None = None,
     ) -> None:
         super().__init__(shape, dtype, device)
-        self._products, self._check, self._owner = products, check, owner
+        self._products, self._check, self._problem = products, check, problem
 
     def _recipe(self) -> tuple[Any, ...]:
-        return super()._recipe() if self._owner is None else (methodcaller("jacobian"), (self._owner,))
+        return super()._recipe() if self._problem is None else (jacobian_of, (self._problem,))
 
     def check_unchanged(self) -> None:
         """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
@@ -93,3 +94,9 @@ class TransposedJacobian(BlockOperator):
         return self._jacobian
 
     _transpose = _adjoint
+
+
+def jacobian_of(problem: Problem) -> Jacobian:
+    """J of a network at its samples."""
+    shape = (len(problem.X) * problem.outputs, problem.parameters)
+    return Jacobian(problem.products, shape, problem.dtype, problem.device, problem.check_unchanged, problem)

@@ -15,13 +15,17 @@ import numpy as np
 
 from gnfast import _arrays, _checks, thresholds
 from gnfast._arrays import Array, Device
+from gnfast._memory import check_memory
 from gnfast._runtime import blas_threads
 from gnfast.networks.convolutions import Conv1d, Conv2d
 from gnfast.networks.layers import Dense, Layer, Residual
-from gnfast.operators.gauss_newton import GaussNewton
-from gnfast.operators.layer_blocks import Block, Part, layers_of
+from gnfast.operators.costs import gram_costs
+from gnfast.operators.diagonal import diagonal_of
+from gnfast.operators.gram import Gram
+from gnfast.operators.layer_blocks import Block
+from gnfast.operators.layer_slices import LayerSlice, layers_of
 from gnfast.operators.masked import operator_of
-from gnfast.operators.plan import check_memory, gram_costs
+from gnfast.operators.problem import Problem
 from gnfast.operators.symmetric import SymmetricOperator
 from gnfast.protocol import Operator, Preconditioner
 
@@ -145,7 +149,7 @@ def _again(kind: type[P], pieces: Pieces, options: tuple[Any, ...], more: dict[s
 class Root(PowerOfBlocks):
     """M^(-1/2) of a block-diagonal M."""
 
-    def rounding(self, G: GaussNewton) -> float:
+    def rounding(self, problem: Problem) -> float:
         """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
 
         As for eigenvalues (`thresholds.rounding_error`); see docs/decisions/0022-blocks-and-preconditioners.md.
@@ -153,7 +157,7 @@ class Root(PowerOfBlocks):
         mixed = [(own, piece.mixed(self._f)) for own, piece in self._pieces]
         if not any(norm for _, norm in mixed):
             return 0.0
-        diagonal = G.diagonal()
+        diagonal = diagonal_of(problem)
         total = sum(norm**2 * float(diagonal[own].sum()) for own, norm in mixed)
         return thresholds.rounding_error(math.sqrt(total), self.dtype)
 
@@ -163,10 +167,10 @@ class BlockDiagonal(PowerOfBlocks):
 
     space = "parameters"
 
-    def __init__(self, G: GaussNewton, pieces: Pieces) -> None:
-        placed = [(own if isinstance(own, slice) else G.device.upload(own), piece) for own, piece in pieces]
-        super().__init__(placed, Power(1.0), G.shape[0], G.dtype, G.device)
-        self.memory_limit = G.memory_limit
+    def __init__(self, problem: Problem, pieces: Pieces) -> None:
+        placed = [(own if isinstance(own, slice) else problem.device.upload(own), piece) for own, piece in pieces]
+        super().__init__(placed, Power(1.0), problem.parameters, problem.dtype, problem.device)
+        self.memory_limit = problem.memory_limit
 
     def inverse(self, damping: float = 0.0) -> PowerOfBlocks:
         """(M + damping I)^-1, or without damping the pseudo-inverse: what `gnfast.solve` takes as a preconditioner."""
@@ -184,8 +188,8 @@ class BlockDiagonal(PowerOfBlocks):
 class Jacobi(BlockDiagonal):
     """M = diag G."""
 
-    def __init__(self, G: GaussNewton) -> None:
-        super().__init__(G, [(slice(None), Scaling(G.diagonal()))])
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, [(slice(None), Scaling(diagonal_of(problem)))])
 
 
 class BlockJacobi(BlockDiagonal):
@@ -194,11 +198,13 @@ class BlockJacobi(BlockDiagonal):
     n q sum(p_l) numbers, as many as the Jacobian has, and about 6 n q p_l min(n q, p_l) flops a layer.
     """
 
-    def __init__(self, G: GaussNewton) -> None:
-        rows = G.gram(reduced=True).shape[0]
-        needed = 3.0 * rows * G.shape[0] * G.dtype.itemsize
-        check_memory(needed, G.memory_limit, "the decomposition of all blocks", "use 'kfac' or 'diagonal'")
-        super().__init__(G, [(part.own, self._piece(G.block(part))) for part in layers_of(G) if part.size])
+    def __init__(self, problem: Problem) -> None:
+        rows = len(problem.X) * problem.loss_at.rank
+        needed = 3.0 * rows * problem.parameters * problem.dtype.itemsize
+        check_memory(needed, problem.memory_limit, "the decomposition of all blocks", "use 'kfac' or 'diagonal'")
+        super().__init__(
+            problem, [(part.own, self._piece(Block(problem, part))) for part in layers_of(problem.net) if part.size]
+        )
 
     @staticmethod
     def _piece(block: Block) -> Thin:
@@ -222,7 +228,7 @@ class KroneckerFactors:
         B: (m, m).
     """
 
-    part: Part
+    part: LayerSlice
     A: Array
     B: Array
 
@@ -257,18 +263,22 @@ class Kfac(BlockDiagonal):
         True
     """
 
-    def __init__(self, G: GaussNewton) -> None:
-        if G.net.kept is not None:
+    def __init__(self, problem: Problem) -> None:
+        if problem.net.kept is not None:
             raise ValueError("K-FAC needs all weights as parameters but the network is pruned; use 'diagonal'")
-        if G.products.plan(1)["coupled"]:
+        if problem.products.plan(1)["coupled"]:
             raise ValueError(
                 "K-FAC needs samples that do not depend on each other but the network normalises over the batch; give "
                 "gn.BatchNorm its statistics, or use 'diagonal'"
             )
-        check_memory(_factor_bytes(G), G.memory_limit, "K-FAC with its factors A_l and B_l", "use 'diagonal'")
-        found = list(_kronecker_factors(G))
+        check_memory(
+            _factor_bytes(problem), problem.memory_limit, "K-FAC with its factors A_l and B_l", "use 'diagonal'"
+        )
+        found = list(_kronecker_factors(problem))
         self.factors = tuple(factors for factors, _ in found)
-        super().__init__(G, [(places, Kronecker(one.A, one.B, G.dtype, G.device)) for one, places in found])
+        super().__init__(
+            problem, [(places, Kronecker(one.A, one.B, problem.dtype, problem.device)) for one, places in found]
+        )
 
 
 class Preconditioned(SymmetricOperator):
@@ -278,13 +288,13 @@ class Preconditioned(SymmetricOperator):
     eps |S| |M^(-1/2)|, S = R^T J / sqrt(n), and what is zero comes out as the square of that.
     """
 
-    def __init__(self, G: GaussNewton, root: Operator, name: str) -> None:
-        self._gram, self._root, self.name = G.gram(reduced=True), root, name
-        rows, p = self._gram.shape[0], G.shape[0]
+    def __init__(self, gram: Gram, root: Operator, name: str) -> None:
+        self._gram, self._root, self.name = gram, root, name
+        rows, p = gram.shape[0], gram.parameters
         self.space = "samples" if rows <= p else "parameters"
-        self.memory_limit = G.memory_limit
-        self.root_rounding = root.rounding(G) if isinstance(root, Root) else 0.0
-        gram, samples = self._gram, rows <= p
+        self.memory_limit = gram.memory_limit
+        self.root_rounding = root.rounding(gram.problem) if isinstance(root, Root) else 0.0
+        samples = rows <= p
 
         def product(given: Array, out: Array) -> None:
             lifted = np.empty_like(given, shape=(len(given), p))
@@ -295,10 +305,10 @@ class Preconditioned(SymmetricOperator):
                 gram.lift_rows(gram.restrict(_times(root, given)), lifted)
                 out[:] = _times(root, lifted)
 
-        super().__init__(operator_of(product, min(rows, p), G.dtype, G.device), G.dtype, G.device)
+        super().__init__(operator_of(product, min(rows, p), gram.dtype, gram.device), gram.dtype, gram.device)
 
     def _recipe(self) -> tuple[Any, ...]:
-        return type(self), (self._gram.owner, self._root, self.name)
+        return type(self), (self._gram, self._root, self.name)
 
     def check_unchanged(self) -> None:
         """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
@@ -340,15 +350,15 @@ class Preconditioned(SymmetricOperator):
         return f"Preconditioned({self.shape[0]} x {self.shape[0]}, by {self.name}, in {self.space}, {self.dtype})"
 
 
-def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Operator, str]:
+def preconditioner_of(problem: Problem, given: Any, damping: float) -> tuple[Operator, str]:
     """(M + damping I)^(-1/2), and a name for it."""
-    G.check_unchanged()
+    problem.check_unchanged()
     damping = _checks.at_least_zero(damping, "damping")
-    p = G.shape[0]
+    p = problem.parameters
     note = f" + {damping:g} I" if damping else ""
     if isinstance(given, str):
         name = _checks.choice(given, "preconditioner", NAMES)
-        made = {"diagonal": Jacobi, "block": BlockJacobi, "kfac": Kfac}[name](G)
+        made = {"diagonal": Jacobi, "block": BlockJacobi, "kfac": Kfac}[name](problem)
         return made.inverse_root(damping), name + note
     if isinstance(given, Preconditioner):
         root: object = given.inverse_root(damping)  # of others, who may give anything
@@ -358,10 +368,10 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
                 "dtype and matmat"
             )
         dtype = np.dtype(np.float64 if root.dtype is None else root.dtype)
-        if dtype != G.dtype:
+        if dtype != problem.dtype:
             raise TypeError(
-                f"preconditioner.inverse_root gave an operator in {dtype} but the network has {G.dtype}; give one in "
-                f"{G.dtype}, such as gnfast.operator(function, {p}, '{G.dtype}')"
+                f"preconditioner.inverse_root gave an operator in {dtype} but the network has {problem.dtype}; give "
+                f"one in {problem.dtype}, such as gnfast.operator(function, {p}, '{problem.dtype}')"
             )
         return root, type(given).__name__ + note
     if isinstance(given, Operator):
@@ -370,13 +380,13 @@ def preconditioner_of(G: GaussNewton, given: Any, damping: float) -> tuple[Opera
             "gnfast.protocol.Preconditioner, the diagonal as an array, or one of 'diagonal', 'block' and 'kfac'"
         )
     # Of either dtype: of a network in float32 G.diagonal() is in float64 all the same.
-    entries = _checks.array(given, "preconditioner", (p,), None, "the operator", G.device).astype(np.float64)
+    entries = _checks.array(given, "preconditioner", (p,), None, "the operator", problem.device).astype(np.float64)
     if float(entries.min()) + damping <= 0:
         raise ValueError(
             f"preconditioner has the entry {float(entries.min()):g} but must be positive, damping included; "
             "raise damping"
         )
-    return BlockDiagonal(G, [(slice(None), Scaling(entries))]).inverse_root(damping), "an array" + note
+    return BlockDiagonal(problem, [(slice(None), Scaling(entries))]).inverse_root(damping), "an array" + note
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
@@ -406,19 +416,19 @@ def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count:
     return out
 
 
-def _factor_bytes(G: GaussNewton) -> float:
+def _factor_bytes(problem: Problem) -> float:
     """Of K-FAC: the factors in float64, their eigenvectors and eigenvalues, and what is there while they are made.
 
     LAPACK keeps a matrix, its eigenvectors and twice as much work space; the passes through the network are over then.
     """
-    sides = np.concatenate([_sides(part) for part in layers_of(G)]).astype(np.float64)
-    costs, plan = gram_costs(G, G.loss_at.rank), G.products.plan(1)
-    passes = plan["bytes_forward"] + (costs.kept if G.net.is_chain else plan["bytes_workspace"])
-    kept = 8.0 * G.shape[0] + (8 + G.dtype.itemsize) * float((sides**2).sum())
+    sides = np.concatenate([_sides(part) for part in layers_of(problem.net)]).astype(np.float64)
+    costs, plan = gram_costs(problem, problem.loss_at.rank), problem.products.plan(1)
+    passes = plan["bytes_forward"] + (costs.kept if problem.net.is_chain else plan["bytes_workspace"])
+    kept = 8.0 * problem.parameters + (8 + problem.dtype.itemsize) * float((sides**2).sum())
     return float(kept + passes + 4 * 8 * sides.max() ** 2)
 
 
-def _sides(part: Part) -> list[int]:
+def _sides(part: LayerSlice) -> list[int]:
     """The sizes of a layer's factors, A and B for each group of channels."""
     layer = part.layer
     if not isinstance(layer, Dense | Conv1d | Conv2d):
@@ -427,19 +437,19 @@ def _sides(part: Part) -> list[int]:
     return [layer.weight[0].size + (layer.bias is not None), len(layer.weight) // groups] * groups
 
 
-def _kronecker_factors(G: GaussNewton) -> Iterator[tuple[KroneckerFactors, Array | slice]]:
+def _kronecker_factors(problem: Problem) -> Iterator[tuple[KroneckerFactors, Array | slice]]:
     """The core's sums of outer products as means, group by group, and where the parameters of X (m, d) are."""
-    n, home, sums, double = len(G.X), G.device, {}, np.dtype(np.float64)
-    parts = layers_of(G)
+    n, home, sums, double = len(problem.X), problem.device, {}, np.dtype(np.float64)
+    parts = layers_of(problem.net)
     for part in parts:
         if isinstance(layer := part.layer, Dense | Conv1d | Conv2d):
             (d, m), groups = _sides(part)[:2], _groups(layer)
             sums[part.index] = home.zeros((groups * d, d), double), home.zeros((groups * m, m), double)
-    G.whole_core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
-    for part, positions in zip(parts, _positions(G.net.layers, G.X.shape[1:]), strict=True):
+    problem.core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
+    for part, positions in zip(parts, _positions(problem.net.layers, problem.X.shape[1:]), strict=True):
         layer = part.layer
         if not isinstance(layer, Dense | Conv1d | Conv2d):
-            block = _arrays.to_host(G.block(part).to_dense()).astype(np.float64)
+            block = _arrays.to_host(Block(problem, part).to_dense()).astype(np.float64)
             yield KroneckerFactors(part, np.ones((1, 1)), block), part.own
             continue
         groups = _groups(layer)

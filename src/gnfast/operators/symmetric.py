@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from gnfast import _arrays, _core
 from gnfast._arrays import Array, Device
+from gnfast._memory import check_memory
+from gnfast.bounds import Bound
+from gnfast.operators.costs import GramCosts
 from gnfast.operators.linear_operator import BlockOperator
-from gnfast.operators.plan import check_memory
+from gnfast.operators.problem import Problem
+
+
+class KnownDiagonal(NamedTuple):
+    """A diagonal (N,) in float64, what it is made of, and the vectors that were multiplied for it."""
+
+    values: Array
+    method: str
+    products: int = 0
 
 
 class SymmetricOperator(BlockOperator):
@@ -21,12 +32,29 @@ class SymmetricOperator(BlockOperator):
     _beside_bytes = 0.0  # that there must be beside the whole matrix while it is formed
     # Of T T^T or T^T T: by how much rounding in T may move the roots of the eigenvalues, besides that of the product.
     root_rounding = 0.0
-    owner: SymmetricOperator | None = None  # whose dual or block it is
+    problem: Problem | None = None  # what it is made of, if it is of this room
+    decouples = False  # whether it has a `preconditioner` unless it is singular
+    cheap_products = False  # whether they cost so much less than the matrix that solvers should not form it
     exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
 
     def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__((core.size, core.size), dtype, device)
         self.core = core
+
+    @property
+    def stored(self) -> bool:
+        """Whether products use the whole matrix."""
+        return False
+
+    @property
+    def known_nullity(self) -> int:
+        """How many eigenvalues are zero by the sizes alone."""
+        return 0
+
+    @property
+    def vectors_at_once(self) -> int:
+        """The block for one eigenvalue by products: more vectors, fewer passes (4: 29, and 116 products; 1: 43, 43)."""
+        return 4
 
     def _apply(self, rows: Array, out: Array) -> None:
         self.core.apply(rows, out)
@@ -36,6 +64,31 @@ class SymmetricOperator(BlockOperator):
 
     def _transpose(self) -> Self:
         return self
+
+    def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
+        if self.problem is not None:
+            self.problem.check_unchanged()
+
+    def known_diagonal(self) -> KnownDiagonal | None:
+        """The diagonal, where it costs less than products do; else None."""
+        return None
+
+    def costs(self) -> GramCosts | None:
+        """What products cost as they are, and stored, where that may pay; else None."""
+        return None
+
+    def trace_operator(self) -> SymmetricOperator:
+        """The operator with the same trace that tells it for least: the dual."""
+        return self.dual()
+
+    def analytic_bound(self) -> Bound | None:
+        """A closed-form bound of the condition number, where there is one; else None."""
+        return None
+
+    def preconditioner(self) -> SymmetricOperator | None:
+        """An approximate inverse that makes the low end of the spectrum easy, where there is one; else None."""
+        return None
 
     def dual(self) -> SymmetricOperator:
         """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
@@ -53,11 +106,11 @@ class SymmetricOperator(BlockOperator):
 
     def relative_rounding(self) -> float:
         """By how much of itself rounding may move any eigenvalue, besides that of the products: see `losses`."""
-        return 0.0 if self.owner is None else self.owner.relative_rounding()
+        return 0.0 if self.problem is None else self.problem.relative_rounding()
 
     def saturation(self) -> str:
         """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
-        return "" if self.owner is None else self.owner.saturation()
+        return "" if self.problem is None else self.problem.saturation()
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.

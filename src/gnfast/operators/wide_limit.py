@@ -12,12 +12,9 @@ from gnfast.operators.symmetric import SymmetricOperator
 
 
 class Decoupling(SymmetricOperator):
-    """An operator on `copies` vectors of size `block` that decouple in the wide limit, which preconditions its low end.
+    """An operator on `copies` vectors of size `block`; the wide limit, where they decouple, preconditions it."""
 
-    `cheap_products`: whether they cost so much less than the matrix that solvers should not form it.
-    """
-
-    cheap_products = False
+    decouples = True
 
     def __init__(
         self,
@@ -30,11 +27,6 @@ class Decoupling(SymmetricOperator):
     ) -> None:
         super().__init__(core, dtype, device)
         self._block, self._copies, self._interleaved = block, copies, interleaved
-
-    @property
-    def outputs(self) -> int:
-        """How many copies decouple: outputs of the network."""
-        return self._copies
 
     def _mean_over_outputs(self, out: Array) -> None:
         raise NotImplementedError

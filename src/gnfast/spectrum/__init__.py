@@ -1,6 +1,6 @@
 """Eigenvalues, condition numbers and ranks: which solver, in which space, with what certainty."""
 
-from gnfast.operators.layer_blocks import solvers
+from gnfast.spectrum import by_layer
 from gnfast.spectrum.condition import Condition, cond
 from gnfast.spectrum.eigen import ConvergenceWarning, EigenInfo, eigsh
 from gnfast.spectrum.matrices import operator
@@ -15,11 +15,10 @@ __all__ = [
     "RankProfile",
     "Tracked",
     "Tracker",
+    "by_layer",
     "cond",
     "eigsh",
     "operator",
     "rank",
     "rank_profile",
 ]
-
-solvers["cond"] = cond  # for `G.layers()`

@@ -7,18 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from gnfast import _arrays, _checks, thresholds
-from gnfast._runtime import blas_threads
-from gnfast.bounds import Bound, deep
-from gnfast.bounds.linear import joint_from_factors
-from gnfast.operators import Dual, GaussNewton, Gram, LinearDual, SymmetricOperator
-from gnfast.operators.kronecker_sum import KroneckerSum
+from gnfast import _checks, thresholds
+from gnfast.operators import GaussNewton, SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
 from gnfast.spectrum.routes import Found, Search, VanishingError
-
-BOUND_SIZE = 2_000  # duals up to this size get the deep bound in cond, whose cost would show beyond it
 
 
 @dataclass(frozen=True)
@@ -185,9 +179,8 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
         return matrices.as_symmetric(G).dual()
     if not isinstance(G, GaussNewton):
-        kind = f"{type(G).__module__}.{type(G).__qualname__}"
-        cure = "; read the module with gnfast.from_torch" if kind == "gnfast.interop.torch.GaussNewton" else ""
-        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{cure}")
+        kind, hint = f"{type(G).__module__}.{type(G).__qualname__}", getattr(G, "preconditioning_hint", "")
+        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{hint}")
     return G.preconditioned(preconditioner, damping)
 
 
@@ -207,7 +200,7 @@ def _upper(
         margin = found.margin
         return _quotient(top.value * (1 + margin) + doubt, low.value * (1 - margin) - doubt_below), found.proof
     estimate = _quotient(top.value + top.residual + doubt, low.value - low.residual - doubt_below)
-    bound = _analytic(A) if analytic else None  # whose parts may under- or overflow
+    bound = A.analytic_bound() if analytic else None  # whose parts may under- or overflow
     if bound is not None and bound.applies:
         return bound.value, f"bound {bound.name} (proven); residuals alone suggest {estimate:.6g}"
     # Both ends are tops of positive semi-definite matrices, A and its inverse, found from a random start.
@@ -229,8 +222,8 @@ def _upper(
 
 def _what_was_cut(A: SymmetricOperator, found: Found) -> str:
     """What the dtype does not tell from zero, beyond what is zero by the sizes alone."""
-    count, known = A.shape[0] - found.rank, A.shape[0] - A.parameters if isinstance(A, Dual) else 0
-    if count <= max(known, 0) or not found.clear:
+    count = A.shape[0] - found.rank
+    if count <= A.known_nullity or not found.clear:
         return ""
     return (
         f"; {count} of {A.shape[0]} eigenvalues are at or below the cut and count as zero: if they are not, kappa is "
@@ -240,16 +233,3 @@ def _what_was_cut(A: SymmetricOperator, found: Found) -> str:
 
 def _quotient(upper: float, lower: float) -> float:
     return upper / lower if lower > 0 else math.inf
-
-
-def _analytic(A: SymmetricOperator) -> Bound | None:
-    if isinstance(A, LinearDual | KroneckerSum):
-        P, R = map(_arrays.to_host, A.factors())
-        with blas_threads(R.shape[1]):
-            return joint_from_factors(P, R)
-    whole = isinstance(A, Gram) and A.part is None and A.owner.net.kept is None
-    if isinstance(A, Gram) and whole and A.shape[0] <= BOUND_SIZE and A.owner.net.is_chain:
-        loss = A.owner.loss_at
-        X = _arrays.to_host(A.owner.X)
-        return deep(A.owner.net, X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)
-    return None

@@ -291,7 +291,7 @@ def _low_end(task: Task) -> Pairs:
 
 
 def _method_for(task: Task) -> str:
-    size, stored = task.size, getattr(task.A, "stored", False)
+    size, stored = task.size, task.A.stored
     plain = task.path is None and task.start is None and task.A.fits_in_memory
     if plain and (size <= matrices.DENSE_SIZE or (task.k > size // 4 and size <= matrices.STORED_SIZE)):
         return "dense"

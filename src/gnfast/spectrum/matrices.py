@@ -16,8 +16,8 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import CPU, Array, Device
 from gnfast.factors import pivoted_cholesky, unit_of
-from gnfast.operators import SymmetricOperator
 from gnfast.operators.linear_operator import BlockOperator
+from gnfast.operators.symmetric import KnownDiagonal, SymmetricOperator
 from gnfast.protocol import Operator
 
 DENSE_SIZE = 800  # up to here LAPACK's whole spectrum takes less than a tenth of a second
@@ -43,6 +43,10 @@ class Stored(SymmetricOperator):
         """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         np.copyto(out, self.lower)
         return 0
+
+    def known_diagonal(self) -> KnownDiagonal:
+        """The matrix's."""
+        return KnownDiagonal(self.lower.diagonal().astype(np.float64), "entries of the matrix")
 
 
 class Foreign(SymmetricOperator):
@@ -81,6 +85,24 @@ class Foreign(SymmetricOperator):
                     "pass (op + op.T) / 2 if its products are in float64 and its symmetric part is meant"
                 )
             raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
+
+
+class Sparse(Foreign):
+    """A sparse matrix of SciPy's."""
+
+    def __init__(self, matrix: Any) -> None:
+        super().__init__(aslinearoperator(matrix).matmat, matrix.shape[0], _real_dtype(matrix.dtype))
+        self._matrix = matrix
+
+    def _recipe(self) -> tuple[Any, ...]:
+        return type(self), (self._matrix,)
+
+    def known_diagonal(self) -> KnownDiagonal:
+        """The matrix's."""
+        values = np.asarray(self._matrix.diagonal(), np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("the diagonal of op has NaN or infinite values; replace them")
+        return KnownDiagonal(values, "entries of the matrix")
 
 
 class InUnits(SymmetricOperator):
@@ -210,7 +232,8 @@ def as_symmetric(op: Any) -> SymmetricOperator:
         op.check_unchanged()
         return op
     if scipy.sparse.issparse(op):
-        op = aslinearoperator(op)
+        _check_square(tuple(op.shape))
+        return Sparse(op)
     if not isinstance(op, Operator):
         if callable(op) and not hasattr(op, "__array__"):
             raise TypeError(
@@ -226,11 +249,16 @@ def as_symmetric(op: Any) -> SymmetricOperator:
             _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast", device=home))
         return Stored(matrix)
     _check_square(tuple(op.shape))
-    dtype = np.dtype(np.float64 if op.dtype is None else op.dtype)
+    dtype = _real_dtype(op.dtype)
+    return Foreign(op.matmat, op.shape[0], np.dtype(np.float32) if _multiplies_in_single(op) else dtype)
+
+
+def _real_dtype(given: Any) -> np.dtype[Any]:
+    """What an operator that says so, or nothing, is worked on in."""
+    dtype = np.dtype(np.float64 if given is None else given)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")
-    dtype = dtype if _arrays.is_float(dtype) else np.dtype(np.float64)
-    return Foreign(op.matmat, op.shape[0], np.dtype(np.float32) if _multiplies_in_single(op) else dtype)
+    return dtype if _arrays.is_float(dtype) else np.dtype(np.float64)
 
 
 def _multiplies_in_single(op: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gnfast import _arrays, _core, thresholds
 from gnfast._arrays import Array, Device
-from gnfast.operators import Decoupling, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
 from gnfast.spectrum.checkpoints import Checkpoint
@@ -87,7 +87,7 @@ class Task:
     @cached_property
     def preconditioner(self) -> SymmetricOperator | None:
         """The operator's own, for the low end."""
-        return self.A.preconditioner() if isinstance(self.A, Decoupling) and self.which == "SA" else None
+        return self.A.preconditioner() if self.which == "SA" else None
 
     @property
     def size(self) -> int:

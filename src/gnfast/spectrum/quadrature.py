@@ -14,8 +14,7 @@ from gnfast import _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast._runtime import blas_threads
 from gnfast.factors import unit_of
-from gnfast.operators import Gram, SymmetricOperator
-from gnfast.operators.plan import gram_costs
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 
 # Bytes that the Lanczos vectors of all probes may take where the operator sets no limit; beyond, they are not kept.
@@ -157,10 +156,9 @@ def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progr
     Forming it takes N^2 sum(m_l) flops and a product then 2 N^2; not stored, a product takes 2 n (n + 2 r) sum(m_l),
     N = n r. With r outputs it pays from about r^2 / 2 vectors on.
     """
-    if not isinstance(A, Gram) or A.stored or A.shape[0] > matrices.STORED_SIZE or not A.fits_in_memory:
+    size, costs = A.shape[0], A.costs()
+    if costs is None or A.stored or size > matrices.STORED_SIZE or not A.fits_in_memory:
         return A
-    size = A.shape[0]
-    costs = gram_costs(A.owner, size // len(A.owner.X))
     if costs.start + vectors * costs.product <= costs.forming + vectors * 2 * size**2:
         return A
     K = A.new_square()

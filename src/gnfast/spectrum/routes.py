@@ -14,7 +14,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
-from gnfast.operators import Decoupling, Dual, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, End, largest
 
@@ -73,14 +73,14 @@ class Search:
         if size <= matrices.DENSE_SIZE:
             return self._whole(self._matrix(), 0)
         storable = size <= matrices.STORED_SIZE and A.fits_in_memory
-        if isinstance(A, Decoupling) and (not storable or (A.cheap_products and not self.certify)):
+        if A.decouples and (not storable or (A.cheap_products and not self.certify)):
             found = self._by_products(A)
             if found is not None:
                 if self.certify:
                     self.notes.append("not certified: a proof by inertia needs the dual stored")
                 return found
         if size > matrices.STORED_SIZE:
-            what = "the dual is singular, so that it" if isinstance(A, Dual) else "the operator"
+            what = "the dual is singular, so that it" if A.decouples else "the operator"
             raise ValueError(
                 f"{what} has to be stored, but with {size} x {size} it is too large ({matrices.STORED_SIZE} at most); "
                 "use fewer samples or wider layers"
@@ -104,7 +104,7 @@ class Search:
             clear=full or self._is_clear(float(above[0]), float(np.abs(below).max()), cut),
         )
 
-    def _by_products(self, A: Decoupling) -> Found | None:
+    def _by_products(self, A: SymmetricOperator) -> Found | None:
         """Both ends without a stored matrix, or None if the dual turns out to be singular."""
         own, op = A.preconditioner(), self.op
         if own is None:
@@ -112,7 +112,7 @@ class Search:
         preconditioner = matrices.in_precision(matrices.InUnits(own), op.dtype)
         top = self._largest(op, block=1)
         cut = self._cut(top.value)
-        row, block = A.device.zeros((1, A.shape[0]), op.dtype), _vectors_at_once(A)
+        row, block = A.device.zeros((1, A.shape[0]), op.dtype), A.vectors_at_once
         basis = max(20, 10 * block)
         raw = A.device.core.davidson(
             op.core, preconditioner.core, row, block, basis, 20_000, self.tol, top.value, self.seed, self.report
@@ -225,11 +225,3 @@ class Search:
             self.notes.append(text)
             warnings.warn(text, ConvergenceWarning, stacklevel=_checks.level_of_caller())
         return end
-
-
-def _vectors_at_once(A: Decoupling) -> int:
-    """The block for one eigenvalue by products: more vectors, fewer passes and more products (4: 29, 116; 1: 43, 43).
-
-    A vector of a linear dual is k rows by itself, which fill a matrix product from some rows on.
-    """
-    return min(4, -(-8 // A.outputs)) if A.cheap_products else 4

@@ -12,8 +12,8 @@ import numpy as np
 from gnfast import _arrays, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
+from gnfast.operators.costs import gram_costs
 from gnfast.operators.layer_blocks import Block
-from gnfast.operators.plan import gram_costs
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals
 from gnfast.spectrum.methods import Pairs
@@ -37,7 +37,7 @@ def cheapest(G: GaussNewton | Block, k: int) -> SymmetricOperator:
         cost["linear map"] = chain
     gram = None
     rank = samples.size // n
-    costs = gram_costs(G, rank)
+    costs = gram_costs(G.problem, rank)
     limit = G.memory_limit
     if k < samples.size and (limit is None or costs.kept + costs.more <= limit):
         size = samples.size

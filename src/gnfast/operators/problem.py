@@ -1,0 +1,127 @@
+"""The problem whose curvature is asked for: what every operator of this room is made of."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from operator import methodcaller
+from typing import Any
+
+from gnfast import _arrays, _checks
+from gnfast._arrays import Array, FreeMemory
+from gnfast._memory import check_memory
+from gnfast.losses import LossAt, loss_at, relative_rounding, saturation
+from gnfast.networks.network import Network, check_network
+from gnfast.networks.patches import Chain, chain
+from gnfast.operators.masked import KeptGaussNewton
+
+METHODS = ("auto", "usual", "factored", "stored")
+
+
+class Problem:
+    """A network, samples and a loss at them, on a device, with the compiled core of its Gauss-Newton matrix.
+
+    It keeps no operator, so that those made of it refer to it without a cycle.
+
+    Args:
+        net, X, loss, reduction, device, memory_limit, method, weights: As in `GaussNewton`.
+
+    Attributes:
+        outputs: k of the network.
+        loss_at: The loss at these samples, with their weights.
+        exponent: Products are 2^exponent times what they stand for: see `enlarged`.
+        parameters: p, without those that are pruned.
+        core: The compiled core, on all entries of the parameter arrays.
+        products: The same on those that are not pruned.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        X: Any,
+        loss: Any = "mse",
+        reduction: str = "mean",
+        device: str = "cpu",
+        memory_limit: float | None = None,
+        method: str = "auto",
+        weights: Any = None,
+    ) -> None:
+        self.device = home = _arrays.device(device)
+        self.net, self.dtype = check_network(net), net.dtype
+        self.X = home.upload(net.check_samples(X, home if _arrays.is_on_gpu(X) else _arrays.CPU))
+        self.outputs = net.place(self.X.shape[1:], home).outputs
+        self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
+        self.method = _check_method(method, net)
+        self.memory_limit = home.free_memory if memory_limit is None else _checks.real(memory_limit, "memory_limit")
+        if self.memory_limit is not None and self.memory_limit <= 0:
+            raise ValueError(
+                f"memory_limit is {memory_limit} but must be a positive number of bytes, or None for no limit"
+            )
+        n, k = len(self.X), self.outputs
+        named = isinstance(loss, str) or (isinstance(loss, LossAt) and loss.blocks is None)
+        if not named:
+            check_memory(n * k**2 * 8, self.memory_limit, f"a factorisation of {n} blocks", "pass fewer samples")
+        self.loss_at = loss_at(loss, weights, n, k, net.dtype)
+        self._make(0)
+
+    def _make(self, exponent: int) -> None:
+        self.exponent, net, home = exponent, self.net, self.device
+        flat = self.X.reshape(len(self.X), -1)
+        given = self.loss_at.for_core(self.scale, self.outputs, self.dtype, home)
+        placed, limit = net.place(self.X.shape[1:], home), self.memory_limit or 0.0
+        self.core = home.core.GaussNewton(placed.core, flat, self.loss_at.name, given, self.scale, self.method, limit)
+        self.products = self.core if net.kept is None else KeptGaussNewton(self.core, home.upload(net.kept))
+        self.parameters = self.core.size if net.kept is None else len(net.kept)
+
+    def enlarged(self) -> Problem:
+        """The same times a power of two, for entries too small for the dtype."""
+        return self._twin(_arrays.ENLARGEMENT[str(self.dtype)])
+
+    def _twin(self, exponent: int) -> Problem:
+        twin = Problem.__new__(Problem)
+        twin.__dict__.update(self.__dict__)
+        twin._make(exponent)
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.exponent:
+            return methodcaller("enlarged"), (self._twin(0),)
+        limit = None if isinstance(self.memory_limit, FreeMemory) else self.memory_limit
+        return Problem, (self.net, self.X, self.loss_at, self.reduction, str(self.device), limit, self.method)
+
+    def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
+        self.net.check_unchanged()
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the sum over samples: 1/n for the mean."""
+        return math.ldexp(1 / len(self.X) if self.reduction == "mean" else 1.0, self.exponent)
+
+    def saturation(self) -> str:
+        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
+        return saturation(self.loss_at, self._host_outputs, self.dtype, self.exponent)
+
+    def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
+        return relative_rounding(self.loss_at, lambda: self._host_outputs, self.dtype)
+
+    @cached_property
+    def _host_outputs(self) -> Array:
+        found: Array = _arrays.to_host(self.net(self.X))
+        return found
+
+    @cached_property
+    def convolution(self) -> Chain | str:  # or why the layers are none
+        """The network as a chain of linear convolutions on made-up patches."""
+        return chain(self.net.layers, self.X.shape[1:])
+
+
+def _check_method(method: object, net: Network) -> str:
+    """One of METHODS that the network has."""
+    found = _checks.choice(method, "method", METHODS)
+    if found == "factored" and not net.is_chain:
+        raise ValueError("method is 'factored', which is for chains of dense layers; use 'stored', 'usual' or 'auto'")
+    if found == "stored" and net.is_chain:
+        raise ValueError("method is 'stored' but chains of dense layers have 'factored', which keeps less; use that")
+    return found
