@@ -26,6 +26,9 @@ def log_roots(loss, outputs):
         return np.stack([(lp[:, a] + lp[:, b]) / 2 for a, b in pairs], axis=1), directions
     if loss == "binary_cross_entropy":
         return -np.abs(outputs) / 2 - np.log1p(np.exp(-np.abs(outputs))), np.eye(k)
+    if loss == "gaussian_nll":
+        s = outputs[:, 1::2]
+        return np.stack([-s / 2, np.full_like(s, np.log(0.5) / 2)], axis=2).reshape(len(s), k), np.eye(k)
     return outputs / 2 if loss == "poisson" else np.zeros_like(outputs), np.eye(k)
 
 

@@ -35,7 +35,12 @@ def roots(loss, F):
     if loss == "cross_entropy":
         p = scipy.special.softmax(F, axis=-1)
         return np.sqrt(p)[..., None] * np.eye(k) - np.sqrt(p)[..., :, None] * p[..., None, :]
-    diagonal = scipy.special.expit(F) * scipy.special.expit(-F) if loss == "binary_cross_entropy" else np.exp(F)
+    precision = np.exp(-F[..., 1::2])
+    diagonal = {
+        "binary_cross_entropy": scipy.special.expit(F) * scipy.special.expit(-F),
+        "poisson": np.exp(F),
+        "gaussian_nll": np.stack([precision, np.full_like(precision, 0.5)], -1).reshape(*F.shape[:-1], -1),
+    }[loss]
     return np.sqrt(diagonal)[..., None] * np.eye(k)
 
 

@@ -147,7 +147,7 @@ def jacobian(network: Any, X: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- losses, Gauss-Newton
 def hessian(loss: str, outputs: np.ndarray) -> np.ndarray:
     """H (n, k, k), the Hessian in the outputs of each sample's loss: 1/2 |F - y|^2, softmax, or a sum of Bernoulli or
-    Poisson likelihoods with logits or log-rates F."""
+    Poisson likelihoods with logits or log-rates F; of Gaussian ones with pairs (mean, log-variance) its mean over y."""
     n, k = outputs.shape
     if loss == "mse":
         return np.tile(np.eye(k), (n, 1, 1))
@@ -158,6 +158,9 @@ def hessian(loss: str, outputs: np.ndarray) -> np.ndarray:
         return np.eye(k) * (expit(outputs) * expit(-outputs))[:, None, :]
     if loss == "poisson":
         return np.eye(k) * np.exp(outputs)[:, None, :]
+    if loss == "gaussian_nll":
+        precision = np.exp(-outputs[:, 1::2])
+        return np.eye(k) * np.stack([precision, np.full_like(precision, 0.5)], axis=2).reshape(n, 1, k)
     raise ValueError(loss)
 
 

@@ -80,11 +80,11 @@ def test_deep_bound(widths, n, slope):
     assert bound.applies == (max(widths) > n)
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"])
 @pytest.mark.parametrize("backward_gram", [False, True])
 @pytest.mark.parametrize("name", ["identity", "relu", "leaky_relu", "tanh", "gelu", "sigmoid"])
 def test_deep_bound_of_any_activation_and_loss(name, loss, backward_gram):
-    net = with_activation(linear_network([9, 30, 41, 3], skip=0.5, bias=True, gain=2.0), gn.Activation(name))
+    net = with_activation(linear_network([9, 30, 41, 4], skip=0.5, bias=True, gain=2.0), gn.Activation(name))
     X = data(7, 9)
     bound = gn.bounds.deep(net, X, loss, backward_gram)
     assert bound.applies
@@ -93,15 +93,15 @@ def test_deep_bound_of_any_activation_and_loss(name, loss, backward_gram):
     assert len(bound.parts["inputs_max"]) == 3
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"])
 @pytest.mark.parametrize("backward_gram", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_deep_value_is_the_formula(loss, backward_gram, bias):
     net = with_activation(
-        linear_network([9, 30, 41, 3], skip=0.5, bias=bias, gain=2.0), gn.Activation("leaky_relu", 0.2)
+        linear_network([9, 30, 41, 4], skip=0.5, bias=bias, gain=2.0), gn.Activation("leaky_relu", 0.2)
     )
     X = data(7, 9)
-    R = deep_module.hessian_factor(losses.loss_at(loss, None, 7, 3, net.dtype), oracles.forward(net, X))
+    R = deep_module.hessian_factor(losses.loss_at(loss, None, 7, 4, net.dtype), oracles.forward(net, X))
     lower = upper = 0
     for A, B in zip(oracles.linearize(net, X)[0], oracles.backward(net, X), strict=True):
         A, B = A @ A.T + bias, np.einsum("iaq,iam->iqm", R, B)

@@ -174,14 +174,17 @@ def test_small_problems_are_not_bad_input():
     assert gn.mlp((3, np.int32(2)), skip=np.float32(0.5), seed=np.uint64(2**63)).widths == [3, 2]
     assert gn.Dense([[0.5, 1.0]]).weight.shape == (1, 2)
     assert losses.check_loss("binary_cross_entropy", 1) == "binary_cross_entropy"
+    with pytest.raises(ValueError, match=r"'gaussian_nll' but the network has 3 outputs; use .* an even number"):
+        losses.check_loss("gaussian_nll", 3)
 
 
 @pytest.mark.parametrize(
-    ("loss", "rank"), [("mse", 5), ("cross_entropy", 4), ("binary_cross_entropy", 5), ("poisson", 5)]
+    ("loss", "rank"),
+    [("mse", 6), ("cross_entropy", 5), ("binary_cross_entropy", 6), ("poisson", 6), ("gaussian_nll", 6)],
 )
 def test_rank_of_the_loss_hessian_is_the_oracle_s(loss, rank):
-    outputs = np.random.default_rng(0).standard_normal((3, 5))
-    assert losses.LOSSES[loss].rank(5) == rank
+    outputs = np.random.default_rng(0).standard_normal((3, 6))
+    assert losses.LOSSES[loss].rank(6) == rank
     assert [oracles.rank(H) for H in oracles.hessian(loss, outputs)] == [rank] * 3
 
 

@@ -104,7 +104,7 @@ def test_cond_takes_the_cheapest_dual():
     assert_contains(found, few.net, few.X)
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"])
 @pytest.mark.parametrize("dense", [800, 5])
 def test_losses(loss, dense, monkeypatch):
     limits(monkeypatch, dense=dense)

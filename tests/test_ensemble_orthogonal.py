@@ -30,6 +30,7 @@ CASES = {
     "skips": ("leaky_relu", [7, 7, 7], 2, 0.6, "mse", False),
     "skips of unequal layers": ("tanh", [5, 8], 3, 0.5, "cross_entropy", False),
     "skips of narrow layers": ("tanh", [3, 3], 2, [0.0, 0.8, -0.5], "poisson", False),
+    "means and log-variances": ("gelu", [6, 5], 4, 0.0, "gaussian_nll", True),
 }
 
 

@@ -18,7 +18,7 @@ METHODS = ("hutchinson", "hutch++", "xtrace")
 
 # ------------------------------------------------------------------------------------------------ exact where free
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_trace_and_diagonals_of_gauss_newton_are_exact(activation, loss, dtype):
     G = problem(loss=loss, activation=activation, dtype=dtype, n=13)

@@ -51,6 +51,7 @@ def several(dtype):
         "relu": relu,
         "linear": linear,
         "weighted": gn.GaussNewton(relu.net, relu.X, "poisson", weights=weights),
+        "uncertain": gn.GaussNewton(relu.net, relu.X, "gaussian_nll", weights=weights),
         "blocks": gn.GaussNewton(relu.net, relu.X, roots @ roots.transpose(0, 2, 1)),
         "images": gn.GaussNewton(net, X, "cross_entropy"),
         "convolution": gn.GaussNewton(convolution, data(6, 18, dtype=dtype).reshape(6, 2, 9)),

@@ -37,11 +37,11 @@ def expected(A, B, weight_size, bias):
     return out
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "poisson"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "poisson", "gaussian_nll"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_dense_layers(loss, bias, reduction):
-    net, X = gn.mlp([4, 7, 5, 3], "tanh", bias=bias, seed=1), rng(2).standard_normal((9, 4))
+    net, X = gn.mlp([4, 7, 5, 4], "tanh", bias=bias, seed=1), rng(2).standard_normal((9, 4))
     kfac = gn.GaussNewton(net, X, loss, reduction=reduction).kfac()
     H = oracles.hessian(loss, net(X))
     inputs, backward = oracles.linearize(net, X)[0], oracles.backward(net, X)

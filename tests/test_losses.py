@@ -14,7 +14,7 @@ from gnfast import factors, losses
 from gnfast._arrays import CPU
 
 N, K = 7, 4  # samples and outputs of every problem here
-NAMES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
+NAMES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"]
 LAST_IS_ZERO = np.array([0.5, 2.0, 1.0, 1e-3, 3.0, 0.7, 0.0])
 
 
@@ -104,6 +104,17 @@ def test_hessians_are_those_of_torch_with_weights():
         "binary_cross_entropy": lambda f, w: functional.binary_cross_entropy_with_logits(f, target, w, reduction="sum"),
         "poisson": lambda f, w: (w * functional.poisson_nll_loss(f, target, full=False, reduction="none")).sum(),
     }
+
+    def gaussian(f, w):
+        """The mean over y = mu + sigma and mu - sigma, where what depends on y in the Hessian has its mean."""
+        mean, s = f[0::2], f[1::2]
+        fixed, deviation, total = mean.detach(), torch.exp(s.detach() / 2), 0
+        for y in (fixed + deviation, fixed - deviation):
+            for weights, mu, variance in ((w[0::2], mean, torch.exp(s.detach())), (w[1::2], fixed, torch.exp(s))):
+                total = total + (weights * functional.gaussian_nll_loss(mu, y, variance, reduction="none")).sum() / 2
+        return total
+
+    values["gaussian_nll"] = gaussian
     for loss, kind in (CASES[case] for case in CASES if isinstance(CASES[case][0], str)):
         G, J, H = make(loss, kind, reduction="sum")
         outputs = torch.tensor(G.net(G.X))

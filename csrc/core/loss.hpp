@@ -10,11 +10,11 @@
 namespace gnfast {
 
 // `blocks` has no formula: its factors R_i are given. Every switch below names each loss, so that a forgotten one does not compile.
-enum class Loss { mse, cross_entropy, binary_cross_entropy, poisson, blocks };
+enum class Loss { mse, cross_entropy, binary_cross_entropy, poisson, gaussian_nll, blocks };
 
 namespace loss {
 
-inline constexpr Loss all[]{Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy, Loss::poisson, Loss::blocks};
+inline constexpr Loss all[]{Loss::mse, Loss::cross_entropy, Loss::binary_cross_entropy, Loss::poisson, Loss::gaussian_nll, Loss::blocks};
 
 // What is kept of the outputs: nothing where H = I or is given, roots of the diagonal of H, or of probabilities p, H = diag(p) - p p^T.
 enum class Kept { nothing, diagonal, probabilities };
@@ -36,6 +36,9 @@ GNFAST_HD constexpr Facts facts(Loss loss) {
         case Loss::poisson:
             return {"poisson", Kept::diagonal,
                     "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates"};
+        case Loss::gaussian_nll:
+            return {"gaussian_nll", Kept::diagonal,
+                    "the Fisher information exp(-s) of loss='gaussian_nll' overflows at the network's outputs s, which are log-variances"};
         case Loss::blocks:
             return {"blocks", Kept::nothing};
     }
@@ -73,6 +76,9 @@ GNFAST_HD void prepare(Loss loss, const T* f, index k, T* kept, const Group& gro
             return;
         case Loss::poisson:
             for (index a = group.first; a < k; a += group.step) kept[a] = std::exp(f[a] / T(2));
+            return;
+        case Loss::gaussian_nll:  // of pairs of a mean and a log-variance
+            for (index a = group.first; a < k; a += group.step) kept[a] = a % 2 == 0 ? std::exp(f[a + 1] / T(-2)) : std::sqrt(T(0.5));
             return;
     }
 }

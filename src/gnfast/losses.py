@@ -33,6 +33,7 @@ class Loss:
         couples: Whether P is I - d d^T, |d| = 1: H has entries off its diagonal, and the rank k - 1.
         exponential: Whether H is made of exp(F), and so rounded relatively as F is absolutely.
         saturated: What has happened where H vanishes.
+        paired: Whether outputs belong together by two.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Loss:
     couples: bool = False
     exponential: bool = True
     saturated: str = ""
+    paired: bool = False
 
     def rank(self, outputs: int) -> int:
         """The rank of one sample's Hessian."""
@@ -78,12 +80,29 @@ def _log_logistic(F: Array) -> Array:
 
 def _rates(xp: Any, F: Any, is_top: Any) -> Any:
     """The sum over a of exp(F_a) - y_a F_a, F log-rates: H = diag(exp F)."""
-    if not float(F.max()) < math.log(float(xp.finfo(F.dtype).max)):
-        raise ValueError(  # the core's words for it
-            "the Hessian exp(F) of loss='poisson' overflows at the network's outputs, which are log-rates; scale the "
-            "network down"
-        )
+    _refuse_overflow(xp, F, "the Hessian exp(F) of loss='poisson'", ", which are log-rates")
     return xp.exp(F / 2)
+
+
+def _gaussian(xp: Any, F: Any, is_top: Any) -> Any:
+    """The sum over pairs (mu, s) of (s + exp(-s) (y - mu)^2) / 2, of Gaussians of log-variance s.
+
+    Its Hessian depends on y and need not be positive. H is its mean over the y that are distributed so, the Fisher
+    information diag(exp(-s), 1/2).
+    """
+    s = F[..., 1::2]
+    _refuse_overflow(xp, -s, "the Fisher information exp(-s) of loss='gaussian_nll'", " s, which are log-variances")
+    return xp.stack([xp.exp(s / -2), xp.full_like(s, math.sqrt(0.5))], -1).reshape(F.shape)
+
+
+def _log_gaussian(F: Array) -> Array:
+    return np.stack([-F[:, 1::2], np.full_like(F[:, 1::2], math.log(0.5))], -1).reshape(F.shape)
+
+
+def _refuse_overflow(xp: Any, logarithms: Any, what: str, where: str) -> None:
+    """Raise in the core's words if exponentials overflow."""
+    if not float(logarithms.max()) < math.log(float(xp.finfo(logarithms.dtype).max)):
+        raise ValueError(f"{what} overflows at the network's outputs{where}; scale the network down")
 
 
 def _none(*given: Any) -> Any:
@@ -98,6 +117,7 @@ LOSSES = {
         Loss("cross_entropy", _softmax, _log_softmax, couples=True, saturated="the softmax is saturated"),
         Loss("binary_cross_entropy", _logistic, _log_logistic, saturated="the sigmoid is saturated"),
         Loss("poisson", _rates, np.asarray, saturated="the rates exp(F) vanish"),
+        Loss("gaussian_nll", _gaussian, _log_gaussian, paired=True),
     )
 }
 BLOCKS = Loss("blocks", _none, np.zeros_like, couples=True, exponential=False)
@@ -110,6 +130,12 @@ _FOREIGN = {
     ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"): ("binary_cross_entropy", 1, True, ""),
     ("BCELoss", "binary_cross_entropy"): ("binary_cross_entropy", 1, True, " and a model without its sigmoid"),
     ("PoissonNLLLoss", "poisson_nll_loss"): ("poisson", 1, True, " for log_input=True"),
+    ("GaussianNLLLoss", "gaussian_nll_loss"): (
+        "gaussian_nll",
+        2,
+        True,
+        " and a model of pairs of mean and log-variance",
+    ),
 }
 
 
@@ -121,6 +147,11 @@ def check_loss(loss: Any, outputs: int) -> str:
         raise ValueError(
             "loss is 'cross_entropy' but the network has 1 output, whose softmax is always 1; "
             "use 'binary_cross_entropy' or a network with 2 or more outputs"
+        )
+    if LOSSES[name].paired and outputs % 2:
+        raise ValueError(
+            f"loss is {name!r} but the network has {_checks.counted(outputs, 'output')}; use a network with an even "
+            "number of outputs, pairs of a mean and a log-variance"
         )
     return name
 

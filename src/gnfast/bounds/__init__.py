@@ -37,7 +37,8 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
         net: Any network; there are bounds for dense layers, activations and residual blocks, and for linear networks of
             convolutions.
         X: Data (n, d), of the network's dtype.
-        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson"; for all but "mse" there is only `deep`.
+        loss: "mse", "cross_entropy", "binary_cross_entropy", "poisson" or "gaussian_nll"; for all
+            but "mse" there is only `deep`.
 
     Returns:
         Bounds with a finite value. None at all means that no bound applies: each function gives its reason.

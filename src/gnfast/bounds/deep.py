@@ -45,8 +45,8 @@ def deep(
         net: Dense layers, activations, factors and residual blocks of these, nested at will. A convolution would need
             as many independent patches as there are samples times positions, which its channels hardly ever give.
         X: Data (n, d), of the network's dtype; the bound is computed in float64.
-        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank), "binary_cross_entropy", "poisson", or
-            the Hessians (n, k, k) themselves, q the largest rank of one.
+        loss: "mse", "cross_entropy" (q = k - 1, so that K can have full rank), "binary_cross_entropy", "poisson",
+            "gaussian_nll", or the Hessians (n, k, k) themselves, q the largest rank of one.
         backward_gram: Whether the eigenvalues of B_l are used, which takes (n q)^2 numbers of memory; None: while
             n q <= 2000. Without them only the side of lambda(A) is.
         weights: (n,) or (n, k), as `GaussNewton` takes them.

@@ -223,7 +223,7 @@ def network(
         depth: Layers with weights; not needed where `widths` has one number for each hidden layer.
         skip: Strength of the residual connections, one number for all layers or one each, as in `gnfast.mlp`; each run
             of layers with skips costs as many times more as it is long.
-        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson", as in `gnfast.GaussNewton`.
+        loss: "mse", "cross_entropy", "binary_cross_entropy", "poisson" or "gaussian_nll", as in `gnfast.GaussNewton`.
         bias: Whether biases are among the parameters; their values are zero.
         variances: The variance of the entries of each weight: "kaiming" (gain^2 / fan_in,
             `gnfast.networks.initializers` has the gains), "lecun" or "ntk" (1 / fan_in),

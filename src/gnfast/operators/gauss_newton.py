@@ -35,7 +35,8 @@ class GaussNewton(SymmetricOperator):
         X: Samples (n, d), or (n, c, h, w) or (n, c, l) where the layers take such, of the network's dtype; referred to,
             not copied.
         loss: "mse" (1/2 |F - y|^2, H = I), "cross_entropy" (softmax), "binary_cross_entropy" (with logits), "poisson"
-            (log-rates, H = diag(exp F)), or the Hessians H_i themselves, an array (n, k, k) of symmetric positive
+            (log-rates, H = diag(exp F)), "gaussian_nll" (pairs of outputs, a mean and a log-variance s; H is the Fisher
+            information diag(exp(-s), 1/2)), or the Hessians H_i themselves, an array (n, k, k) of symmetric positive
             semi-definite blocks of the network's dtype, of any rank.
         targets: Unused: the Gauss-Newton matrix does not depend on them. Accepted so that calls read as elsewhere.
         reduction: "mean" over samples, or "sum", which drops the factor 1/n. It is 1/n with weights too; PyTorch's

@@ -193,7 +193,7 @@ class Study:
         quantities: what is found at each point: "condition", "bounds", "data", "forms", "partial_products",
             "eigenvalues", "trace"; see quantities.py.
         outputs: number k of outputs.
-        loss: "mse", "cross_entropy", "binary_cross_entropy" or "poisson".
+        loss: "mse", "cross_entropy", "binary_cross_entropy", "poisson" or "gaussian_nll".
         dtype: "float64" or "float32"; data are cast to it.
         base: where paths of data start, the folder of the TOML file; here by default.
     """
