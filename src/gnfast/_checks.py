@@ -13,12 +13,14 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from gnfast import _arrays, _extras
 from gnfast._arrays import CPU, Array, Device
+
+Seed: TypeAlias = int | np.random.Generator
 
 COPY_WARNING_BYTES = 1 << 20  # a smaller copy takes well under a millisecond: not worth a word
 
@@ -142,9 +144,20 @@ def integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None)
     return found
 
 
-def seed(value: Any, name: str = "seed") -> int:
-    """What random numbers are drawn from: 64 bits."""
-    return integer(value, name, 0, 2**64 - 1)
+def seed(value: Any) -> int:
+    """The 64 bits that random numbers are made from: an integer, or the next one of a generator, which moves on."""
+    if isinstance(value, np.random.Generator):
+        return int(value.integers(2**64, dtype=np.uint64))
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(
+            f"seed is {_shown(value)} but must be an integer from 0 to 2^64 - 1, or a numpy.random.Generator"
+        )
+    return integer(value, "seed", 0, 2**64 - 1)
+
+
+def other_seed(value: int, number: int = 1) -> int:
+    """Another seed than a checked one, for a second use of it in one call."""
+    return (value + number) % 2**64
 
 
 def integers(value: Any, name: str, at_least: int, minimum: int = 1) -> list[int]:

@@ -88,13 +88,14 @@ class LinearLaw:
             return [Orthogonal(*shape, math.sqrt(v * max(shape))) for shape, v in pairs]
         return [Gaussian(*shape, v) for shape, v in pairs]
 
-    def draw(self, seed: int, sample: int) -> Grams:
+    def draw(self, seed: _checks.Seed, sample: int) -> Grams:
         """P_l and Q_l of one network, from (seed, sample) alone; other samples and other seeds are independent.
 
         Args:
-            seed, sample: From 0 to 2^64 - 1.
+            seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`.
+            sample: From 0 to 2^64 - 1.
         """
-        seed, sample = _checks.seed(seed), _checks.seed(sample, "sample")
+        seed, sample = _checks.seed(seed), _checks.integer(sample, "sample", 0, 2**64 - 1)
         with blas_threads(self.inputs.rank):
             if self.is_stored:
                 return uniform_grams(self.shapes, self.variances, self.skips, self.inputs.basis, seed, sample)

@@ -29,7 +29,7 @@ def linear(
     variances: str | Sequence[float] | None = None,
     init: str = "gaussian",
     samples: int = 100,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     bounds: bool | Sequence[str] = True,
     memory_limit: float = MEMORY,
 ) -> Ensemble:
@@ -54,7 +54,7 @@ def linear(
         init: "gaussian"; "orthogonal", Haar-distributed with orthonormal rows or columns times what the variances ask
             for; or "uniform", whose weights are drawn and stored up to `memory_limit`.
         samples: Independent networks.
-        seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
+        seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`; sample i depends on (seed, i) alone.
         bounds: The forms of `gn.bounds.linear` to evaluate for each network: True for all that need no single weight
             ("equality", "convex", "loose", "matrix", "joint"), False for none, or their names. From some hundred inputs
             on they take longer than all else.

@@ -104,13 +104,13 @@ class NetworkLaw:
         """Whether samples have the law that was asked for."""
         return self.init != "uniform" or self.is_stored
 
-    def draw(self, seed: int, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
+    def draw(self, seed: _checks.Seed, sample: int = 0, *, progress: _core.Progress = None, tile: int = 0) -> Drawn:
         """One network from (seed, sample) alone: the same on any number of threads, other samples are independent.
 
         On a GPU it is the same network, up to the last digits of the draws in float32.
 
         Args:
-            seed: From 0 to 2^64 - 1.
+            seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`.
             sample: From 0 to 2^48.
             progress: Called with (stage, neurons done, all neurons).
             tile: Neurons at a time at most, a multiple of 4 up to 2^15; 0 for what fits the cache. Another order of
@@ -204,7 +204,7 @@ def network(
     init: str = "gaussian",
     reduction: str = "mean",
     samples: int = 100,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     device: str = "cpu",
     memory_limit: float | None = None,
     progress: _core.Progress = None,
@@ -233,7 +233,7 @@ def network(
             for, sqrt(max(shape) variance); or "uniform", whose weights are drawn and stored up to `memory_limit`.
         reduction: "mean" over the samples, or "sum".
         samples: Independent networks.
-        seed: From 0 to 2^64 - 1; sample i depends on (seed, i) alone.
+        seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`; sample i depends on (seed, i) alone.
         device: "cpu", or "cuda" for neurons that are drawn on a GPU; X is NumPy's and eigenvalues are LAPACK's on both.
         memory_limit: Bytes that a draw may take, by default what the machine has: the widths do not matter, but it
             keeps some matrices of K's size for each layer and one or two for each thread. And bytes of uniform weights

@@ -107,7 +107,7 @@ def density(
     steps: int = 100,
     grid: Any = None,
     log: bool | None = None,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     width: float | None = None,
     block_size: int | None = None,
@@ -130,7 +130,7 @@ def density(
         grid: Eigenvalues, ascending, at which the density is wanted; None means 400 that cover the spectrum.
         log: Whether the density is one per decade, on a logarithmic grid; None means that no grid is given and the
             eigenvalues are positive, up to rounding, and spread over more than two decades.
-        seed: Of the probes; the same whatever the block size.
+        seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
         width: Standard deviation of the smoothing, in eigenvalues or, with `log`, in decades; None means 1/60 of the
             spectrum's extent. "kpm" has its own and takes none.
         block_size: Probes that advance together; None means at most 32.
@@ -278,7 +278,7 @@ def _moments(
     units.settled()
     A = matrices.in_precision(units, precision)
     block = block_of(A, probes, block_size)
-    ends = measure(A, min(4, probes), 20, seed + 1, block_size, report)
+    ends = measure(A, min(4, probes), 20, _checks.other_seed(seed), block_size, report)
     low, high, products = float(ends.nodes.min()), float(ends.nodes.max()), ends.products
     extent = _extent(low, high)
     # One eigenvalue alone: the interval is a tenth of it, wide against what rounding adds to each Chebyshev step.

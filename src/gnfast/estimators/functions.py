@@ -26,7 +26,7 @@ def logdet(
     method: str = "auto",
     probes: int = 20,
     steps: int = 100,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     tol: float | None = None,
     max_products: int | None = None,
@@ -47,7 +47,7 @@ def logdet(
             for up to 800 unknowns.
         probes: Random vectors, all multiplied at once; the error falls like 1 / sqrt(probes).
         steps: Lanczos steps for each, at most N. A wide spectrum without damping needs many.
-        seed: Of the probes; the same whatever the block size.
+        seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
         tol: Relative error asked for: more probes are drawn until the estimate's own error is no larger.
         max_products: Vectors multiplied before giving up on `tol`; None means N, or 100 * probes * steps if that is
             fewer, and a first round in any case.
@@ -125,7 +125,7 @@ def effective_dimension(
     method: str = "auto",
     probes: int = 20,
     steps: int = 100,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     tol: float | None = None,
     max_products: int | None = None,

@@ -80,7 +80,7 @@ def solve(
     rank: int | None = None,
     space: str = "auto",
     max_iterations: int | None = None,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     progress: Any = None,
     precision: Any = None,
 ) -> tuple[Array, SolveInfo]:
@@ -105,7 +105,7 @@ def solve(
             hold; "auto": in the dual where its vectors are less than a quarter as long, damping is positive, and there
             is no first guess and no preconditioner of yours.
         max_iterations: Block steps before giving up; None means 100 + 2 N, at most 10,000.
-        seed: Of the Nystrom approximation.
+        seed: For the Nystrom approximation, as in `gnfast.eigsh`.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
         precision: None or "float64", as in `gnfast.eigsh`.
 

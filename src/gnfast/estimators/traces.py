@@ -29,7 +29,7 @@ def trace(
     method: str = "auto",
     samples: int = 60,
     tol: float | None = None,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     max_products: int | None = None,
     block_size: int | None = None,
@@ -51,7 +51,7 @@ def trace(
             the `samples` vectors that "xtrace" keeps exceed the operator's `memory_limit`.
         samples: Vectors multiplied, at least 3; "xtrace" and "hutch++" use the multiples of 2 and 3.
         tol: Relative error asked for: more vectors are drawn until the estimate's own error is no larger.
-        seed: Of the probes; the same whatever the block size.
+        seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
         max_products: Vectors multiplied before giving up on `tol`; None means the smaller of N and 100 * samples.
         block_size: Vectors a product; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
@@ -114,7 +114,7 @@ def diagonal(
     op: Any,
     method: str = "auto",
     samples: int = 60,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     tol: float | None = None,
     max_products: int | None = None,
@@ -132,7 +132,7 @@ def diagonal(
             time; "auto": exact where that is free or not more than `samples` products, else "xdiag", or "hutchinson"
             where the 1.5 `samples` vectors that "xdiag" keeps exceed the operator's `memory_limit`.
         samples: Vectors multiplied, at least 2; "xdiag" uses the multiples of 2.
-        seed: Of the probes; the same whatever the block size.
+        seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
         tol: Relative error asked for, of all entries together: more vectors are drawn until the norm of the errors is
             no larger than `tol` times that of the diagonal.
         max_products: As in `trace`.

@@ -92,7 +92,7 @@ def gram(
     bias: bool = False,
     variances: str | float | Sequence[float] = "kaiming",
     neurons: int = NEURONS,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
 ) -> Limit:
     """The limits of the Gram matrix (NTK) and of the outputs' covariance (NNGP) as all hidden widths m grow together.
 
@@ -128,7 +128,8 @@ def gram(
         bias: Whether there are biases, zero at initialisation, but parameters.
         variances: c_l, fan_in times the variance of the entries that `gnfast.ensemble` takes: "kaiming" is the squared
             gain of the activation, "lecun" 1, "pytorch" 1/3; or numbers, one for all or one each.
-        neurons, seed: Where neurons are drawn, 16 at least; their memory is 8 n (L + 1) `neurons` bytes.
+        neurons: How many neurons are drawn where some are, 16 at least; their memory is 8 n (L + 1) `neurons` bytes.
+        seed: For these neurons: an integer from 0 to 2^64 - 1, or a `numpy.random.Generator`.
 
     Returns:
         A `Limit`.

@@ -22,7 +22,7 @@ def resnet20(
     classes: int = 10,
     width: int = 16,
     batch_norm: bool = True,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     dtype: Any = "float32",
     *,
     channels: int = 3,
@@ -39,7 +39,7 @@ def resnet20(
         classes: k, the number of outputs.
         width: Channels of the first stage.
         batch_norm: False leaves the normalisations out and gives the convolutions biases, zero, instead.
-        seed: Of the weights: kaiming_normal (fan_in, relu) for all; normalisations start as 1 and 0.
+        seed: For the weights, as in `gnfast.mlp`: kaiming_normal (fan_in, relu); normalisations start as 1 and 0.
         dtype: "float32" or "float64".
         channels: Of the samples.
         training: Whether batch norm takes the statistics of the batch, which couples the samples; else it has mean 0

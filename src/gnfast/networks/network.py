@@ -293,7 +293,7 @@ def mlp(
     skip: float | Sequence[float] = 0.0,
     bias: bool = False,
     init: initializers.Initializer | Sequence[Any] = "kaiming_normal",
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     dtype: Any = "float64",
 ) -> Network:
     """A multi-layer perceptron: dense layers with an activation between them and none after the last.
@@ -308,7 +308,7 @@ def mlp(
             "orthogonal" or "ntk" (`networks.initializers` has their variances; the gain of kaiming is that of the
             activation, 1 for "identity"); a function of (shape, seed) that returns a weight; or all arrays, ordered as
             `parameters()`.
-        seed: From 0 to 2^64 - 1; each layer draws its own numbers.
+        seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`; each layer draws its own numbers.
         dtype: "float32" or "float64".
 
     Examples:

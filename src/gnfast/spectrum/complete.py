@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gnfast import _arrays, _core, thresholds
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.spectrum.checkpoints import Checkpoint
 
@@ -79,7 +79,7 @@ def complete(task: Task, run: Callable[[Task], Found]) -> Found:
         if left < 2 * block:
             found.fail("max_products reached, and eigenvalues beyond those found were met")
             break
-        wider = replace(task, start=None, block=block, seed=task.seed + round, path=None, limit=left)
+        wider = replace(task, start=None, block=block, seed=_checks.other_seed(task.seed, round), path=None, limit=left)
         found = _after(found, _searched(wider, run))
     if found.checkpoint is not None and found.raw["converged"]:
         found.checkpoint.remove()
@@ -149,7 +149,7 @@ def _is_missed(task: Task, found: Found) -> bool:
         return False
     rows = task.device.zeros((len(sides), task.size), task.op.dtype)
     far = sum(inner for _, inner in sides) / 2 if len(sides) == 2 else -2 * sides[0][0] * norm
-    numbers = (1, 100, left, task.tol, norm, task.seed + 1, task.report)
+    numbers = (1, 100, left, task.tol, norm, _checks.other_seed(task.seed), task.report)
     more = {"min_steps": found.steps, "bars": bars, "keep": True, "both": len(sides) == 2}
     try:
         raw = found.engine(_deflated(task, found, far), rows, sides[0][0] > 0, *numbers, **more)

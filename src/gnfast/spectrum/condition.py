@@ -74,7 +74,7 @@ def cond(
     certify: bool = False,
     progress: Any = None,
     tol: float | None = None,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     precision: Any = None,
     preconditioner: Any = None,
@@ -98,7 +98,7 @@ def cond(
         certify: Prove both ends by inertia (two more Cholesky factorisations of the stored dual, widened by 10 `tol`).
         progress: True shows a line on stderr, a callable is called with (stage, done, total), total 0 if unknown.
         tol: Relative accuracy of both eigenvalues; None means 1e-9 for float64 and 1e-4 for float32.
-        seed: Of the starting blocks.
+        seed: For the starting blocks, as in `eigsh`.
         precision: None or "float64", as in `gnfast.eigsh`.
         preconditioner: Of a GaussNewton: "diagonal" (diag G), "block" (the blocks of its layers, `G.block`), "kfac"
             (`G.kfac()`), the diagonal of M as an array (p,), float32 or float64, or an object of

@@ -31,7 +31,7 @@ def eigsh(
     which: str = "LA",
     method: str = "auto",
     tol: float | None = None,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     return_info: bool = False,
     *,
     block_size: int | None = None,
@@ -71,7 +71,8 @@ def eigsh(
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these, and none is
             more accurate than rounding of |A|; a tolerance below the dtype's is never called met.
-        seed: Of the starting block.
+        seed: For the starting block: an integer from 0 to 2^64 - 1, or a `numpy.random.Generator`, of which one number
+            is taken.
         return_info: Also return an `EigenInfo`.
         block_size: Vectors a product; None means 2 where products are compute-bound, else 4 to 6 with k, or what the
             method needs. Where a cluster among the values is as wide as the block, a look follows whether there are

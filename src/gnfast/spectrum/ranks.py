@@ -53,7 +53,7 @@ def rank(
     method: str = "auto",
     probes: int = 30,
     steps: int = 100,
-    seed: int = 0,
+    seed: _checks.Seed = 0,
     *,
     progress: Any = None,
     precision: Any = None,
@@ -68,7 +68,7 @@ def rank(
             where the matrix may be stored.
         probes, steps: Of the quadrature. It tells eigenvalues on both sides of the cut apart as well as its steps
             resolve them: without a gap there, the answer is as vague as the question.
-        seed: Of the probes.
+        seed: For the probes, as in `eigsh`.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
         precision: None or "float64", as in `gnfast.eigsh`.
 

@@ -49,7 +49,7 @@ class Tracker:
         top: Eigenvalues at the upper end, at least 0.
         low: Eigenvalues at the lower end (the smallest of the dual: the smallest non-zero ones of G), at least 0.
         tol: Relative accuracy; None means 1e-6 for float64 and 1e-4 for float32.
-        seed: Of the first starting block.
+        seed: For the first starting block, as in `eigsh`.
         precision: None or "float64", as in `gnfast.eigsh`.
 
     Attributes:
@@ -66,7 +66,7 @@ class Tracker:
     """
 
     def __init__(
-        self, top: int = 1, low: int = 0, tol: float | None = None, seed: int = 0, precision: Any = None
+        self, top: int = 1, low: int = 0, tol: float | None = None, seed: _checks.Seed = 0, precision: Any = None
     ) -> None:
         self.top = _checks.integer(top, "top", 0)
         self.low = _checks.integer(low, "low", 0)

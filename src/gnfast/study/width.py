@@ -85,7 +85,7 @@ class WidthStudy:
         for width in self.widths:
             _checks.integer(width, "widths")
         _checks.integer(self.draws, "draws")
-        _checks.seed(self.seed)
+        _checks.integer(self.seed, "seed", 0, 2**64 - 1)
 
     @property
     def is_linear(self) -> bool:
