@@ -4,7 +4,9 @@
 ``src/gnfast``: cli -> paper -> study -> {ensemble, limits, spectrum, estimators} -> operators -> bounds -> networks ->
 {_arrays, _checks} -> {_core, _extras}; interop may use anything and nothing uses interop.
 
-An arrow may skip rooms, never climb. Rooms of one height may use each other as long as no circle results.
+A room is an entry of the package, folder or file. An arrow may skip rooms, never climb. Rooms of one height may use
+each other as long as no circle results, neither of rooms nor of files: imports for a type checker count. What is
+imported inside a function is an extra.
 """
 
 from __future__ import annotations
@@ -88,25 +90,33 @@ def resolve(included: str, path: Path, csrc: Path) -> Path | None:
 
 # ---------------------------------------------------------------- Python
 def python_faults(package: Path) -> list[str]:
-    found, graph = [], {}
+    found: list[str] = []
+    rooms: dict[str, set[str]] = {}
+    files: dict[str, set[str]] = {}
     for path in sources(package, "py", "pyi"):
         relative = path.relative_to(package).with_suffix("")
         room = relative.parts[0]
         if room not in PYTHON_HEIGHTS and room not in (ROOT_ROOM, INTEROP):
             found.append(f"{relative}: {room} has no height; give it one in PYTHON_HEIGHTS")
             continue
-        for line, module, at_import in imports(path, package):
+        for line, module, when in imports(path, package):
             where = f"{path.relative_to(package)}:{line}"
             top, *inner = module.split(".")
             if top != package.name:
-                found += foreign_faults(where, room, top, at_import)
+                found += foreign_faults(where, room, top, when)
                 continue
             other = inner[0] if inner else ROOT_ROOM
-            graph.setdefault(room, set()).add(other)
-            fault = arrow_fault(room, other)
-            if fault:
+            rooms.setdefault(room, set()).add(other)
+            files.setdefault(relative.as_posix(), set()).add(file_of(package, inner))
+            if fault := arrow_fault(room, other):
                 found.append(f"{where}: {fault}")
-    return found + circle_faults(graph)
+            elif when == "called":
+                found.append(f"{where}: {module} is imported inside a function, which is for extras")
+    return found + circle_faults(rooms) + circle_faults(files)
+
+
+def file_of(package: Path, inner: list[str]) -> str:
+    return "/".join([*inner, ROOT_ROOM] if package.joinpath(*inner).is_dir() else inner)
 
 
 def arrow_fault(room: str, other: str) -> str:
@@ -125,14 +135,15 @@ def arrow_fault(room: str, other: str) -> str:
     return ""
 
 
-def foreign_faults(where: str, room: str, top: str, at_import: bool) -> Iterator[str]:
-    if top in sys.stdlib_module_names:
-        return
-    if top == "cupy" and room != "_arrays":
+def foreign_faults(where: str, room: str, top: str, when: str) -> Iterator[str]:
+    extra = top not in sys.stdlib_module_names and top not in HARD_DEPENDENCIES
+    if not extra and when == "called":
+        yield f"{where}: {top} is imported inside a function, which is for extras"
+    elif top == "cupy" and room != "_arrays":
         yield f"{where}: only _arrays tells numpy from cupy"
-    elif at_import and room != INTEROP and top not in HARD_DEPENDENCIES:
+    elif extra and when == "import" and room != INTEROP:
         yield f"{where}: {top} is an extra; import it in the function that needs it"
-    elif room == "bounds" and top not in HARD_DEPENDENCIES:
+    elif extra and room == "bounds":
         yield f"{where}: bounds uses NumPy and SciPy only, not {top}"
 
 
@@ -145,28 +156,29 @@ def circle_faults(graph: Mapping[str, Iterable[str]]) -> list[str]:
     return []
 
 
-def imports(path: Path, package: Path) -> Iterator[tuple[int, str, bool]]:
-    """(line, absolute module, whether importing the file runs it); ``from package import module`` names the module."""
+def imports(path: Path, package: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, absolute module, when), ``from package import module`` names the module.
+
+    When: "import" if importing the file runs it, "called" inside a function, "typing" for a type checker alone.
+    """
     tree = ast.parse(path.read_text(), str(path))
-    postponed = set()
+    postponed = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(node):
-            postponed.update(id(child) for child in ast.walk(node))
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if function or is_type_checking(node):
+            postponed |= {id(child): "called" if function else "typing" for child in ast.walk(node)}
     above = (package.name, *path.relative_to(package).parent.parts)
     for node in ast.walk(tree):
-        at_import = id(node) not in postponed
+        when = postponed.get(id(node), "import")
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name, at_import
+                yield node.lineno, alias.name, when
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(above[: len(above) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
             for alias in node.names:
-                yield (
-                    node.lineno,
-                    f"{module}.{alias.name}" if is_module(module, alias.name, package) else module,
-                    at_import,
-                )
+                named = f"{module}.{alias.name}" if is_module(module, alias.name, package) else module
+                yield node.lineno, named, when
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -261,6 +273,12 @@ def test_planted_include_is_caught(tmp_path: Path, name: str, text: str, fault: 
         ("networks.py", "def f():\n    import cupy", "only _arrays tells numpy from cupy"),
         ("helpers.py", "", "helpers has no height"),
         ("limits/deep.py", "from gnfast.spectrum import cond", "circle"),
+        ("study/runner.py", "from gnfast.study import Study", "circle"),
+        ("study/jobs.py", "from .workers import Pool", "circle"),
+        ("study/jobs.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import workers", "circle"),
+        ("study/jobs.py", "def f():\n    from gnfast.spectrum import cond", "inside a function"),
+        ("study/jobs.py", "class C:\n    def f(self):\n        import math", "math is imported inside a function"),
+        ("study/jobs.py", "async def f():\n    from scipy import linalg", "scipy is imported inside a function"),
     ],
 )
 def test_planted_import_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:
@@ -269,6 +287,10 @@ def test_planted_import_is_caught(tmp_path: Path, name: str, text: str, fault: s
         write(package / file, "import numpy\n")
     write(package / "limits/__init__.py", "")
     write(package / "bounds/__init__.py", "from __future__ import annotations\nimport math\nimport scipy.linalg\n")
+    write(package / "study/__init__.py", "from gnfast.study.runner import run\n")
+    write(package / "study/runner.py", "def f():\n    import matplotlib\n")
+    write(package / "study/workers.py", "from gnfast.study import jobs\n")
+    write(package / "study/jobs.py", "import math\n")
     write(package / "interop/torch.py", "import torch\nimport gnfast as gn\n")
     write(package / "spectrum.py", "from gnfast import _core, bounds, limits, operators\n")
     write(package / "_arrays.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cupy\n")

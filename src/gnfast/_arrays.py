@@ -27,10 +27,14 @@ PRECISIONS = {"highest": float(np.finfo(np.float32).eps), "high": 2.0**-10, "med
 GPU_KINDS = (2, 13)  # of DLPack: memory of a CUDA device, managed memory
 _precision = "highest"
 _preparations: list[Callable[[Any], None]] = []
+_core: Any = None  # the module for the CPU, once the package has prepared it
 
 
-def prepare_core(f: Callable[[Any], None]) -> None:
-    """Have `f` called with each further module of the core before its first use."""
+def prepare_core(core: Any, f: Callable[[Any], None]) -> None:
+    """Have `f` called with this module of the core, and with each further one before its first use."""
+    global _core
+    f(core)
+    _core = core
     _preparations.append(f)
 
 
@@ -45,8 +49,6 @@ class Device(str):
     @property
     def core(self) -> Any:
         """The compiled module that computes there, at work on the caller's stream."""
-        from gnfast import _core  # once the package has prepared it
-
         return _core
 
     def enter(self) -> None:

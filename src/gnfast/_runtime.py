@@ -42,8 +42,7 @@ def _prepare(core: Any) -> None:
     core.set_blas(_routines())
 
 
-_prepare(_core)
-_arrays.prepare_core(_prepare)
+_arrays.prepare_core(_core, _prepare)
 
 
 def set_num_threads(n: int) -> None:

@@ -14,6 +14,7 @@ import torch
 
 import gnfast as gn
 from gnfast import _checks
+from gnfast.interop._gauss_newton import GaussNewton
 from gnfast.operators import SymmetricOperator
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
@@ -184,8 +185,6 @@ class CurvatureMonitor:
             self._operator()
 
     def _operator(self) -> SymmetricOperator:
-        from gnfast.interop.torch import GaussNewton  # which has this class among its names
-
         assert self.X is not None
         if all(parameter.requires_grad for parameter in self.module.parameters()):
             with contextlib.suppress(TypeError, ValueError):  # the module is none that the core takes, or see below

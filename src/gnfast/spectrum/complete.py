@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.spectrum.checkpoints import Checkpoint
-
-if TYPE_CHECKING:
-    from gnfast.spectrum.methods import Task
+from gnfast.spectrum.task import Task
 
 LOOK = 6  # steps of a look at least; it goes on until it is answered
 ROUNDS = 4  # searches, each wider than the one before

@@ -13,8 +13,9 @@ from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.operators.layer_blocks import Block
 from gnfast.spectrum import matrices, methods, spaces
-from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, Task, largest
+from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, largest
 from gnfast.spectrum.progress import reporting
+from gnfast.spectrum.task import Task
 
 __all__ = ["ConvergenceWarning", "EigenInfo", "End", "eigsh", "largest", "reporting", "tolerance"]
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gnfast import _arrays, _core, thresholds
-from gnfast._arrays import Array, Device
+from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
 from gnfast.spectrum.checkpoints import Checkpoint
 from gnfast.spectrum.complete import LOOK, Found, complete, is_within
+from gnfast.spectrum.task import Task
 
 METHODS = ("auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse", "inverse-cg")
 INNER_TOL = 0.3  # of the systems in "inverse-cg", relative to the residuals that are their right-hand sides
@@ -61,53 +62,6 @@ class Pairs(NamedTuple):
     values: Array
     vectors: Array
     info: EigenInfo
-
-
-@dataclass
-class Task:
-    """What one search is asked for, all of it checked."""
-
-    A: SymmetricOperator
-    k: int
-    which: str
-    tol: float
-    block: int | None
-    limit: int
-    start: Array | None  # (b, N) in C order
-    seed: int
-    report: _core.Progress
-    path: Any = None  # of the checkpoint
-    precision: Any = None
-
-    @cached_property
-    def op(self) -> SymmetricOperator:
-        """What is worked on: A, which says what can be claimed, or A with vectors in more precision."""
-        return matrices.in_precision(self.A, self.precision)
-
-    @cached_property
-    def preconditioner(self) -> SymmetricOperator | None:
-        """The operator's own, for the low end."""
-        return self.A.preconditioner() if self.which == "SA" else None
-
-    @property
-    def size(self) -> int:
-        """Rows of the matrix."""
-        return int(self.A.shape[0])
-
-    @property
-    def device(self) -> Device:
-        """Where it is multiplied."""
-        return self.A.device
-
-    @property
-    def storable(self) -> bool:
-        """Whether the matrix may be formed and factored."""
-        return self.size <= matrices.STORED_SIZE and self.op.fits_in_memory
-
-    def block_or(self, default: int) -> int:
-        """The block that was asked for, or `default`, and the starting block at least."""
-        given = 0 if self.start is None else len(self.start)
-        return min(self.size, max(default if self.block is None else self.block, given))
 
 
 def dense(task: Task) -> Pairs:

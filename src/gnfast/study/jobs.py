@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol, Self, runtime_checkable
 
 Value = float | int | str | list[float]
 Values = Mapping[str, Value]
+Compute = Callable[[Any], Values]
 
 # What a column of a results file may hold, as SQLite's type. A series is a list of numbers, kept as JSON.
 REAL, INTEGER, TEXT, SERIES = "REAL", "INTEGER", "TEXT", "SERIES"
@@ -113,3 +115,13 @@ class Growing(Protocol):
 
     def only(self, parts: Collection[Part]) -> Self:
         """The job that finds these parts alone."""
+
+
+def attempt(compute: Compute, point: Any) -> Record:
+    """Return the values of a point with the seconds that they took, or the error that it ended in."""
+    start = time.perf_counter()
+    try:
+        values = dict(compute(point))
+    except Exception as error:  # whatever one point raises must not cost the others
+        return Record(point, None, f"{type(error).__name__}: {error}")
+    return Record(point, values | {"seconds": time.perf_counter() - start})

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from gnfast.study.jobs import Record, Values
+from gnfast.study.jobs import Compute, Record, attempt
 from gnfast.study.store import Store
-
-if TYPE_CHECKING:
-    from gnfast.study.workers import Pool
-
-Compute = Callable[[Any], Values]
-
-
-def attempt(compute: Compute, point: Any) -> Record:
-    """Return the values of a point with the seconds that they took, or the error that it ended in."""
-    start = time.perf_counter()
-    try:
-        values = dict(compute(point))
-    except Exception as error:  # whatever one point raises must not cost the others
-        return Record(point, None, f"{type(error).__name__}: {error}")
-    return Record(point, values | {"seconds": time.perf_counter() - start})
+from gnfast.study.workers import Pool
 
 
 def run(points: Iterable[Any], store: Store, compute: Compute, pool: Pool | None = None) -> Iterator[Record]:

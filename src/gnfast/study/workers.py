@@ -13,8 +13,7 @@ from typing import Any
 
 from gnfast import _checks
 from gnfast._runtime import get_num_threads, set_num_threads
-from gnfast.study.jobs import Record
-from gnfast.study.runner import Compute, attempt
+from gnfast.study.jobs import Compute, Record, attempt
 
 JOIN_SECONDS = 30.0  # how long a scheduler, and then a first worker or one in place of the last, may take to come
 CHECK_SECONDS = 1.0  # between two looks at who is there while no point is done
