@@ -121,7 +121,12 @@ def test_modules_within_a_network_in_float32(name: str, group: int) -> None:
     or_refused(name, lambda: check(lambda: GaussNewton(module, None, X), J, len(X), F32))
 
 
-COUPLED = ("cumsum over the batch", "sorted over the batch", "centred in the derivative alone")
+COUPLED = (
+    "cumsum over the batch",
+    "sorted over the batch",
+    "centred in the derivative alone",
+    "gradient descent in forward",
+)
 
 
 @pytest.mark.parametrize("name", functions.FUNCTIONS)

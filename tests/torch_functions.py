@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable
 from typing import Any
 
@@ -145,6 +146,90 @@ def _inner_gradient(p: Any, x: Any) -> Any:
         return torch.autograd.grad(energy, x, create_graph=True)[0]
 
 
+def _seeded(p: Any, x: Any) -> Any:
+    torch.manual_seed(3)
+    return F.dropout(hidden(p, x), 0.5) @ p["c"]
+
+
+def _lossy(p: Any, x: Any) -> Any:
+    """What autograd saves is rounded, and with it training's gradient."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved.detach().half(), lambda half: half.double()):
+        return hidden(p, x) ** 2 @ p["c"]
+
+
+def _threads(p: Any, x: Any) -> Any:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda power: (x @ p["a"] + p["b"]) ** power, (1, 2))
+    return (first * second) @ p["c"]
+
+
+def _equilibrium(p: Any, x: Any) -> Any:
+    """A fixed point without gradients, whose derivative a hook solves for."""
+
+    def step(z: Any, a: Any, b: Any) -> Any:
+        return torch.tanh(0.3 * z + x @ a + b)
+
+    z = x.new_zeros(len(x), 6)
+    with torch.no_grad():
+        for _ in range(40):
+            z = step(z, p["a"], p["b"])
+    z = step(z, p["a"], p["b"])
+    at = z.clone().detach().requires_grad_()
+    with torch.enable_grad():
+        again = step(at, p["a"].detach(), p["b"].detach())
+
+    def solve(gradient: Any) -> Any:
+        found = gradient
+        for _ in range(40):
+            found = torch.autograd.grad(again, at, found, retain_graph=True)[0] + gradient
+        return found
+
+    if z.requires_grad:
+        z.register_hook(solve)
+    return z @ p["c"]
+
+
+def _steps_within(p: Any, x: Any) -> Any:
+    """Steps of gradient descent in forward, on all samples."""
+    w = x.new_zeros(6).requires_grad_()
+    with torch.enable_grad():
+        for _ in range(3):
+            loss = ((hidden(p, x) * w).sum(1) - x[:, 0]).square().sum()
+            w = w - 0.05 * torch.autograd.grad(loss, w, create_graph=True)[0]
+    return hidden(p, x) * w @ p["c"]
+
+
+SCRATCH = torch.zeros(N, 6, dtype=torch.float64)
+KEPT: dict[int, Any] = {}
+
+
+def _scratch(p: Any, x: Any) -> Any:
+    """A buffer of the whole process, which each call writes to."""
+    h = hidden(p, x)
+    with torch.no_grad():
+        SCRATCH[: len(x)].copy_(h)
+    return h * SCRATCH[: len(x)] @ p["c"]
+
+
+def _same_outputs(p: Any, x: Any) -> Any:
+    """The same tensor is given by each call."""
+    out = KEPT.setdefault(len(x), torch.empty(len(x), 2, dtype=torch.float64))
+    out.detach_()
+    return out.copy_(hidden(p, x) @ p["c"])
+
+
+def _until_small(p: Any, x: Any) -> Any:
+    h = hidden(p, x)
+    while float(h.detach().abs().max()) > 0.3:
+        h = 0.8 * h
+    return h @ p["c"]
+
+
+def _zero(h: Any) -> Any:
+    """Zeros that depend on h: all ties and kinks at once."""
+    return h - h.detach()
+
+
 # The same signature: a (4, 6), b (6,), c (6, 2).
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mul_": _in_place(lambda h: h.mul_(0.5)),
@@ -202,6 +287,31 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "eigenvalues": _between(lambda h: torch.linalg.eigvalsh(h[:, :, None] * h[:, None, :] + torch.eye(6).double())),
     "control flow": _between(lambda h: h * 2 if float(h.detach().sum()) > 0 else h * 3),
     "complex in between": _between(lambda h: torch.fft.ifft(torch.fft.fft(h, dim=1) * 1j, dim=1).real),
+    "sparse samples": lambda p, x: torch.sparse.mm(x.to_sparse(), p["a"]) @ p["c"],
+    "sparse parameter": lambda p, x: torch.sparse.mm(p["a"].t().to_sparse(), x.t()).t() @ p["c"],
+    "in place through another view": _in_place(lambda h: h.t()[1].mul_(3)),
+    "scattered in place": _in_place(lambda h: h.scatter_(1, torch.zeros(len(h), 1, dtype=torch.long), h[:, 2:3] * 1.0)),
+    "accumulated in place": _in_place(
+        lambda h: h.index_put_((torch.arange(len(h)), torch.tensor(1)), h[:, 3] * 2, accumulate=True)
+    ),
+    "foreach": _in_place(lambda h: torch._foreach_mul_([h], 2.0)),
+    "written through data": _between(lambda h: (h.data.mul_(0.5), h)[1]),
+    "seeded dropout": _seeded,
+    "lossy saved tensors": _lossy,
+    "threads": _threads,
+    "deep equilibrium": _equilibrium,
+    "gradient descent in forward": _steps_within,
+    "a scratch buffer": _scratch,
+    "the same outputs again": _same_outputs,
+    "as many steps as the batch needs": _until_small,
+    "three samples earlier": _between(lambda h: h + torch.cat([torch.zeros_like(h[:3]), h[:-3]]) if len(h) > 3 else h),
+    "the next sample's derivative alone": _between(lambda h: h + _zero(h.roll(1, 0))),
+    "centred beside a large constant": lambda p, x: 1e9 + (lambda h: h - h.mean(0))(hidden(p, x)) @ p["c"],
+    "half of the samples detached": _between(lambda h: torch.cat([h[: len(h) // 2].detach(), h[len(h) // 2 :]])),
+    "ties": _between(lambda h: torch.maximum(h, h * 1.0) + torch.stack([h, h]).amax(0) + torch.fmin(h, h + 0.0)),
+    "kinks": _between(lambda h: h + F.relu(_zero(h)) + _zero(h).abs() + F.hardtanh(_zero(h) + 1) + _zero(h) ** 0),
+    "norms at zero": _between(lambda h: h + _zero(h).norm(dim=1, keepdim=True) + F.normalize(_zero(h))),
+    "products with zero": _between(lambda h: h + torch.cat([_zero(h), h], 1).prod(1, keepdim=True)),
     "writes to X": lambda p, x: torch.tanh(x.mul_(0.5) @ p["a"] + p["b"]) @ p["c"],
 }
 

@@ -28,7 +28,8 @@ def first_call(model: Model, X: Tensor) -> tuple[Tensor, float]:
         except RuntimeError as error:  # PyTorch's own where other tensors cannot take the parameters' place
             raise_of_memory(error)
             outputs, saved = _called_plainly(model, given, own)
-        changed = [name for name, leaf in zip(model.names, leaves, strict=True) if leaf._version]
+        called = zip(model.names, leaves, model.parameters, strict=True)
+        changed = [name for name, leaf, before in called if leaf._version or not torch.equal(leaf, before)]
         if changed:
             raise ValueError(
                 f"the model changes its parameter {changed[0]} in place when it is called (an embedding with max_norm "
@@ -37,6 +38,7 @@ def first_call(model: Model, X: Tensor) -> tuple[Tensor, float]:
         model.writes = given._version > 0
         model.check_outputs(outputs, X)
         plain, _ = model.plain.pulled(model.given(X), ())
+        model.check_caches(X)
     # Taken apart, attention may treat what is masked in another way; training sees what is not.
     flat = outputs.detach().reshape(len(X), -1)
     model.fused = bool(torch.isfinite(flat).all()) and not close(flat, plain)
@@ -62,7 +64,7 @@ def saved_by(call: Callable[[], Tensor], but: set[int]) -> tuple[Tensor, float]:
     saved: dict[int, Tensor] = {}  # alive until counted, or their memory would be given out again
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.setdefault(tensor.data_ptr(), tensor)
+        saved.setdefault(_address(tensor), tensor)
         return tensor
 
     try:
@@ -77,7 +79,17 @@ def saved_by(call: Callable[[], Tensor], but: set[int]) -> tuple[Tensor, float]:
                 if isinstance(tensor, torch.Tensor):
                     pack(tensor)
     kept = [tensor for at, tensor in saved.items() if at not in but]
-    return outputs, float(sum(tensor.nbytes for tensor in [*kept, outputs] if isinstance(tensor, torch.Tensor)))
+    return outputs, float(sum(_bytes(tensor) for tensor in [*kept, outputs] if isinstance(tensor, torch.Tensor)))
+
+
+def _address(tensor: Tensor) -> int:
+    """Of its memory, or of itself where its memory is that of several others, as in sparse ones."""
+    return int(tensor.data_ptr()) if tensor.layout is torch.strided else -id(tensor)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of a sparse one its numbers and about as much for where they are."""
+    return int(tensor.nbytes if tensor.layout is torch.strided else 2 * tensor._nnz() * tensor.itemsize)
 
 
 def _nodes(outputs: Tensor) -> set[Any]:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from gnfast.interop._plain import Plain, at_rest
+from gnfast.interop._plain import Plain, at_rest, eagerly
 from gnfast.interop._plain import left_alone as left_alone
 from gnfast.interop._watch import Watch
 
@@ -66,7 +66,7 @@ class Model:
 
     def call(self, values: list[Tensor], X: Tensor) -> Tensor:
         """The outputs (n, ...) with other values of the parameters."""
-        with self.kernels():
+        with self.kernels(), eagerly():
             return self._call(values, self.given(X))
 
     def kernels(self) -> contextlib.AbstractContextManager[None]:
@@ -89,6 +89,25 @@ class Model:
     def settle(self) -> None:
         """After first calls: what these changed is no input, as no state is that a model keeps for itself."""
         self._watch.settle()
+
+    def check_caches(self, X: Tensor) -> None:
+        """Raise if a call reads what an earlier one has computed of the parameters and left, with its derivatives."""
+        left = [(tensor, tensor.grad_fn) for tensor in self._watch.left_over()]
+        if not left:
+            return
+        with self.plain.working({id(tensor): tensor for tensor, _ in left}):
+            outputs = self.plain.graph(self.given(X))
+            tensors = [tensor for tensor, node in left if tensor.grad_fn is node]  # others are written to anew
+            if not outputs.requires_grad or not tensors:
+                return
+            ones = torch.ones_like(outputs)
+            found = torch.autograd.grad(outputs, tensors, ones, retain_graph=True, allow_unused=True)
+        for tensor, part in zip(tensors, found, strict=True):
+            if part is not None:
+                raise ValueError(
+                    f"the model reads a tensor of shape {tuple(tensor.shape)} that an earlier call has computed with "
+                    "gradients and left, so that its derivatives are another call's; clear it, or compute it anew"
+                )
 
     def outputs(self, X: Tensor) -> Tensor:
         """The outputs at X, checked."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,6 +16,14 @@ import torch
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 MUTABLE = (list, dict, set, collections.deque)
+
+
+def eagerly() -> contextlib.AbstractContextManager[None]:
+    """What is compiled as it was written: compiled backward passes reuse what several of them need."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextlib.contextmanager
@@ -128,11 +137,12 @@ class Plain:
         self.draws = False
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Around calls of `graph` and all that is done with its outputs."""
+    def working(self, instead: Mapping[int, Tensor] | None = None) -> Iterator[None]:
+        """Around calls of `graph` and all that is done with its outputs; `instead` as in `at_rest`, besides."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(eagerly())
             if self._module is not None:
-                stack.enter_context(at_rest(self._module, self._instead))
+                stack.enter_context(at_rest(self._module, {**(self._instead or {}), **(instead or {})}))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             frozen = [leaf for leaf in self.leaves if not leaf.requires_grad]

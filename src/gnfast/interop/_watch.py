@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import operator
 import types
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -33,10 +33,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnfast import _core
 from gnfast.interop import _code
+from gnfast.interop._sums import bytes_of, sum_elsewhere
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 Values: TypeAlias = "Callable[[], Collection[Any]]"
-Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice)
 DATA = (*PLAIN, torch.Tensor, np.ndarray)
 RECORDS = (types.SimpleNamespace, argparse.Namespace)
@@ -45,7 +45,6 @@ CALLED = (types.FunctionType, types.MethodType, functools.partial, functools._lr
 PARTS = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 EVERYWHERE = ("_global_forward_hooks", "_global_forward_pre_hooks")
-WORDS = 1 << 22  # of a tensor on a GPU that are summed at once
 # Of a module, what says nothing about its function.
 ASIDE = {
     "_non_persistent_buffers_set",
@@ -92,12 +91,12 @@ class Watch:
         if module is not None:
             found.walk(module, "")
         found.finish()
-        self._all_modes, self._tables, self._empty = all_modes, found.tables, found.empty
+        self._all_modes, self._tables, self._empty, self._aside = all_modes, found.tables, found.empty, found.aside
         self._tensors = [(name, tensor, state(tensor)) for name, tensor in found.tensors]
         self._take([*found.tensors, *found.arrays])
 
     def _take(self, things: list[tuple[str, Any]]) -> None:
-        seen = [(name, thing, _bytes_of(thing)) for name, thing in things]
+        seen = [(name, thing, bytes_of(thing)) for name, thing in things]
         self._views = [view for _, _, view in seen if view is not None]
         self._others = [thing for _, thing, view in seen if view is None]
         self._summed = [(name, thing) for name, thing, view in seen if view is not None]
@@ -128,6 +127,22 @@ class Watch:
         if (now := self._sums()) != self._before:
             self._take([thing for thing, a, b in zip(self._summed, self._before, now, strict=True) if a == b])
 
+    def left_over(self) -> list[Tensor]:
+        """Tensors with a history in autograd, left by an earlier call where code keeps what it makes."""
+        found: dict[int, Tensor] = {}
+
+        def walk(value: Any, depth: int) -> None:
+            if isinstance(value, torch.Tensor):
+                if value.grad_fn is not None:
+                    found[id(value)] = value
+            elif depth and isinstance(value, (list, tuple, set, deque, Mapping)):
+                for part in list(value.values() if isinstance(value, Mapping) else value):
+                    walk(part, depth - 1)
+
+        for aside in self._aside:
+            walk(aside(), 3)
+        return list(found.values())
+
     def check(self) -> None:
         """Raise if something has been changed."""
         if name := self.changed():
@@ -136,7 +151,7 @@ class Watch:
             )
 
     def _sums(self) -> list[int]:
-        return [*_core.checksums(self._views), *map(_sum_elsewhere, self._others)]
+        return [*_core.checksums(self._views), *map(sum_elsewhere, self._others)]
 
     def __reduce__(self) -> tuple[type[Watch], tuple[object, ...]]:
         """A copy has what it was made of to itself."""
@@ -198,6 +213,7 @@ class _Walk:
         self.tables: list[_Table] = []
         self.empty: list[tuple[str, Any]] = []
         self._seen: dict[int, Any] = {}  # alive, or an id could be given out again
+        self.aside: list[Callable[[], Any]] = []  # what code writes itself, as it is then
         self._classes: set[type] = set()
         self._codes: list[tuple[types.CodeType, int]] = []  # in reach, with the ids of their globals
         self._later: list[Callable[[], None]] = []
@@ -225,7 +241,7 @@ class _Walk:
             for part in (value.func, value.args, value.keywords):
                 self.walk(part, path)
         elif _code.EVERY in aside:
-            return
+            self.aside.append(lambda: value)
         elif isinstance(value, Mapping):
             self._mapping(value, path, aside)
         elif isinstance(value, list | tuple):
@@ -249,6 +265,7 @@ class _Walk:
 
     def _mapping(self, found: Mapping[Any, Any], path: str, aside: Collection[Any] = ()) -> None:
         if aside:
+            self.aside.append(lambda: found)
             found_keys = [key for key in found if key not in aside]
             self._table(path, lambda: found_keys, lambda: [found.get(key) for key in found_keys])
         else:
@@ -260,6 +277,7 @@ class _Walk:
     def _module(self, module: Any, path: str) -> None:
         own = vars(module)
         self._table(path, own.keys, own.values, module)
+        self.aside.append(lambda: [part for key, part in own.items() if key not in PARTS])
         self._one(f"the type of {path or 'module'}", lambda: type(module))
         for key in PARTS:
             if key not in own:  # scripted
@@ -323,7 +341,9 @@ class _Walk:
             self.walk(getattr(function, attribute), name)
         (rebound, _), written = _code.stored(code), _code.written(code)
         for free, cell in cells:
-            if free != "__class__" and free not in rebound:
+            if free in rebound:
+                self.aside.append(functools.partial(_contents, cell))
+            elif free != "__class__":
                 self._one(f"{free} of {name}", functools.partial(_contents, cell))
                 self.walk(_contents(cell), free, written.get(free, ()))
         self._codes.append((code, id(function.__globals__)))
@@ -341,11 +361,12 @@ class _Walk:
             elif isinstance(called, types.FunctionType) and _code.package(called.__globals__.get("__name__")) == of:
                 self._some(path, [key], own)
                 self.walk(called, _joined(path, key))
-            elif value is not None and (isinstance(value, data) or _is_own(value)):
+            elif key in own and (isinstance(value, data) or _is_own(value)):
                 self._later.append(functools.partial(self._global, path, key, own))
 
     def _global(self, path: str, key: str, own: Mapping[str, Any]) -> None:
         if any(at == id(own) and key in _code.stored(code)[0] for code, at in self._codes):
+            self.aside.append(lambda: own.get(key))
             return
         self._some(path, [key], own)
         self.walk(own[key], _joined(path, key), self._keys_written(key))
@@ -367,6 +388,7 @@ class _Walk:
             return
         own = vars(value)
         names = [key for key in own if key not in assigned and (whole or key in named)]
+        self.aside.append(lambda: [own.get(key) for key in assigned])
         self._some(path, names, own)
         for key in names:
             self.walk(own[key], _joined(path, key), self._keys_written(key))
@@ -431,55 +453,10 @@ def _is_made(module: Any, key: str, own: Mapping[str, Any]) -> bool:
     return value.grad_fn is not None or any(f"{key}{end}" in module._parameters for end in ("_orig", "_g"))
 
 
-# ------------------------------------------------------------------------------------------------------ checksums
-def _bytes_of(thing: Any) -> Bytes | None:
-    """An array's or tensor's own memory; None where NumPy cannot see it, or where it has gaps."""
-    if isinstance(thing, np.ndarray):
-        whole = thing if thing.flags.c_contiguous else thing.T
-        fits = whole.flags.c_contiguous and not thing.dtype.hasobject
-        return whole.reshape(-1).view(np.uint8) if fits else None
-    if thing.layout is not torch.strided or thing.device.type != "cpu":
-        return None
-    with torch.no_grad():
-        try:
-            flat = thing.detach()
-            if not flat.is_contiguous():  # channels_last, a transposed matrix: the order in memory does as well
-                flat = flat.permute(sorted(range(flat.ndim), key=lambda axis: -flat.stride(axis)))
-            if not flat.is_contiguous() or flat.is_conj() or flat.is_neg():
-                return None
-            found: Bytes = flat.reshape(-1).view(torch.uint8).numpy()
-        except (RuntimeError, TypeError, NotImplementedError):  # quantized, or a subclass without memory of its own
-            return None
-    return found
-
-
 def fingerprint(batches: Iterable[Any]) -> list[object]:
     """What tells tensors in tuples, lists and dicts from others."""
     found = _Walk()
     for i, batch in enumerate(batches):
         found.walk(batch, str(i))
     found.finish()
-    return [(tensor.shape, tensor.dtype, _sum_elsewhere(tensor)) for _, tensor in found.tensors]
-
-
-def _sum_elsewhere(thing: Any) -> int:
-    """The checksum of what `_bytes_of` does not take, of a copy; 0 where there is nothing to read."""
-    if isinstance(thing, np.ndarray):
-        return 0 if thing.dtype.hasobject else _core.checksums([np.ascontiguousarray(thing)])[0]
-    with torch.no_grad():
-        try:
-            flat = thing.detach().to_dense().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-            return _core.checksums([flat.numpy()])[0] if flat.device.type == "cpu" else _weighted(flat)
-        except (RuntimeError, TypeError, NotImplementedError):
-            return 0
-
-
-def _weighted(flat: Tensor) -> int:
-    """A sum of 32-bit words by weights, modulo 2^64, where the bytes are; weights in a row would cancel neighbours."""
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    words = flat.view(torch.int32) if len(flat) % 4 == 0 else flat
-    for first in range(0, len(words), WORDS):
-        part = words[first : first + WORDS].to(torch.int64)
-        weights = (2 * torch.arange(first, first + len(part), device=flat.device) + 1) * -7046029254386353131
-        total += (part * ((weights ^ (weights >> 32)) | 1)).sum()
-    return int(total)
+    return [(tensor.shape, tensor.dtype, sum_elsewhere(tensor)) for _, tensor in found.tensors]
