@@ -71,6 +71,16 @@ def check(make: Any, J: np.ndarray, n: int, tol: float = TOL, cond: bool = True)
         assert found.value == pytest.approx(wanted[-1] / wanted[0], rel=max(1e-5, rounding)), "kappa"
 
 
+def check_softmax(G: Any, J: np.ndarray, outputs: Any) -> None:
+    """Products with G of the cross-entropy, whose H is that of the softmax of each sample."""
+    p = torch.softmax(outputs.detach().double(), 1).numpy()
+    H = np.stack([np.diag(row) - np.outer(row, row) for row in p])
+    rows_of = J.reshape(len(p), p.shape[1], -1)
+    D = np.einsum("nip,nij,njq->pq", rows_of, H, rows_of) / len(p)
+    v = np.random.default_rng(6).standard_normal(len(D))
+    assert close(G @ v, D @ v), "cross-entropy"
+
+
 def or_refused(name: str, run: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -84,7 +94,7 @@ def or_refused(name: str, run: Any) -> None:
 # All of them take minutes: a fixed selection, and those of which forward mode, vmap or a fused kernel has been wrong.
 PITFALLS = ("inplace", "PReLU", "Embedding", "Transformer", "scaled", "LSTM time", "Circular", "RReLU", "Fractional")
 CHOSEN = [entry for entry in models.NAMES if any(word in entry[0] for word in PITFALLS)]
-CHOSEN = sorted({*random.Random(4).sample(models.NAMES, 25), *CHOSEN}, key=models.NAMES.index)
+CHOSEN = sorted({*random.Random(4).sample(models.NAMES, 40), *CHOSEN}, key=models.NAMES.index)
 
 
 @pytest.mark.parametrize(("name", "group"), CHOSEN, ids=[f"{name}, {i}" for name, i in CHOSEN])
@@ -93,6 +103,15 @@ def test_modules_within_a_network(name: str, group: int) -> None:
     J = rows(module(X), [tensor for tensor in module.parameters() if tensor.requires_grad])
     module, _ = models.built(name, group, inside=True)  # one of which nothing has been asked
     or_refused(name, lambda: check(lambda: GaussNewton(module, None, X), J, len(X), cond=False))
+
+
+@pytest.mark.parametrize(("name", "group"), CHOSEN[1::5], ids=[f"{name}, {i}" for name, i in CHOSEN[1::5]])
+def test_modules_within_a_network_by_cross_entropy(name: str, group: int) -> None:
+    module, X = models.built(name, group, inside=True)
+    outputs = module(X)
+    J = rows(outputs, [tensor for tensor in module.parameters() if tensor.requires_grad])
+    module, _ = models.built(name, group, inside=True)
+    or_refused(name, lambda: check_softmax(GaussNewton(module, None, X, "cross_entropy"), J, outputs))
 
 
 ALONE = ["PReLU", "BatchNorm1d train", "weight_norm", "ConvTranspose2d", "GRUCell", "MultiheadAttention eval"]
