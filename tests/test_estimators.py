@@ -93,7 +93,7 @@ def test_memory_limit_turns_to_estimates():
 @pytest.mark.parametrize("name", SPECTRA)
 def test_traces_of_prescribed_spectra(name, method, dtype):
     M = with_spectrum(SPECTRA[name], dtype)
-    found = gn.trace(as_operator(M), method, samples=40, seed=3)
+    found = gn.trace(as_operator(M), method, probes=40, seed=3)
     exact = np.trace(M.astype(float))
     assert found.exact == (name == "one")
     # one draw: five errors are passed once in a million for independent samples, and more often by a heavier tail
@@ -107,17 +107,17 @@ def test_low_rank_and_zero_operators_are_found_to_rounding(dtype):
     eps = np.finfo(dtype).eps
     M = with_spectrum(np.r_[np.linspace(1, 2, 6), np.zeros(N - 6)], dtype)
     for method in ("hutch++", "xtrace"):
-        found = gn.trace(as_operator(M), method, samples=30)
+        found = gn.trace(as_operator(M), method, probes=30)
         assert abs(found.value - 9) < 300 * eps * 9, method  # sums over 97 entries
         assert found.error < 300 * eps * 9
-    diagonal = gn.diagonal(as_operator(M), "xdiag", samples=30)
+    diagonal = gn.diagonal(as_operator(M), "xdiag", probes=30)
     np.testing.assert_allclose(diagonal.values, M.diagonal(), atol=300 * eps)
     for size in (1, 2, N):
         zero = as_operator(np.zeros((size, size), dtype))
         for method in METHODS:
-            found = gn.trace(zero, method, samples=12, tol=1e-3)
+            found = gn.trace(zero, method, probes=12, tol=1e-3)
             assert (found.value, found.error, found.converged) == (0, 0, True)
-        assert not np.any(gn.diagonal(zero, "xdiag", samples=12).values)
+        assert not np.any(gn.diagonal(zero, "xdiag", probes=12).values)
 
 
 def test_one_by_one():
@@ -136,12 +136,12 @@ COVERED = {
 }
 
 
-@pytest.mark.parametrize(("method", "samples"), [("hutchinson", 20), ("hutch++", 45), ("xtrace", 12), ("xtrace", 40)])
+@pytest.mark.parametrize(("method", "probes"), [("hutchinson", 20), ("hutch++", 45), ("xtrace", 12), ("xtrace", 40)])
 @pytest.mark.parametrize("spectrum", COVERED)
-def test_trace_errors_cover_and_estimates_are_unbiased(spectrum, method, samples):
+def test_trace_errors_cover_and_estimates_are_unbiased(spectrum, method, probes):
     M = with_spectrum(COVERED[spectrum])
     exact, op = np.trace(M), as_operator(M)
-    found = [gn.trace(op, method, samples, seed=seed) for seed in range(200)]
+    found = [gn.trace(op, method, probes, seed=seed) for seed in range(200)]
     off = np.array([one.value - exact for one in found])
     errors = np.array([one.error for one in found])
     # 200 draws: the mean is within 4 of its own standard errors of zero
@@ -189,14 +189,14 @@ def test_better_methods_are_better_where_the_spectrum_decays():
 def test_tol_draws_until_it_is_met(method):
     M = with_spectrum(DECAYING)
     op, exact = as_operator(M), DECAYING.sum()
-    first = gn.trace(op, method, samples=9, seed=1)
-    found = gn.trace(op, method, samples=9, tol=0.02, seed=1, max_products=20_000)
+    first = gn.trace(op, method, probes=9, seed=1)
+    found = gn.trace(op, method, probes=9, tol=0.02, seed=1, max_products=20_000)
     assert found.products > first.products
     assert found.error <= 0.02 * found.value
     assert found.converged
     assert abs(found.value - exact) < 5 * found.error
     with pytest.warns(gn.ConvergenceWarning, match=r"stopped after \d+ products with error .* raise max_products"):
-        short = gn.trace(op, method, samples=9, tol=1e-5, max_products=12)
+        short = gn.trace(op, method, probes=9, tol=1e-5, max_products=12)
     assert not short.converged
     assert short.products <= 12
 
@@ -238,18 +238,18 @@ def test_threads_do_not_change_the_estimate():
 
 
 def test_one_sample_claims_nothing():
-    found = gn.diagonal(as_operator(with_spectrum(DECAYING)), "xdiag", samples=2)
+    found = gn.diagonal(as_operator(with_spectrum(DECAYING)), "xdiag", probes=2)
     assert np.all(np.isinf(found.error))
-    assert np.isinf(gn.trace(as_operator(with_spectrum(DECAYING)), "xtrace", samples=3).error)
+    assert np.isinf(gn.trace(as_operator(with_spectrum(DECAYING)), "xtrace", probes=3).error)
 
 
 def test_estimates_of_our_operators():
     G = gn.GaussNewton(network([9, 30, 20, 4], "relu"), data(40, 9))
     exact = gn.trace(G).value
     for op, factor in ((G, 1), (G.gram(), 1), (2 * G, 2)):
-        found = gn.trace(op, "xtrace", samples=80)
+        found = gn.trace(op, "xtrace", probes=80)
         assert abs(found.value / factor - exact) < 6 * found.error
-    diagonal = gn.diagonal(G, "xdiag", samples=80)
+    diagonal = gn.diagonal(G, "xdiag", probes=80)
     off = np.abs(diagonal.values - gn.diagonal(G).values)
     assert np.mean(off <= 2 * diagonal.error) > 0.85
 
@@ -276,7 +276,7 @@ def test_vectors_that_are_kept_are_within_the_memory_limit():
     vector = gram.shape[0] * 8
     gram.memory_limit = 50 * vector  # 40 vectors and two blocks of 4 fit, 80 do not
     for call, what in (
-        (lambda: gn.trace(gram, "xtrace", 80, block_size=4), "xtrace keeps vectors for each of its samples=80"),
+        (lambda: gn.trace(gram, "xtrace", 80, block_size=4), "xtrace keeps vectors for each of its probes=80"),
         (lambda: gn.trace(gram, "hutch++", 90, block_size=4), "hutch.. keeps vectors"),
         (lambda: gn.diagonal(gram, "xdiag", 40, block_size=4), "xdiag keeps vectors"),
     ):
@@ -289,7 +289,7 @@ def test_vectors_that_are_kept_are_within_the_memory_limit():
         found = gn.trace(gram, "xtrace", 20, tol=1e-9, block_size=4)
     assert 20 <= found.products <= 40
     big = gn.GaussNewton(network([9, 70, 60, 10], "relu"), data(50, 9), memory_limit=0.7 * 8 * 50 * 10 * 140)
-    assert gn.trace(big, samples=60).method in ("xtrace", "hutchinson")
+    assert gn.trace(big, probes=60).method in ("xtrace", "hutchinson")
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -297,7 +297,7 @@ def test_bad_arguments_are_named():
     M = with_spectrum(DECAYING)
     for call, text in (
         (lambda: gn.trace(M, "xtrase"), "did you mean 'xtrace'"),
-        (lambda: gn.trace(M, samples=0), "samples is 0 but must be at least 3"),
+        (lambda: gn.trace(M, probes=0), "probes is 0 but must be at least 3"),
         (lambda: gn.trace(M, tol=-1), "tol is -1 but must be positive"),
         (lambda: gn.diagonal(M, "hutch++"), "method is 'hutch\\+\\+' but must be one of"),
         (lambda: gn.diagonal(np.ones((3, 4))), "square and symmetric"),

@@ -95,7 +95,7 @@ def test_ranks_cut_at_the_level_of_the_products(monkeypatch):
 @pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
 def test_traces(method):
     low = with_spectrum(np.r_[np.linspace(1, 2, 6), np.zeros(N - 6)], "float32")
-    found = gn.trace(as_operator(low), method, samples=30, precision="float64")
+    found = gn.trace(as_operator(low), method, probes=30, precision="float64")
     assert abs(found.value - np.trace(low.astype(float))) <= max(6 * found.error, 100 * EPS * 9)
     assert found.error >= EPS
 

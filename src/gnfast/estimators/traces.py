@@ -27,7 +27,7 @@ KEPT = {"xtrace": (1.0, 1), "xdiag": (1.5, 3), "hutch++": (2 / 3, 2)}
 def trace(
     op: Any,
     method: str = "auto",
-    samples: int = 60,
+    probes: int = 60,
     tol: float | None = None,
     seed: _checks.Seed = 0,
     *,
@@ -44,15 +44,16 @@ def trace(
             where the trace is the same, so that vectors are no longer than need be.
         method: "exact": without a random number, which is free for gnfast's operators (sums of the norms of the
             Jacobian's rows, or of tr P_l tr R_l) and for arrays, and N products for anything else;
-            "hutchinson": mean of w^T A w over random signs w, error falling like 1 / sqrt(samples);
+            "hutchinson": mean of w^T A w over random signs w, error falling like 1 / sqrt(probes);
             "hutch++": a third of the products spans the largest eigenvectors, whose part is exact;
             "xtrace": leaves one test vector out at a time, best where the spectrum decays;
-            "auto": exact where that is free or not more than `samples` products, else "xtrace", or "hutchinson" where
-            the `samples` vectors that "xtrace" keeps exceed the operator's `memory_limit`.
-        samples: Vectors multiplied, at least 3; "xtrace" and "hutch++" use the multiples of 2 and 3.
+            "auto": exact where that is free or not more than `probes` products, else "xtrace", or "hutchinson" where
+            the `probes` vectors that "xtrace" keeps exceed the operator's `memory_limit`.
+        probes: How many vectors are multiplied, at least 3: random ones and, with "xtrace" and "hutch++", directions
+            that these span; the two use multiples of 2 and 3.
         tol: Relative error asked for: more vectors are drawn until the estimate's own error is no larger.
         seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
-        max_products: Vectors multiplied before giving up on `tol`; None means the smaller of N and 100 * samples.
+        max_products: Vectors multiplied before giving up on `tol`; None means the smaller of N and 100 * probes.
         block_size: Vectors a product; None means at most 32.
         progress: True shows a line on stderr, a callable is called with (stage, done, total).
         precision: None or "float64", as in `gnfast.eigsh`.
@@ -81,28 +82,28 @@ def trace(
         >>> A = np.diag(np.arange(1.0, 301.0))
         >>> gn.trace(A).value, gn.trace(A).exact
         (45150.0, True)
-        >>> found = gn.trace(gn.operator(lambda V: A @ V, 300), samples=60, method="hutch++")
+        >>> found = gn.trace(gn.operator(lambda V: A @ V, 300), probes=60, method="hutch++")
         >>> abs(found.value - 45150) < 4 * found.error
         True
     """
     method = _checks.choice(method, "method", TRACE_METHODS)
-    samples = _checks.integer(samples, "samples", 3)
+    probes = _checks.integer(probes, "probes", 3)
     seed = _checks.seed(seed)
     wanted = 0.0 if tol is None else _checks.positive(tol, "tol")
     A = matrices.as_symmetric(matrices.as_symmetric(op).trace_operator())
     work = matrices.in_precision(A, precision)
     size = A.shape[0]
-    limit = _limit(max_products, size, samples)
-    block = block_of(A, samples, block_size)
-    known = _known(A, method, samples, block)
+    limit = _limit(max_products, size, probes)
+    block = block_of(A, probes, block_size)
+    known = _known(A, method, probes, block)
     if known is not None:
         value, error = float(known.values.sum()), _rounding(A) * float(np.abs(known.values).sum())
         return Trace(value, error, f"exact: {known.method}", True, known.products)
-    method, limit = _within_memory(work, method, "xtrace", samples, limit, block)
+    method, limit = _within_memory(work, method, "xtrace", probes, limit, block)
     with reporting(progress) as report:
-        units = matrices.InUnits(stored_where_cheaper(A, samples, report))
+        units = matrices.InUnits(stored_where_cheaper(A, probes, report))
         work = matrices.in_precision(units, precision)
-        found = A.device.core.trace(work.core, method, samples, limit, wanted, block, seed, report)
+        found = A.device.core.trace(work.core, method, probes, limit, wanted, block, seed, report)
         value, error = (float(units.out_of(np.float64(number))) for number in found[:2])
         products, converged = found[2:]
     if not converged:
@@ -113,7 +114,7 @@ def trace(
 def diagonal(
     op: Any,
     method: str = "auto",
-    samples: int = 60,
+    probes: int = 60,
     seed: _checks.Seed = 0,
     *,
     tol: float | None = None,
@@ -129,10 +130,10 @@ def diagonal(
         method: "exact": free for gnfast's operators (of a GaussNewton one product of squares a layer, less than G
             times one vector) and for arrays, N products for anything else; "hutchinson": mean of w o A w over random
             signs w; "xdiag": the part in the span of half of the products exactly, leaving one test vector out at a
-            time; "auto": exact where that is free or not more than `samples` products, else "xdiag", or "hutchinson"
-            where the 1.5 `samples` vectors that "xdiag" keeps exceed the operator's `memory_limit`.
-        samples: Vectors multiplied, at least 2; "xdiag" uses the multiples of 2.
-        seed: For the probes, as in `gnfast.eigsh`; they are the same whatever the block size.
+            time; "auto": exact where that is free or not more than `probes` products, else "xdiag", or "hutchinson"
+            where the 1.5 `probes` vectors that "xdiag" keeps exceed the operator's `memory_limit`.
+        probes: How many vectors are multiplied, at least 2: random ones and, with "xdiag", which uses multiples of 2,
+            directions that these span.
         tol: Relative error asked for, of all entries together: more vectors are drawn until the norm of the errors is
             no larger than `tol` times that of the diagonal.
         max_products: As in `trace`.
@@ -163,24 +164,24 @@ def diagonal(
         (True, True)
     """
     method = _checks.choice(method, "method", DIAGONAL_METHODS)
-    samples = _checks.integer(samples, "samples", 2)
+    probes = _checks.integer(probes, "probes", 2)
     seed = _checks.seed(seed)
     wanted = 0.0 if tol is None else _checks.positive(tol, "tol")
     A = matrices.as_symmetric(op)
     work, size = matrices.in_precision(A, precision), A.shape[0]
-    limit = _limit(max_products, size, samples)
-    block = block_of(work, samples, block_size)
-    known = _known(A, method, samples, block)
+    limit = _limit(max_products, size, probes)
+    block = block_of(work, probes, block_size)
+    known = _known(A, method, probes, block)
     if known is not None:
         values = A.device.upload(known.values).astype(work.dtype)
         return Diagonal(values, _rounding(A) * np.abs(values), f"exact: {known.method}", True, known.products)
-    method, limit = _within_memory(work, method, "xdiag", samples, limit, block)
+    method, limit = _within_memory(work, method, "xdiag", probes, limit, block)
     units = matrices.InUnits(A)
     work = matrices.in_precision(units, precision)
     mean, squares, without = (A.device.empty((1, size), work.dtype) for _ in range(3))
     with reporting(progress) as report:
         count, student, products, converged = A.device.core.diagonal(
-            work.core, method, samples, limit, wanted, block, seed, report, mean, squares, without
+            work.core, method, probes, limit, wanted, block, seed, report, mean, squares, without
         )
     error = np.full_like(mean[0], np.inf)
     if count > 1:
@@ -197,35 +198,35 @@ def diagonal(
     )
 
 
-def _limit(max_products: int | None, size: int, samples: int) -> int:
+def _limit(max_products: int | None, size: int, probes: int) -> int:
     """Vectors to multiply before giving up on a tolerance."""
     if max_products is not None:
         return _checks.integer(max_products, "max_products")
-    return min(max(size, samples), 100 * samples)
+    return min(max(size, probes), 100 * probes)
 
 
 def _within_memory(
-    A: SymmetricOperator, method: str, best: str, samples: int, limit: int, block: int
+    A: SymmetricOperator, method: str, best: str, probes: int, limit: int, block: int
 ) -> tuple[str, int]:
     """The method for "auto", and the products until the vectors that are kept exceed the operator's `memory_limit`."""
     per_product, blocks = KEPT.get(best if method == "auto" else method, (0.0, 0))
     room = math.inf if A.memory_limit is None else A.memory_limit / (A.shape[0] * A.dtype.itemsize)
-    fits = per_product * samples + blocks * block <= room
+    fits = per_product * probes + blocks * block <= room
     if method == "auto":
-        return (best, _growth(limit, samples, per_product, blocks * block, room)) if fits else ("hutchinson", limit)
+        return (best, _growth(limit, probes, per_product, blocks * block, room)) if fits else ("hutchinson", limit)
     if not fits:
-        needed = (per_product * samples + blocks * block) * A.shape[0] * A.dtype.itemsize
-        what = f"{method} keeps vectors for each of its samples={samples}, which"
-        check_memory(needed, A.memory_limit, what, "pass fewer samples, or method='hutchinson', which keeps one block")
-    return method, _growth(limit, samples, per_product, blocks * block, room)
+        needed = (per_product * probes + blocks * block) * A.shape[0] * A.dtype.itemsize
+        what = f"{method} keeps vectors for each of its probes={probes}, which"
+        check_memory(needed, A.memory_limit, what, "pass fewer probes, or method='hutchinson', which keeps one block")
+    return method, _growth(limit, probes, per_product, blocks * block, room)
 
 
-def _growth(limit: int, samples: int, per_product: float, fixed: int, room: float) -> int:
+def _growth(limit: int, probes: int, per_product: float, fixed: int, room: float) -> int:
     """While it grows to twice as many vectors, the old half of one part is there beside the new whole: 7 / 6 at most
     of what XDiag keeps, 5 / 4 of what XTrace does."""
     if per_product == 0 or math.isinf(room):
         return limit
-    return min(limit, max(samples, int((room - fixed) / (1.25 * per_product))))
+    return min(limit, max(probes, int((room - fixed) / (1.25 * per_product))))
 
 
 def _warn(method: str, products: int, error: float, value: float, tol: float) -> None:
@@ -237,14 +238,14 @@ def _warn(method: str, products: int, error: float, value: float, tol: float) ->
     )
 
 
-def _known(A: SymmetricOperator, method: str, samples: int, block: int) -> KnownDiagonal | None:
+def _known(A: SymmetricOperator, method: str, probes: int, block: int) -> KnownDiagonal | None:
     """The diagonal where it is to be exact: of one entry always, since no spread would tell how far it is off."""
     if A.shape[0] == 1:
         method = "exact"
     if method not in ("auto", "exact"):
         return None
     known = A.known_diagonal()
-    if known is None and (method == "exact" or A.shape[0] <= samples):
+    if known is None and (method == "exact" or A.shape[0] <= probes):
         known = _by_all_products(A, block)
     return known
 
