@@ -10,7 +10,7 @@ from convolving import CASES, REFUSED, draw, images, layers_of, random_network
 
 import gnfast as gn
 from gnfast.networks import patches
-from gnfast.networks.patches import chain
+from gnfast.networks.patches import composed_convolution
 
 
 def dual_of(name, dtype="float64", **options):
@@ -136,13 +136,13 @@ def test_weights_of_samples():
 
 def test_second_moment_both_ways(monkeypatch):
     """From that of whole images, and patch by patch, in blocks of positions."""
-    linear = chain(layers_of("biases").layers, (2, 7))
+    linear = composed_convolution(layers_of("biases").layers, (2, 7))
     X = images("biases", n=5)
     windows = [X[:, :, t : t + 4].reshape(5, -1) for t in range(4)]
     rows = np.concatenate([np.hstack([window, np.ones((5, 1))]) for window in windows])
     monkeypatch.setattr(patches, "BLOCK_NUMBERS", 2 * 5 * linear.columns)
     for costs in ((0.0, 1.0), (1.0, 0.0)):
-        monkeypatch.setattr(patches.Chain, "_moment_costs", lambda chain, n, costs=costs: costs)
+        monkeypatch.setattr(patches.ComposedConvolution, "_moment_costs", lambda convolution, n, costs=costs: costs)
         factor = linear.range_factor(X, 0.2)
         np.testing.assert_allclose(factor.T @ factor, rows.T @ rows / 5, rtol=1e-12)
 
@@ -150,7 +150,7 @@ def test_second_moment_both_ways(monkeypatch):
 def test_random_networks():
     for seed in range(100):
         net, X = random_network(1000 + seed)
-        linear = chain(net.layers, X.shape[1:])
+        linear = composed_convolution(net.layers, X.shape[1:])
         Z = patches_of(linear, X)
         M = sum(linear.grams(Z))
         same_spectrum(M, layer_oracles.gauss_newton(net.layers, X))

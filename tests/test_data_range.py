@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gnfast as gn
 from gnfast.factors import range_factor
-from gnfast.networks.patches import chain
+from gnfast.networks.patches import composed_convolution
 
 EPS = np.finfo(float).eps
 
@@ -90,7 +90,7 @@ def test_patches_of_convolutions_likewise():
     smooth = np.repeat(rng.standard_normal((5, 1, 1)), 8, 2)
     X = smooth + 1e-9 * rng.standard_normal((5, 1, 1)) * (-1.0) ** np.arange(8)
     net = gn.Network([gn.Conv1d(rng.standard_normal((2, 1, 2))), gn.Flatten()])
-    linear = chain(net.layers, X.shape[1:])
+    linear = composed_convolution(net.layers, X.shape[1:])
     factor = linear.range_factor(X, 1 / 5)
     rows = np.concatenate([X[:, 0, t : t + 2] for t in range(7)])
     expected = np.linalg.svd(rows, compute_uv=False) / np.sqrt(5)

@@ -25,8 +25,8 @@ class GaussNewton {
           hessian_(network.backend(), loss, given, x.rows, network.outputs(), scale),
           method_(method),
           limit_(memory_limit),
-          plan_(network.is_chain() ? blocking::plan_product(network, x.rows, hessian_.rank(true), method, memory_limit)
-                                   : blocking::plan_general(network, x.rows, hessian_.rank(true), method, memory_limit)),
+          plan_(network.is_feedforward_dense() ? blocking::plan_product(network, x.rows, hessian_.rank(true), method, memory_limit)
+                                               : blocking::plan_general(network, x.rows, hessian_.rank(true), method, memory_limit)),
           x_(x) {}
 
     const Network<B, T>& network() const { return network_; }
@@ -149,7 +149,7 @@ class GaussNewton {
             if (limit_ > 0) room.bytes = limit_ - plan_.bytes_forward;
             pass_ = std::make_unique<ForwardPass<B, T>>(network_, x_, room,
                                                         [&](index first, View<const double> outputs) { hessian_.prepare(first, outputs); });
-            if (!network_.is_chain())
+            if (!network_.is_feedforward_dense())
                 general_ = std::make_unique<General<B, T>>(*pass_, plan_.patches, plan_.sample_block, plan_.vector_block);
         });
     }

@@ -24,7 +24,7 @@ void kronecker_factors(GaussNewton<B, T>& owner, std::span<const Moments> all) {
     const auto find = [&](index offset) {
         return std::find_if(all.begin(), all.end(), [&](const Moments& one) { return one.offset == offset; });
     };
-    if (network.is_chain()) {
+    if (network.is_feedforward_dense()) {
         const auto rows = owner.rows(true);
         for (std::size_t l = 0; l < network.layers().size(); ++l) {
             const auto* dense = std::get_if<layers::Dense<T>>(&network.layers()[l]);

@@ -50,7 +50,7 @@ class Network {
     const std::vector<Layer<T>>& layers() const { return layers_; }
     index parameters() const { return parameters_; }
     // Only dense layers and activations, one after another: what the Gram's tiles, the factored products and the linear dual are for.
-    bool is_chain() const { return chain_; }
+    bool is_feedforward_dense() const { return chain_; }
     // Whether an output depends on other samples than its own.
     bool couples_samples() const { return gnfast::couples_samples(layers_); }
     const Account& account() const { return account_; }

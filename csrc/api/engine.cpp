@@ -90,7 +90,7 @@ class NetworkOf final : public Network {
                  [&](index first, View<const double> outputs) { backend().copy(outputs, view<T>(out).row_range(first, outputs.rows)); });
     }
     void linearize(Array x, const std::function<void(const Kept&)>& f) const override {
-        if (!network.is_chain()) throw std::invalid_argument("only chains of dense layers and activations are linearized");
+        if (!network.is_feedforward_dense()) throw std::invalid_argument("only networks of dense layers and activations are linearized");
         const ForwardPass<B, T> pass(network, read<T>(x), {}, [](index, View<const double>) {});
         for (std::size_t l = 0; l < network.layers().size(); ++l) {
             const View<const T> kept = pass.kept(l);
@@ -119,7 +119,7 @@ class GaussNewtonOf final : public GaussNewton {
     index samples() const override { return self.samples(); }
     index outputs() const override { return self.outputs(); }
     void diagonal(Array out) override {
-        if (self.network().is_chain())
+        if (self.network().is_feedforward_dense())
             gauss_newton_diagonal(self, view<T>(out));
         else
             general_diagonal(self, view<T>(out));
@@ -298,7 +298,7 @@ std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced, index f
     const Part part{first, last};
     return by_dtype(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
         auto& owner = dynamic_cast<GaussNewtonOf<T>&>(gauss_newton);
-        if (owner.self.network().is_chain()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced, part);
+        if (owner.self.network().is_feedforward_dense()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced, part);
         return std::make_unique<GramOf<T, RowsGram<B, T>>>(owner, reduced, part);
     });
 }

@@ -79,7 +79,7 @@ void products(W& world, const N& network, index width, Loss loss, Method method,
     world.tell(image);
     product.vjp(u, out);
     world.tell(out);
-    if (network.is_chain())
+    if (network.is_feedforward_dense())
         gauss_newton_diagonal(product, diagonal);
     else if (!network.couples_samples())
         general_diagonal(product, diagonal);

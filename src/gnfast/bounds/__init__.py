@@ -60,7 +60,7 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
     outputs = net.output_shape(net.check_samples(X).shape[1:])
     loss = check_loss(loss, outputs[-1])
     if loss == "mse" and is_dense(net) and net.is_linear:
-        narrow = net.is_chain and max(net.widths) <= SINGLE_LAYER_WIDTH
+        narrow = net.is_feedforward_dense and max(net.widths) <= SINGLE_LAYER_WIDTH
         forms = ["joint", "matrix", "convex", "equality", "loose", *["layers"] * narrow]
         found = [*linear_forms(net, X, forms), *[residual(net, X, "apriori")] * narrow]
     elif not is_dense(net):

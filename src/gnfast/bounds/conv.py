@@ -15,7 +15,7 @@ from gnfast.bounds.bound import Bound, FloatArray, Parts, product, quotient, sil
 from gnfast.bounds.inputs import as_data
 from gnfast.bounds.spectra import Ends, eigen_ends
 from gnfast.networks import Network
-from gnfast.networks.patches import Chain, chain
+from gnfast.networks.patches import ComposedConvolution, composed_convolution
 
 STATEMENTS = {
     "joint": "kappa(G) <= sum_l lambda_max(S U_l U_l^T S) / sum_l lambda_min(S U_l U_l^T S)",
@@ -79,7 +79,7 @@ def conv(net: Network, X: npt.ArrayLike, form: str = "jacobian") -> Bound:
 def conv_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], largest: float = np.inf) -> list[Bound]:
     """Several forms from one computation of the patches and of the U_l, none where w_eff has more entries than that."""
     data = as_data(net, X)
-    linear = chain(net.layers, data.shape[1:])
+    linear = composed_convolution(net.layers, data.shape[1:])
     if isinstance(linear, str):
         return [silent(f"conv.{form}", STATEMENTS[form], linear) for form in forms]
     if linear.channels * linear.columns > largest:
@@ -94,7 +94,7 @@ def conv_forms(net: Network, X: npt.ArrayLike, forms: Sequence[str], largest: fl
 class ConvolutionGrams:
     """The network as one convolution, its data, and what the forms share."""
 
-    chain: Chain
+    convolution: ComposedConvolution
     data: FloatArray
 
     @cached_property
@@ -104,20 +104,20 @@ class ConvolutionGrams:
         They are singular values of the data, whose squares would lose the small ones.
         """
         if not self.data.any():
-            return np.empty(0), np.empty((0, self.chain.columns))
-        _, s, V = np.linalg.svd(self.chain.range_factor(self.data, 1 / len(self.data)), full_matrices=False)
+            return np.empty(0), np.empty((0, self.convolution.columns))
+        _, s, V = np.linalg.svd(self.convolution.range_factor(self.data, 1 / len(self.data)), full_matrices=False)
         kept = s > self.cut * s[0]
         return s[kept], V[kept]
 
     @property
     def terms(self) -> int:
         """The number of products whose sum is an entry of Sigma."""
-        return len(self.data) * len(self.chain.patches.pixels)
+        return len(self.data) * len(self.convolution.patches.pixels)
 
     @property
     def cut(self) -> float:
         """Relative size up to which a singular value counts as zero."""
-        return thresholds.data_threshold(1.0, (self.terms, self.chain.columns))
+        return thresholds.data_threshold(1.0, (self.terms, self.convolution.columns))
 
     @property
     def rank(self) -> int:
@@ -128,24 +128,24 @@ class ConvolutionGrams:
     def sigma(self) -> Ends:
         """Ends of the data's spectrum, moved outwards by rounding."""
         s = self._spectrum[0]
-        margin = thresholds.decomposition_error(self.chain.columns, self.terms) * s[0]
+        margin = thresholds.decomposition_error(self.convolution.columns, self.terms) * s[0]
         return Ends(float((s[0] + margin) ** 2), float(max(s[-1] - margin, 0.0)) ** 2)
 
     @cached_property
     def grams(self) -> list[FloatArray]:
         """U_l U_l^T on the range of Sigma."""
-        return list(self.chain.grams(self._spectrum[1]))
+        return list(self.convolution.grams(self._spectrum[1]))
 
     @cached_property
     def ends(self) -> list[Ends]:
         """Ends of the spectrum of each layer's Gram matrix."""
-        return [eigen_ends(gram, self.chain.terms) for gram in self.grams]
+        return [eigen_ends(gram, self.convolution.terms) for gram in self.grams]
 
     @property
     def weighted(self) -> list[FloatArray]:
         """S U_l U_l^T S on the range of Sigma."""
         s, V = self._spectrum
-        return list(self.chain.grams(s[:, None] * V))
+        return list(self.convolution.grams(s[:, None] * V))
 
     def parts(self, ends: Sequence[Ends]) -> Parts:
         """The factors of a bound by name, from the ends of each layer."""
@@ -161,8 +161,8 @@ class ConvolutionGrams:
 
     def narrowness(self, single: bool) -> str:
         """Why U has not full row rank, or no U_l if `single`, judged by the sizes alone; empty if it may have."""
-        rows = self.chain.channels * self.rank
-        counts = self.chain.ranks(self.rank)
+        rows = self.convolution.channels * self.rank
+        counts = self.convolution.ranks(self.rank)
         if single and max(counts) < rows:
             return (
                 f"no layer alone reaches all {rows} directions of w_eff: at most {max(counts)}; use the form 'jacobian'"
@@ -173,7 +173,7 @@ class ConvolutionGrams:
 
 
 def _jacobian(name: str, p: ConvolutionGrams, form: str = "jacobian", more: Parts | None = None) -> Bound:
-    whole = eigen_ends(np.sum(p.grams, axis=0), p.chain.terms)
+    whole = eigen_ends(np.sum(p.grams, axis=0), p.convolution.terms)
     return product(name, STATEMENTS[form], p.sigma, whole, p.parts(p.ends) | (more or {}), p.narrowness(single=False))
 
 
@@ -184,17 +184,17 @@ def _convex(name: str, p: ConvolutionGrams) -> Bound:
 
 def _joint(name: str, p: ConvolutionGrams) -> Bound:
     # The data's own rounding is that of Sigma, whose errors a term has along with those of U_l.
-    eps = max(thresholds.decomposition_error(p.chain.columns, p.terms), thresholds.EPS)
-    ends = [eigen_ends(gram, p.chain.terms, eps) for gram in p.weighted]
+    eps = max(thresholds.decomposition_error(p.convolution.columns, p.terms), thresholds.EPS)
+    ends = [eigen_ends(gram, p.convolution.terms, eps) for gram in p.weighted]
     upper, lower = (sum(values) for values in zip(*ends, strict=True))
     parts = p.parts(ends) | {"lambda_max_upper": upper, "lambda_min_lower": lower}
     return quotient(name, STATEMENTS["joint"], upper, lower, parts, p.narrowness(single=True) if lower <= 0 else "")
 
 
 def _sylvester(name: str, p: ConvolutionGrams) -> Bound:
-    kernels = [step.kernel for step in p.chain.steps]
-    steps = p.chain.steps
-    alone = len(steps) == 2 and p.chain.trained == [0, 1] and not p.chain.affine
+    kernels = [step.kernel for step in p.convolution.steps]
+    steps = p.convolution.steps
+    alone = len(steps) == 2 and p.convolution.trained == [0, 1] and not p.convolution.affine
     line = [axis for axis in (0, 1) if any(step.taps[axis] > 1 for step in steps)]
     plain = alone and steps[0].stride == (1, 1) and all(step.dilation == (1, 1) for step in steps)
     if not plain or len(line) > 1 or any(kernel.shape[:2] != (1, 1) for kernel in kernels):
@@ -222,7 +222,7 @@ def _chordal(a: complex, b: complex) -> float:
 
 
 def _fourier(name: str, p: ConvolutionGrams) -> Bound:
-    return fourier.by_frequency(name, p.chain, p.data)
+    return fourier.by_frequency(name, p.convolution, p.data)
 
 
 _FORMS: dict[str, Callable[[str, ConvolutionGrams], Bound]] = {

@@ -77,7 +77,7 @@ def deep(
     whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
     if not is_dense(net):
         return silent(NAME, STATEMENT, "the network has other layers than dense ones, activations and residual blocks")
-    if net.is_chain and (reason := _narrowness(net, n, q, whole)):
+    if net.is_feedforward_dense and (reason := _narrowness(net, n, q, whole)):
         return silent(NAME, STATEMENT, reason)
     record = ForwardRecord.of(in_float64(net), data)
     extended = [with_ones(A, layer) for A, layer in zip(record.inputs, record.dense, strict=True)]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gnfast import thresholds
 from gnfast.bounds.bound import Bound, FloatArray, Parts, quotient, silent
-from gnfast.networks.patches import Chain, Step
+from gnfast.networks.patches import ComposedConvolution, Step
 
 STATEMENT = (
     "kappa(G) <= max_f lambda_max(sum_l P_lf (x) S_f Q_lf S_f) / min_f lambda_min(sum over kernels as large as the "
@@ -19,21 +19,21 @@ STATEMENT = (
 ComplexArray = npt.NDArray[np.complexfloating]
 
 
-def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
+def by_frequency(name: str, convolution: ComposedConvolution, data: FloatArray) -> Bound:
     """The transform of w_eff is a product of those of the kernels, a dense linear network at every frequency.
 
     A kernel as large as the image has all its frequencies to itself, so that its term is block diagonal: with all
     kernels of that size G is, and the bound is an equality. A smaller kernel only sees a projection of its frequencies:
     its term is between zero and that of a kernel as large as the image.
     """
-    if reason := _other(chain):
+    if reason := _other(convolution):
         return silent(name, STATEMENT, reason)
-    transfers = [_transfer(step, chain.patches.shape[1:]) for step in chain.steps]
-    vectors, roots, _ = np.linalg.svd(_transforms(chain, data), full_matrices=False)
+    transfers = [_transfer(step, convolution.patches.shape[1:]) for step in convolution.steps]
+    vectors, roots, _ = np.linalg.svd(_transforms(convolution, data), full_matrices=False)
     top = roots.max()
     if not top > 0:
         return silent(name, STATEMENT, "X is zero, and so is G")
-    large = [step.taps == chain.patches.shape[1:] for step in chain.steps]
+    large = [step.taps == convolution.patches.shape[1:] for step in convolution.steps]
     highest, lowest = 0.0, math.inf
     for f in range(len(roots)):
         kept = roots[f] > thresholds.data_threshold(top, (len(data), roots.shape[-1]))
@@ -50,24 +50,24 @@ def by_frequency(name: str, chain: Chain, data: FloatArray) -> Bound:
     return quotient(name, STATEMENT, float(highest), float(lowest), parts)
 
 
-def _other(chain: Chain) -> str:
+def _other(convolution: ComposedConvolution) -> str:
     """Why the network does not fall apart into frequencies; empty if it does."""
-    image = chain.patches.shape[1:]
-    if len(chain.patches.pixels) != math.prod(image) or any(step.stride != (1, 1) for step in chain.steps):
+    image = convolution.patches.shape[1:]
+    if len(convolution.patches.pixels) != math.prod(image) or any(step.stride != (1, 1) for step in convolution.steps):
         return "only circular convolutions with outputs at all positions of the image have frequencies of their own"
-    if chain.affine or any(step.offset is None or step.groups > 1 for step in chain.steps):
+    if convolution.affine or any(step.offset is None or step.groups > 1 for step in convolution.steps):
         return "this form is for convolutions without biases, groups and fixed layers; use another form"
-    if any(taps > size for step in chain.steps for taps, size in zip(step.span, image, strict=True)):
+    if any(taps > size for step in convolution.steps for taps, size in zip(step.span, image, strict=True)):
         return "a kernel is larger than the image; use another form"
-    if not any(step.taps == image for step in chain.steps):
+    if not any(step.taps == image for step in convolution.steps):
         return "no kernel is as large as the image, so that no frequency is trained by itself; use another form"
     return ""
 
 
-def _transforms(chain: Chain, data: FloatArray) -> ComplexArray:
+def _transforms(convolution: ComposedConvolution, data: FloatArray) -> ComplexArray:
     """The data's transforms, (frequencies, c, n), whose second moment is their product with their adjoint."""
-    n, image = len(data), chain.patches.shape
-    padded = chain.padded(data).reshape(n, *image)
+    n, image = len(data), convolution.patches.shape
+    padded = convolution.padded(data).reshape(n, *image)
     found: ComplexArray = np.fft.fft2(padded).reshape(n, image[0], -1).transpose(2, 1, 0)
     return found / math.sqrt(n)
 

@@ -125,7 +125,7 @@ def partial_products(net: Network, inputs: InputRange) -> PartialProducts:
     P = np.stack([A @ A.T for A in after(net.layers, net.out_features)])
     Q = np.stack([B.T @ B + _ones(layer, one) for layer, B in zip(dense, rights, strict=True)])
     terms = max(inputs.samples, *(max(layer.weight.shape) for layer in dense))
-    hidden = net.widths[1:-1] if net.is_chain else None
+    hidden = net.widths[1:-1] if net.is_feedforward_dense else None
     return PartialProducts(P, Q, inputs, hidden, [layer.bias is not None for layer in dense], terms)
 
 

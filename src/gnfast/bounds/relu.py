@@ -83,7 +83,7 @@ def _other(net: Network) -> str:
     """Why the network is not one hidden layer with a (leaky) ReLU; empty if it is."""
     if net.is_linear:
         return "the network is linear; use bounds.linear"
-    if not net.is_chain:
+    if not net.is_feedforward_dense:
         return "this bound is for dense, relu, dense and the network has other layers; use bounds.deep"
     if odd := [activation.name for activation in activations(net) if activation.name not in ("relu", "leaky_relu")]:
         return f"activation {odd[0]} is not a ReLU or leaky ReLU; use bounds.deep"

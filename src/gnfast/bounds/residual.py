@@ -81,7 +81,7 @@ def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
 def _apriori(net: Network, X: npt.ArrayLike) -> Bound:
     name, dense = "residual.apriori", net.dense
     data = as_data(net, X)
-    if not net.is_chain:
+    if not net.is_feedforward_dense:
         return silent(name, APRIORI, "this form is for dense layers with skips over one; use another form")
     known = [_known(layer) for layer in dense]
     if has_bias(dense):

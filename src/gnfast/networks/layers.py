@@ -55,7 +55,7 @@ class Layer:
         """The shape of what the layer gives for a sample of `shape`.
 
         Raises:
-            ValueError: The layer does not take such samples; begins with a verb: `chain` puts its place before it.
+            ValueError: The layer takes no such samples; begins with a verb: `build_specs` puts its place before it.
         """
         return shape
 
@@ -283,15 +283,15 @@ class Residual(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of the outputs of samples of `shape`, or a ValueError where they do not fit."""
-        return self._chained(shape)[1]
+        return self._built(shape)[1]
 
     def spec(self, shape: Shape) -> list[Spec]:
         """What the core is told of the layer on samples of `shape`."""
-        return [("residual", *self._chained(shape)[0], self.scale)]
+        return [("residual", *self._built(shape)[0], self.scale)]
 
-    def _chained(self, shape: Shape) -> tuple[tuple[list[Spec], list[Spec]], Shape]:
-        body, out = chain(self.layers, shape, "its layers")
-        shortcut, beside = chain(self.shortcut or (), shape, "its shortcut")
+    def _built(self, shape: Shape) -> tuple[tuple[list[Spec], list[Spec]], Shape]:
+        body, out = build_specs(self.layers, shape, "its layers")
+        shortcut, beside = build_specs(self.shortcut or (), shape, "its shortcut")
         if out != beside:
             hint = "" if self.shortcut else "; give it a shortcut, for instance a convolution with a 1 x 1 kernel"
             raise ValueError(f"adds a body that gives {out} to a shortcut that gives {beside}{hint}")
@@ -308,7 +308,7 @@ class Residual(Layer):
         return f"Residual([{notes[0]}]{''.join(f', {note}' for note in notes[1:])})"
 
 
-def chain(layers: Iterable[Layer], shape: Shape, where: str = "layers") -> tuple[list[Spec], Shape]:
+def build_specs(layers: Iterable[Layer], shape: Shape, where: str = "layers") -> tuple[list[Spec], Shape]:
     """What the core is told of the layers, one after another, on samples of `shape`, and the shape that they give."""
     specs: list[Spec] = []
     for i, layer in enumerate(layers):

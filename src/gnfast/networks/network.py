@@ -15,7 +15,7 @@ from gnfast import _arrays, _checks, _core, _files
 from gnfast._arrays import CPU, Array, Device
 from gnfast.networks import initializers
 from gnfast.networks.convolutions import Conv1d, Conv2d, Pool
-from gnfast.networks.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, chain, flat_layers
+from gnfast.networks.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, build_specs, flat_layers
 from gnfast.networks.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
@@ -99,8 +99,8 @@ class Network:
         return None
 
     @property
-    def is_chain(self) -> bool:
-        """Whether there are only `Dense`, `Activation` and `Flatten`: what bounds and the linear dual are for."""
+    def is_feedforward_dense(self) -> bool:
+        """Whether there are only `Dense`, `Activation` and `Flatten`: plain dense networks, without residual blocks."""
         return all(isinstance(layer, Dense | Activation | Flatten) for layer in self._layers)
 
     @property
@@ -110,13 +110,13 @@ class Network:
 
     @property
     def widths(self) -> list[int]:
-        """[d, m_1, ..., k]: what the first dense layer takes and what each one gives; chains of dense layers only."""
+        """[d, m_1, ..., k]: inputs of the first dense layer and outputs of each one; of plain dense networks only."""
         return [self.in_features, *(layer.out_features for layer in self._dense)]
 
     @property
     def in_features(self) -> int:
-        """d, the number of features of a sample; chains of dense layers only."""
-        if not self.is_chain:
+        """d, the number of features of a sample; of plain dense networks only."""
+        if not self.is_feedforward_dense:
             raise ValueError("a network with other layers than dense ones takes samples of any shape that they fit")
         return self._dense[0].in_features
 
@@ -171,10 +171,10 @@ class Network:
         Raises:
             ValueError: The network does not take such samples; names the layer.
         """
-        return chain(self._layers, tuple(_checks.integers(shape, "shape", 1)))[1]
+        return build_specs(self._layers, tuple(_checks.integers(shape, "shape", 1)))[1]
 
     def check_samples(self, X: Any, device: Device = CPU) -> Array:
-        """X checked, (n, d) for chains of dense layers, an array on the device.
+        """X checked, (n, d) for plain dense networks, an array on the device.
 
         A network that was read from something else is compared with it at the first samples that come here.
 
@@ -191,7 +191,7 @@ class Network:
 
     def _checked(self, X: Any, found: Array, device: Device) -> Array:
         """X, which was read as `found`."""
-        if not self.is_chain:
+        if not self.is_feedforward_dense:
             if found.ndim not in SAMPLES:
                 raise ValueError(f"X has shape {found.shape} but must be (n, d), (n, c, l) or (n, c, h, w)")
             return _checks.array(X, "X", SAMPLES[found.ndim], self.dtype, device=device)
@@ -206,7 +206,7 @@ class Network:
             ValueError: The network does not take such samples, or does not give vectors.
         """
         if (shape, device) not in self._placed:
-            specs, out = chain(self._layers, shape)
+            specs, out = build_specs(self._layers, shape)
             if len(out) != 1:
                 raise ValueError(
                     f"the network gives {out} for samples of shape {shape} but must give vectors; "
@@ -235,8 +235,10 @@ class Network:
         Raises:
             ValueError: The network has other layers.
         """
-        if not self.is_chain:
-            raise ValueError(f"only chains of dense layers and activations are linearized, not {self!r}")
+        if not self.is_feedforward_dense:
+            raise ValueError(
+                f"only networks of dense layers and activations, one after another, are linearized, not {self!r}"
+            )
         X = self.check_samples(X)
         return Linearization(*self.place(X.shape[1:]).core.linearize(X))
 
@@ -272,7 +274,7 @@ class Network:
         activations = dict.fromkeys(str(layer) for layer in flat_layers(self._layers) if isinstance(layer, Activation))
         kind = "linear" if self.is_linear else " + ".join(activations) or "not linear"
         count = _checks.counted(self.num_parameters, "parameter")
-        what = _arrow(self.widths) if self.is_chain else _checks.counted(len(self._layers), "layer")
+        what = _arrow(self.widths) if self.is_feedforward_dense else _checks.counted(len(self._layers), "layer")
         head = f"Network({what}, {kind}, {count}, {self.dtype})"
         if len(self._layers) > LISTED_LAYERS:
             return head

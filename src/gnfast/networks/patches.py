@@ -103,7 +103,7 @@ class Patches(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chain:
+class ComposedConvolution:
     """A linear convolutional network on images of one shape.
 
     Attributes:
@@ -367,7 +367,7 @@ def _costs(k: int, m: int, A: int, r: int, q: int) -> tuple[float, float]:
     return pairs, 2 * k * r * m * q * A + (k * r) ** 2 * m * q
 
 
-def chain(layers: Sequence[Layer], shape: Sequence[int]) -> Chain | str:
+def composed_convolution(layers: Sequence[Layer], shape: Sequence[int]) -> ComposedConvolution | str:
     """The layers of a network on samples of a shape, (c, l) or (c, h, w), as one convolution, or why they are none."""
     if len(shape) not in (2, 3):
         return f"a sample has the shape {tuple(shape)}, which is no image (c, h, w) and no series (c, l)"
@@ -420,7 +420,7 @@ def _float64(bias: npt.NDArray[Any] | None) -> FloatArray | None:
     return None if bias is None else np.asarray(bias, np.float64)
 
 
-def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> Chain | str:
+def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> ComposedConvolution | str:
     """One convolution of several on images (c, h, w) in which they fit, or why they are none.
 
     A padding with zeros is that of the data as long as nothing but factors and other zeros come before it: one tap with
@@ -460,7 +460,7 @@ def compose(steps: Sequence[Placed], shape: tuple[int, int, int]) -> Chain | str
     pixels = (rows[:, None, :, None] * image[2] + columns[None, :, None, :]).reshape(-1, 1, math.prod(seen))
     index = np.arange(image[0])[:, None] * (image[1] * image[2]) + pixels
     patches = Patches(index.reshape(len(index), -1), (_pair(zeros[0]), _pair(zeros[1])), image)
-    return Chain(tuple(placed.step for placed in steps), patches, tuple(sizes[::-1]))
+    return ComposedConvolution(tuple(placed.step for placed in steps), patches, tuple(sizes[::-1]))
 
 
 def _pair(values: Iterable[int]) -> Pair:

@@ -49,7 +49,7 @@ class ConvDual(Dual):
             )
         needed = conv_dual_bytes(linear, problem.dtype.itemsize)
         check_memory(needed, problem.memory_limit, "the linear dual, stored,", "use gram()")
-        self._chain = linear
+        self._convolution = linear
         X = _arrays.to_host(problem.X)
         self._patches = linear.range_factor(X, problem.scale, problem.loss_at.weights)
         size = linear.channels * len(self._patches)
@@ -77,10 +77,10 @@ class ConvDual(Dual):
 
     def lift_rows(self, rows: Array, out: Array) -> None:
         """Write J^T y for each y in `rows` (s, N) into `out` (s, p), up to the factor of `lift`."""
-        self._by_numpy(self._chain.lift, rows, out)
+        self._by_numpy(self._convolution.lift, rows, out)
 
     def _restrict(self, rows: Array, out: Array) -> None:
-        self._by_numpy(self._chain.restrict, rows, out)
+        self._by_numpy(self._convolution.restrict, rows, out)
 
     def _by_numpy(self, f: Callable[[Array, Array, Array], None], rows: Array, out: Array) -> None:
         """f(rows, patches, out) in the machine's memory."""
@@ -95,8 +95,8 @@ class ConvDual(Dual):
         out[:] = sum(blocks[a, :, a] for a in range(k)) / k
 
     def __repr__(self) -> str:
-        N, c_in = self.shape[0], self._chain.patches.shape[0]
+        N, c_in = self.shape[0], self._convolution.patches.shape[0]
         return (
-            f"ConvDual({N} x {N}, {self._copies} channels of {c_in} x {self._chain.sizes[0]}, "
+            f"ConvDual({N} x {N}, {self._copies} channels of {c_in} x {self._convolution.sizes[0]}, "
             f"rank of the patches {self._block}, {self.dtype})"
         )

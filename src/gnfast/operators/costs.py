@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gnfast._memory import machine_bytes
 from gnfast.networks.network import Network
-from gnfast.networks.patches import Chain
+from gnfast.networks.patches import ComposedConvolution
 from gnfast.operators.problem import Problem
 
 # The least block of vectors that shares one pass over the backward rows: what a plan is made for unless told otherwise.
@@ -18,7 +18,9 @@ BLOCK = 8
 class GramCosts:
     """What the Gram dual costs, N = n rank."""
 
-    kept: float  # bytes of backward rows, or, unless it is a chain, of one sample's rows of the Jacobian
+    kept: (
+        float  # bytes of backward rows, or, unless the network is plain and dense, of one sample's rows of the Jacobian
+    )
     start: float  # flops before the first product
     forming: float  # flops of the matrix
     product: float  # flops of a product without it, a vector
@@ -30,7 +32,7 @@ class GramCosts:
 def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> GramCosts:
     """The costs of the Gram dual with `rank` rows a sample, in all parameters or so many of one layer."""
     net, n, item = problem.net, len(problem.X), problem.dtype.itemsize
-    if net.is_chain:
+    if net.is_feedforward_dense:
         widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
         grams = [
             layer for layer in net.dense if 2 * layer.in_features >= n
@@ -76,13 +78,13 @@ def linear_dual_bytes(net: Network, rank: int) -> int:
     return (net.depth * (k**2 + 2 * rank**2) + 60 * k * rank) * net.dtype.itemsize
 
 
-def conv_dual_bytes(linear: Chain, itemsize: int) -> float:
+def conv_dual_bytes(linear: ComposedConvolution, itemsize: int) -> float:
     """Bytes of the stored dual of convolutions, of what it is formed in, and of the moment of the patches."""
     size = linear.channels * linear.columns
     return size**2 * (itemsize + 3 * 8.0) + 2 * 8.0 * linear.columns**2
 
 
-def conv_dual_flops(linear: Chain, n: int) -> float:
+def conv_dual_flops(linear: ComposedConvolution, n: int) -> float:
     """Flops of forming it: the moment of the patches, a factor of that, and the Grams of the Jacobian."""
     D = linear.columns
     return linear.moment_flops(n) + D**3 / 3 + linear.gram_flops(D)

@@ -47,7 +47,7 @@ class GaussNewton(SymmetricOperator):
         memory_limit: Bytes that one operation of this operator and its duals may use; None sets no limit on the CPU,
             and what is free when the operator is made on a GPU.
         method: How a product is made: "usual" (four matrix products a layer), "factored" (two, with the derivative of
-            the outputs in every pre-activation kept: chains of dense layers), "stored" (two with the rows of the
+            the outputs in every pre-activation kept: plain dense networks), "stored" (two with the rows of the
             Jacobian, which are kept: networks with other layers), or "auto", by cost and memory.
         weights: (n,), not negative, of the network's dtype, one factor of H_i a sample; or (n, k), one a sample and
             output, for the losses whose H_i is diagonal: all but "cross_entropy" and given blocks. None for ones.
@@ -197,7 +197,7 @@ class GaussNewton(SymmetricOperator):
         if self.net.kept is not None:
             raise ValueError("the linear dual needs all weights as parameters but the network is pruned; use gram()")
         if self._linear_dual is None:
-            self._linear_dual = (LinearDual if self.net.is_chain else ConvDual)(self.problem)
+            self._linear_dual = (LinearDual if self.net.is_feedforward_dense else ConvDual)(self.problem)
         return self._linear_dual
 
     def dual(self) -> GaussNewton | Gram | LinearDual | ConvDual:
@@ -207,7 +207,7 @@ class GaussNewton(SymmetricOperator):
         ]()
 
     def diagonal(self) -> Array:
-        """diag G, (p,), exactly, in float64 and where products are: less than one product for chains of dense layers.
+        """diag G, (p,), exactly, in float64 and where products are: less than one product for plain dense networks.
 
         Raises:
             MemoryError: What it is made of exceeds `memory_limit`; `gnfast.diagonal` estimates it then.

@@ -74,10 +74,10 @@ class Gram(Dual):
         return gram_costs(self.problem, self._copies)
 
     def analytic_bound(self) -> Bound | None:
-        """The bound of deep chains, of whole networks whose dual is so small that its cost does not show."""
+        """The deep bound, of whole plain dense networks whose dual is so small that its cost does not show."""
         problem = self.problem
         loss, net = problem.loss_at, problem.net
-        if self.part is not None or net.kept is not None or self.shape[0] > BOUND_SIZE or not net.is_chain:
+        if self.part is not None or net.kept is not None or self.shape[0] > BOUND_SIZE or not net.is_feedforward_dense:
             return None
         X = _arrays.to_host(problem.X)
         return deep(net, X, loss.name if loss.blocks is None else loss.blocks, weights=loss.weights)

@@ -17,7 +17,7 @@ from gnfast.operators.symmetric import KnownDiagonal, SymmetricOperator
 class Block(SymmetricOperator):
     """G_l = S_l^T S_l (p_l, p_l), S_l = R^T J_l / sqrt(n) in one layer's parameters; `GaussNewton.block` makes it.
 
-    A product multiplies by the layer's rows alone, 4 n p_l + 4 n q m_l flops a vector in a chain of dense layers, with
+    A product multiplies by the layer's rows alone, 4 n p_l + 4 n q m_l flops a vector in a plain dense network, with
     q outputs, m_l units and derivatives of the outputs that all blocks share; in other networks it walks from the
     layer to the outputs and back, unless the rows of the Jacobian are stored. It has a dual of its own, S_l S_l^T
     (n q, n q), the layer's share of the Gram matrix: G's dual is the sum of them.

@@ -124,7 +124,7 @@ def _linear_map(problem: Problem) -> Space:
         why = "the network is not linear"
     elif net.kept is not None:
         why = "the network is pruned"
-    elif not net.is_chain:
+    elif not net.is_feedforward_dense:
         linear = problem.convolution
         if isinstance(linear, str):
             why = why or linear
@@ -134,9 +134,9 @@ def _linear_map(problem: Problem) -> Space:
             return Space("linear map", size, flops, conv_dual_bytes(linear, problem.dtype.itemsize))
     if why:
         return Space("linear map", k * rank, float("inf"), 0.0, why)
-    chain = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
+    products = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
     small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
-    return Space("linear map", k * rank, chain + small, linear_dual_bytes(net, rank))
+    return Space("linear map", k * rank, products + small, linear_dual_bytes(net, rank))
 
 
 def _why(problem: Problem, core: dict[str, Any]) -> str:

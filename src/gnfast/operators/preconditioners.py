@@ -423,7 +423,7 @@ def _factor_bytes(problem: Problem) -> float:
     """
     sides = np.concatenate([_sides(part) for part in layers_of(problem.net)]).astype(np.float64)
     costs, plan = gram_costs(problem, problem.loss_at.rank), problem.products.plan(1)
-    passes = plan["bytes_forward"] + (costs.kept if problem.net.is_chain else plan["bytes_workspace"])
+    passes = plan["bytes_forward"] + (costs.kept if problem.net.is_feedforward_dense else plan["bytes_workspace"])
     kept = 8.0 * problem.parameters + (8 + problem.dtype.itemsize) * float((sides**2).sum())
     return float(kept + passes + 4 * 8 * sides.max() ** 2)
 

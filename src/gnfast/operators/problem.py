@@ -12,7 +12,7 @@ from gnfast._arrays import Array, FreeMemory
 from gnfast._memory import check_memory
 from gnfast.losses import LossAt, loss_at, relative_rounding, saturation
 from gnfast.networks.network import Network, check_network
-from gnfast.networks.patches import Chain, chain
+from gnfast.networks.patches import ComposedConvolution, composed_convolution
 from gnfast.operators.masked import KeptGaussNewton
 
 METHODS = ("auto", "usual", "factored", "stored")
@@ -112,16 +112,16 @@ class Problem:
         return found
 
     @cached_property
-    def convolution(self) -> Chain | str:  # or why the layers are none
-        """The network as a chain of linear convolutions on made-up patches."""
-        return chain(self.net.layers, self.X.shape[1:])
+    def convolution(self) -> ComposedConvolution | str:  # or why the layers are none
+        """The network as one convolution, on made-up patches."""
+        return composed_convolution(self.net.layers, self.X.shape[1:])
 
 
 def _check_method(method: object, net: Network) -> str:
     """One of METHODS that the network has."""
     found = _checks.choice(method, "method", METHODS)
-    if found == "factored" and not net.is_chain:
-        raise ValueError("method is 'factored', which is for chains of dense layers; use 'stored', 'usual' or 'auto'")
-    if found == "stored" and net.is_chain:
-        raise ValueError("method is 'stored' but chains of dense layers have 'factored', which keeps less; use that")
+    if found == "factored" and not net.is_feedforward_dense:
+        raise ValueError("method is 'factored', which is for plain dense networks; use 'stored', 'usual' or 'auto'")
+    if found == "stored" and net.is_feedforward_dense:
+        raise ValueError("method is 'stored' but plain dense networks have 'factored', which keeps less; use that")
     return found

@@ -107,7 +107,7 @@ def _bounds(subject: Subject) -> dict[str, Value]:
 
 def has_papers_bound(net: Network) -> bool:
     """Whether a bound of the paper covers the network: no biases, skips over one layer, and linear with skips."""
-    plain = net.is_chain and all(layer.bias is None for layer in net.dense)
+    plain = net.is_feedforward_dense and all(layer.bias is None for layer in net.dense)
     return plain and (net.is_linear or not any(layer.skip for layer in net.dense))
 
 
@@ -128,7 +128,7 @@ def _forms(subject: Subject) -> dict[str, Value]:
 
 def _partial_products(subject: Subject) -> dict[str, Value]:
     net = subject.net
-    if not (net.is_linear and net.is_chain):
+    if not (net.is_linear and net.is_feedforward_dense):
         raise ValueError("partial products are of linear networks; leave 'partial_products' out of quantities")
     sides = {
         "after": after(net.layers, net.out_features)[:-1],

@@ -229,7 +229,7 @@ def existing(path: str | Path, study: WidthStudy) -> Existing:
         ValueError: No hidden layer, or other inputs than the data have.
     """
     net = load(path)
-    hidden = net.widths[1:-1] if net.is_chain else []
+    hidden = net.widths[1:-1] if net.is_feedforward_dense else []
     if not hidden:
         raise ValueError(f"{str(path)!r} holds {net!r}, which has no hidden dense layers and so no width")
     kappa = cond(GaussNewton(net, study.X.astype(net.dtype))).value
