@@ -29,6 +29,11 @@ def with_spectrum(values, dtype="float64", seed=0):
     return ((M + M.T) / 2).astype(dtype)
 
 
+def few_digits(values, norm, eps):
+    """Whether rounding of |A| leaves less than two digits of some, but more than none: never called converged."""
+    return bool(((np.abs(values) < 800 * eps * norm) & (np.abs(values) > 8 * eps * norm)).any())
+
+
 def as_operator(M):
     return sla.LinearOperator(M.shape, matvec=lambda v: M @ v, matmat=lambda V: M @ V, dtype=M.dtype)
 

@@ -10,7 +10,7 @@ import oracles
 import pytest
 import scipy.sparse.linalg as sla
 from problems import data, network
-from spectra import SPECTRA, N, as_operator, limits, with_spectrum
+from spectra import SPECTRA, N, as_operator, few_digits, limits, with_spectrum
 from test_eigen import check
 
 import gnfast as gn
@@ -56,7 +56,7 @@ def test_what_conjugate_gradients_cannot_reach_is_never_claimed(decades):
     exact, eps = np.linalg.eigvalsh(M), np.finfo(float).eps
     for seed, k in zip((1, 2, 3), (1, 5, N - 1), strict=True):
         values, vectors, info = gn.eigsh(M, k, "SA", "inverse-cg", seed=seed, max_products=3_000, return_info=True)
-        assert info.converged == (k == N - 1)
+        assert info.converged == (k == N - 1 and decades == 10)  # all of them: some of 14 decades have no digits
         residuals = np.linalg.norm(M @ vectors - vectors * values, axis=0)
         np.testing.assert_allclose(info.residuals, residuals, rtol=0.5, atol=100 * eps)
         # Ritz values lie above, and the smallest is at most this far
@@ -79,6 +79,7 @@ def test_products_inside_of_systems_are_counted_and_limited():
         np.testing.assert_allclose(info.residuals, residuals, rtol=1e-6, atol=1e-15)
 
 
+@pytest.mark.filterwarnings("ignore:.* are known to .* only:gnfast.ConvergenceWarning")  # the low end in float32
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", ["linear", "gram", "softmax"])
 def test_duals_that_may_not_be_stored(kind, dtype, monkeypatch):
@@ -92,7 +93,7 @@ def test_duals_that_may_not_be_stored(kind, dtype, monkeypatch):
     eps = np.finfo(dtype).eps
     for seed in (1, 2, 3):
         values, vectors, info = gn.eigsh(dual, 4, "SA", "inverse", seed=seed, return_info=True)
-        assert (info.method, info.converged) == ("inverse-cg", True)
+        assert (info.method, info.converged) == ("inverse-cg", not few_digits(exact[:4], exact[-1], eps))
         np.testing.assert_allclose(
             values, exact[:4], rtol=1e-8 if dtype == "float64" else 1e-3, atol=50 * eps * exact[-1]
         )
@@ -195,6 +196,7 @@ def test_progress_tells_products_and_the_residuals_of_pairs():
     assert {str(stage) for stage, _, _ in seen} == {"largest eigenvalues", "smallest eigenvalues"}
 
 
+@pytest.mark.filterwarnings("ignore:.* are known to .* only:gnfast.ConvergenceWarning")  # the low end in float32
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_search_goes_on_where_it_was(dtype, tmp_path, monkeypatch):
     """From inside of a system it goes on from the step before; products made in vain count."""

@@ -113,7 +113,7 @@ def _by_products(op: KroneckerSum, seed: int) -> tuple[float, float, int]:
     which a random start would have to tell apart (792 products with the sum at d = 784, k = 10, m = 10^9, now 15).
     """
     P, R = op.factors()
-    mean = np.tensordot(np.trace(P, axis1=1, axis2=2) / op.outputs, R, 1)
+    mean = np.tensordot(np.trace(P, axis1=1, axis2=2) / P.shape[1], R, 1)
     values, U = scipy.linalg.eigh(mean, check_finite=False)
     cut = thresholds.zero_threshold(float(values[-1]), len(mean), mean.dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.operators.layer_blocks import Block
@@ -18,6 +18,8 @@ from gnfast.spectrum.progress import reporting
 from gnfast.spectrum.task import Task
 
 __all__ = ["ConvergenceWarning", "EigenInfo", "End", "eigsh", "largest", "reporting", "tolerance"]
+
+TWO_DIGITS = 0.01  # of a value: what is known less well is not called converged
 
 
 class ConvergenceWarning(UserWarning):
@@ -71,7 +73,9 @@ def eigsh(
             parameters.
         tol: Relative accuracy of the eigenvalues, judged by residuals and gaps; None means 1e-10 for float64 and 1e-5
             for float32. Eigenvalues in a cluster tighter than their residuals are as accurate as these, and none is
-            more accurate than rounding of |A|; a tolerance below the dtype's is never called met.
+            more accurate than rounding, 8 eps |A|. A tolerance below the dtype's is never called met, nor is any where
+            rounding leaves less than two digits: of values below 1e-4 |A| in float32 and 2e-13 |A| in float64, beside a
+            large outlier say. What is zero up to rounding, at most 8 eps |A|, is right as a zero.
         seed: For the starting block: an integer from 0 to 2^64 - 1, or a `numpy.random.Generator`, of which one number
             is taken.
         return_info: Also return an `EigenInfo`.
@@ -157,6 +161,8 @@ def eigsh(
         raise ValueError(
             "the operator is zero up to rounding, so that a sketch of it finds nothing; use method='lanczos'"
         )
+    if info.converged and (doubt := _lost_in_rounding(task, values, info)):
+        info = info._replace(converged=False, reason=doubt)
     if not info.converged:
         how = "was interrupted" if info.reason == "interrupted" else "stopped"
         warnings.warn(
@@ -214,6 +220,23 @@ def _start(v0: Any, A: SymmetricOperator, block_size: int | None, dtype: np.dtyp
         )
     given = dtype if found.dtype == dtype else A.dtype
     return _checks.array(rows.T, "v0", ("b", "N"), given, "the operator", A.device).astype(dtype, copy=False)
+
+
+def _lost_in_rounding(task: Task, values: Array, info: EigenInfo) -> str:
+    """Which values have too few digits left by rounding of |A|, in words; empty where none has.
+
+    One within rounding of zero is an answer: the matrix is singular to the dtype.
+    """
+    dtype, size = task.A.dtype, np.abs(_arrays.to_host(values).astype(float))
+    rounding = thresholds.rounding_error(info.norm, dtype)
+    lost = (rounding > max(task.tol, TWO_DIGITS) * size) & (size > rounding)
+    if not lost.any():
+        return ""
+    cure = "; pass the operator in float64" if dtype == np.float32 else ""
+    return (
+        f"{np.count_nonzero(lost)} of {len(size)} eigenvalues, {size[lost].max():.2g} at most, are known to "
+        f"{rounding:.1e} only, what rounding in {dtype} leaves beside |A| = {info.norm:.2g}{cure}"
+    )
 
 
 def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
