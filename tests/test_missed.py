@@ -102,7 +102,7 @@ def test_an_outlier_leaves_the_rest_to_rounding_of_it(which, method, dtype, outl
 def test_values_that_an_outlier_takes_the_digits_of_are_not_called_converged(method, dtype, outlier):
     d = np.concatenate([[outlier], np.linspace(2, 1, 299)]).astype(dtype)
     with pytest.warns(gn.ConvergenceWarning, match=f"known to .* only, what rounding in {dtype} leaves beside"):
-        values, info = gn.eigsh(diagonal(d), 3, "LA", method, return_info=True, return_eigenvectors=False)
+        info = gn.eigsh(diagonal(d), 3, "LA", method, return_info=True)[2]
     assert not info.converged
     exact = np.sort(d.astype(float))[-3:]
     assert ((info.intervals[:, 0] <= exact) & (exact <= info.intervals[:, 1])).all()
