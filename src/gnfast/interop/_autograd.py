@@ -252,6 +252,10 @@ class Products:
         twin._passes, twin._tested, twin._refused = {}, set(), list(self._refused)
         return twin
 
+    def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the model has changed since it was read."""
+        self.model.check_unchanged()
+
     def saturation(self) -> str:
         """Where the loss's Hessians underflow at all samples: why, else nothing."""
         return saturation(self.loss, self._host_outputs(), self.model.dtype, self.exponent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,15 @@ from gnfast._memory import megabytes
 from gnfast.interop._autograd import ROWS, Products
 from gnfast.interop._models import model_of
 from gnfast.interop._probes import raise_of_memory
-from gnfast.interop._rows import form_by_rows
+from gnfast.interop._rows import each_rows
 from gnfast.interop._tensors import AutogradJacobian, OnTensors
 from gnfast.operators import SymmetricOperator
+from gnfast.operators.costs import GramCosts
 from gnfast.operators.jacobian import Jacobian
 from gnfast.operators.masked import operator_of
 from gnfast.operators.plan import Space
+from gnfast.operators.symmetric import KnownDiagonal
+from gnfast.operators.wide_limit import Decoupling
 
 
 class GaussNewton(OnTensors, SymmetricOperator):
@@ -99,7 +103,7 @@ class GaussNewton(OnTensors, SymmetricOperator):
         self._make()
 
     def _make(self) -> None:
-        dtype = self.model.dtype
+        dtype, self.problem = self.model.dtype, self._products
         super().__init__(operator_of(self._products.apply, self._products.p, dtype, _arrays.CPU), dtype, _arrays.CPU)
         self._grams: dict[int, Gram] = {}
 
@@ -108,24 +112,12 @@ class GaussNewton(OnTensors, SymmetricOperator):
 
     _apply = _product
 
-    def check_unchanged(self) -> None:
-        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
-        self.model.check_unchanged()
-
     def enlarged(self) -> GaussNewton:
         """The same times a power of two, for entries too small for the dtype."""
         twin = copy.copy(self)
         twin._products, twin.exponent = self._products.enlarged(), _arrays.ENLARGEMENT[str(self.dtype)]
         twin._make()
         return twin
-
-    def saturation(self) -> str:
-        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
-        return self._products.saturation()
-
-    def relative_rounding(self) -> float:
-        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
-        return self._products.relative_rounding()
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
@@ -175,7 +167,7 @@ class GaussNewton(OnTensors, SymmetricOperator):
         return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, autograd engine of PyTorch, {self.dtype})"
 
 
-class Gram(OnTensors, SymmetricOperator):
+class Gram(OnTensors, Decoupling):
     """The Gram (NTK) dual of a PyTorch model: applied by a product with J^T and one with J, until it is stored."""
 
     __module__ = "gnfast.interop.torch"
@@ -192,8 +184,9 @@ class Gram(OnTensors, SymmetricOperator):
             products.restrict(lifted, out, reduced)
 
         self._by_products = product
-        super().__init__(operator_of(product, size, dtype, _arrays.CPU), dtype, _arrays.CPU)
-        self.memory_limit = products.limit
+        operator, r = operator_of(product, size, dtype, _arrays.CPU), products.rank(reduced)
+        super().__init__(operator, dtype, _arrays.CPU, products.n, r, interleaved=True)
+        self.memory_limit, self.problem, self.parameters = products.limit, products, products.p
         self._dense: Array | None = None
 
     @property
@@ -212,21 +205,9 @@ class Gram(OnTensors, SymmetricOperator):
             raise ValueError("V has NaN or infinite values; pass finite vectors")
         self.core.apply(rows, out)
 
-    def check_unchanged(self) -> None:
-        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
-        self._products.model.check_unchanged()
-
     def enlarged(self) -> Gram:
         """The same times a power of two, for entries too small for the dtype."""
         return Gram(self._products.enlarged(), self._reduced)
-
-    def saturation(self) -> str:
-        """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
-        return self._products.saturation()
-
-    def relative_rounding(self) -> float:
-        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
-        return self._products.relative_rounding()
 
     def to_dense(self) -> Array:
         """K as an array (N, N), read-only; it is kept, and products use it from then on."""
@@ -246,17 +227,73 @@ class Gram(OnTensors, SymmetricOperator):
             np.copyto(out, self._dense)
             return 0
         products = self._products
-        if not products.samples_are_coupled():
-            r = products.rank(self._reduced)
-            room = ROWS if products.limit is None else max(0.0, products.limit - self._square_bytes) / 2
-            step = max(1, min(products.n, int(room / (r * products.p * products.itemsize))))
-            for one_by_one in (False, True):
-                try:
-                    if form_by_rows(products, out, self._reduced, one_by_one, step, progress):
-                        return 0
-                except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-                    raise_of_memory(error)
-        return super().form(out, progress)
+
+        def use(first: int, rows: Any) -> None:
+            if len(rows) == len(out):
+                out[:] = (rows @ rows.T).numpy(force=True)
+            else:
+                products.restrict(rows.numpy(force=True), out[first : first + len(rows)], self._reduced)
+            if progress:
+                progress("forming the Gram matrix", (first + len(rows)) // self._copies, products.n)
+
+        return 0 if self._rows(use, self._square_bytes) else super().form(out, progress)
+
+    def known_diagonal(self) -> KnownDiagonal | None:
+        """The diagonal, from the rows of R^T J, where samples have rows of their own."""
+        values = np.empty(self.shape[0])
+
+        def use(first: int, rows: Any) -> None:
+            norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+            values[first : first + len(rows)] = norms.square().numpy(force=True)
+
+        self.check_unchanged()
+        return KnownDiagonal(values, "norms of the Jacobian's rows") if self._rows(use) else None
+
+    def costs(self) -> GramCosts:
+        """What products cost as they are, and stored, of a model that uses each parameter once a sample.
+
+        Others reuse them, so that products cost more than is said here, and storing pays earlier.
+        """
+        size, p, n = float(self.shape[0]), self._products.p, self._products.n
+        product = 6.0 * n * p  # J^T and J: 2 p each a sample, and 2 p for the derivatives in the inputs of layers
+        rows = size * product if self._products.samples_are_coupled() else size**2 * p + 4 * size * p
+        return GramCosts(kept=0.0, start=0.0, forming=rows, product=product, more=0.0, room=0.0, least=0.0)
+
+    def _rows(self, use: Callable[[int, Any], None], taken: float = 0.0) -> bool:
+        """`each_rows` beside so many bytes, by vmap or sample by sample; False where neither way gives them."""
+        products = self._products
+        if products.samples_are_coupled():
+            return False
+        room = ROWS if products.limit is None else max(0.0, products.limit - taken) / 2
+        step = max(1, min(products.n, int(room / (self._copies * products.p * products.itemsize))))
+        for one_by_one in (False, True):
+            try:
+                if each_rows(products, self._reduced, one_by_one, step, use):
+                    return True
+            except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+                raise_of_memory(error)
+        return False
+
+    def _mean_over_outputs(self, out: Array) -> None:
+        """By the rows of R^T J, or by products with all unit vectors."""
+        n, r = self._block, self._copies
+
+        def use(first: int, rows: Any) -> None:
+            if len(rows) == n * r:
+                flat = rows.reshape(n, -1)
+                out[:] = (flat @ flat.T / r).numpy(force=True)
+            else:
+                add(first, rows.numpy(force=True), self._products.restrict)
+
+        def add(first: int, rows: Array, multiply: Callable[[Array, Array, bool], None]) -> None:
+            image = np.empty((len(rows), n * r), self.dtype)
+            multiply(rows, image, self._reduced)
+            out[first // r : (first + len(rows)) // r] = np.einsum("iaja->ij", image.reshape(-1, r, n, r)) / r
+
+        if not self._rows(use, out.nbytes):
+            for i in range(n):
+                units = self.device.unit_rows(i * r, r, n * r, self.dtype)
+                add(i * r, units, lambda rows, image, _: self.core.apply(rows, image))
 
     def lift(self, Y: Any) -> Any:
         """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s)."""
@@ -271,6 +308,12 @@ class Gram(OnTensors, SymmetricOperator):
         out = np.empty((len(given.rows), self._products.p), self.dtype)
         product(given.rows, out)
         return given.back(out).T
+
+    def restrict(self, rows: Array) -> Array:
+        """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`."""
+        out = np.empty((len(rows), self.shape[0]), self.dtype)
+        self._products.restrict(rows, out, self._reduced)
+        return out
 
     def __repr__(self) -> str:
         state = "stored" if self.stored else "not stored"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 
-from gnfast._arrays import Array
 from gnfast.interop._autograd import Products, untracked
 from gnfast.interop._models import Model
 from gnfast.interop._plain import dense
@@ -24,7 +24,7 @@ def gram_rows(model: Model, first: int, cotangents: Tensor, one_by_one: bool = F
     X = model.X[first : first + count]
     if one_by_one:
         plain = model.plain
-        pulled = [plain.pulled(model.given(X[i : i + 1]), list(cotangents[i])) for i in range(count)]
+        pulled = [plain.pulled(model.given(X[i : i + 1]), list(cotangents[i][:, None])) for i in range(count)]
         vectors = [torch.cat([part.reshape(-1) for part in parts]) for _, found in pulled for parts in found]
         return torch.stack(vectors)
 
@@ -41,12 +41,15 @@ def gram_rows(model: Model, first: int, cotangents: Tensor, one_by_one: bool = F
     return torch.cat([dense(part).reshape(count * r, -1) for part in parts], dim=1)
 
 
-def form_by_rows(products: Products, out: Array, reduced: bool, one_by_one: bool, step: int, progress: Any) -> bool:
-    """out (n r, n r) <- the Gram by `gram_rows` of so many samples at a time; whether the rows are right.
+def each_rows(
+    products: Products, reduced: bool, one_by_one: bool, step: int, use: Callable[[int, Tensor], None]
+) -> bool:
+    """use(number of the first, rows) for the rows (n r, p) of R^T J, by `gram_rows` of so many samples at a time.
 
-    They are if J^T R y by plain autograd of all samples together, y random, is what the rows give.
+    Returns:
+        Whether they are right: J^T R y by plain autograd of all samples together, y random, is what they give.
     """
-    r, n, whole = products.rank(reduced), products.n, step >= products.n
+    r, n = products.rank(reduced), products.n
     generator = torch.Generator().manual_seed(0)
     starts, total = [], 0.0
     for first in range(0, n, step):
@@ -60,13 +63,7 @@ def form_by_rows(products: Products, out: Array, reduced: bool, one_by_one: bool
             y = (torch.randint(0, 2, (count * r,), generator=generator) * 2 - 1).to(rows)
             starts.append(torch.einsum("nr,nrk->nk", y.view(count, r), cotangents))
             total = total + y @ rows
-        target = out[first * r : (first + count) * r]
-        if whole:
-            target[:] = (rows @ rows.T).numpy(force=True)
-        else:
-            products.restrict(rows.numpy(force=True), target, reduced)
-        if progress:
-            progress("forming the Gram matrix", first + count, n)
+        use(first * r, rows)
     return not products.check or not worst(products.model, total, _pulled_plainly(products, torch.cat(starts)))
 
 

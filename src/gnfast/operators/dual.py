@@ -16,6 +16,7 @@ class Dual(Decoupling):
     """What the two duals share beyond that: vectors that can be taken to parameters."""
 
     problem: Problem
+    parameters: int
     _dual: _core.Dual | KeptGram  # where the core holds the dual
 
     def __init__(
@@ -25,16 +26,11 @@ class Dual(Decoupling):
         operator = operator_of(core.apply, block * copies, dtype, home) if isinstance(core, KeptGram) else core
         super().__init__(operator, dtype, home, block, copies, interleaved)
         self.problem = problem
-        self.parameters = problem.parameters  # entries of what a vector is lifted to
+        self.parameters = problem.parameters
         self.memory_limit = problem.memory_limit
 
     def _recipe(self) -> tuple[Any, ...]:
         return type(self), (self.problem,)
-
-    @property
-    def known_nullity(self) -> int:
-        """How many eigenvalues are zero by the sizes alone."""
-        return max(0, int(self.shape[0]) - self.parameters)
 
     def _apply(self, rows: Array, out: Array) -> None:
         check_finite(rows, "V")

@@ -7,7 +7,6 @@ from typing import Any
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.losses import LossAt
 from gnfast.networks.network import Network
 from gnfast.operators.conv_dual import ConvDual
 from gnfast.operators.costs import BLOCK
@@ -89,8 +88,9 @@ class GaussNewton(SymmetricOperator):
 
     def _take(self, problem: Problem) -> None:
         self.problem, self.exponent, self.memory_limit = problem, problem.exponent, problem.memory_limit
-        dtype, home = problem.dtype, problem.device
-        core = problem.core
+        self.net, self.X, self.outputs, self.loss_at = problem.net, problem.X, problem.outputs, problem.loss_at
+        self.reduction, self.method = problem.reduction, problem.method
+        dtype, home, core = problem.dtype, problem.device, problem.core
         if problem.net.kept is not None:
             core = operator_of(problem.products.apply, problem.parameters, dtype, home)
         super().__init__(core, dtype, home)
@@ -109,36 +109,6 @@ class GaussNewton(SymmetricOperator):
     def enlarged(self) -> GaussNewton:
         """The same times a power of two, for entries too small for the dtype."""
         return self._of(self.problem.enlarged())
-
-    @property
-    def net(self) -> Network:
-        """The network."""
-        return self.problem.net
-
-    @property
-    def X(self) -> Array:
-        """The samples, on the operator's device."""
-        return self.problem.X
-
-    @property
-    def outputs(self) -> int:
-        """k, the outputs of the network."""
-        return self.problem.outputs
-
-    @property
-    def reduction(self) -> str:
-        """ "mean" or "sum"."""
-        return self.problem.reduction
-
-    @property
-    def method(self) -> str:
-        """How products were asked to be made; `plan()` tells how they are."""
-        return self.problem.method
-
-    @property
-    def loss_at(self) -> LossAt:
-        """The loss at the samples."""
-        return self.problem.loss_at
 
     @property
     def loss(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from gnfast._memory import check_memory
 from gnfast.bounds import Bound
 from gnfast.operators.costs import GramCosts
 from gnfast.operators.linear_operator import BlockOperator
-from gnfast.operators.problem import Problem
 
 
 class KnownDiagonal(NamedTuple):
@@ -21,6 +20,19 @@ class KnownDiagonal(NamedTuple):
     values: Array
     method: str
     products: int = 0
+
+
+class Origin(Protocol):
+    """What an operator was made of, as far as every operator asks it."""
+
+    def check_unchanged(self) -> None:
+        """Raise a RuntimeError if it has changed since."""
+
+    def saturation(self) -> str:
+        """Why products underflow, if the loss's Hessians do at all samples; else nothing."""
+
+    def relative_rounding(self) -> float:
+        """By how much of itself rounding may move any eigenvalue, besides that of the products."""
 
 
 class SymmetricOperator(BlockOperator):
@@ -32,7 +44,8 @@ class SymmetricOperator(BlockOperator):
     _beside_bytes = 0.0  # that there must be beside the whole matrix while it is formed
     # Of T T^T or T^T T: by how much rounding in T may move the roots of the eigenvalues, besides that of the product.
     root_rounding = 0.0
-    problem: Problem | None = None  # what it is made of, if it is of this room
+    problem: Origin | None = None  # what it is made of, if that is known
+    parameters: int | None = None  # entries of what `lift` makes of a vector; None where it is lifted to nothing
     decouples = False  # whether it has a `preconditioner` unless it is singular
     cheap_products = False  # whether they cost so much less than the matrix that solvers should not form it
     exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
@@ -49,7 +62,7 @@ class SymmetricOperator(BlockOperator):
     @property
     def known_nullity(self) -> int:
         """How many eigenvalues are zero by the sizes alone."""
-        return 0
+        return 0 if self.parameters is None else max(0, int(self.shape[0]) - self.parameters)
 
     @property
     def vectors_at_once(self) -> int:

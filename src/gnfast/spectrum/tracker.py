@@ -10,7 +10,6 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.operators import Dual
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, eigsh
 from gnfast.spectrum.methods import EigenInfo
@@ -137,12 +136,12 @@ class Tracker:
         if which == "LA":
             # The lower end's small eigenvalues are lost in what a step of training changes of the map to parameters.
             narrow = _arrays.as_f_contiguous(vectors.astype(A.dtype, copy=False))
-            self._parameters = A.lift(narrow) if isinstance(A, Dual) else None
+            self._parameters = A.lift(narrow) if A.parameters is not None else None
         return values, info, start is not None
 
     def _start(self, A: Any, which: str) -> Array | None:
         above, before = self._parameters, self._vectors.get(which)
-        if which == "LA" and above is not None and isinstance(A, Dual):
+        if which == "LA" and above is not None and A.parameters is not None:
             return A.restrict(above.T).T if (A.parameters, A.dtype) == (len(above), above.dtype) else None
         dtype = matrices.in_precision(A, self.precision).dtype
         return before if before is not None and (len(before), before.dtype) == (A.shape[0], dtype) else None
