@@ -67,6 +67,19 @@ def test_first_lines_end_in_a_full_stop() -> None:
     assert {name: first for name, first in firsts.items() if not first.endswith(".")} == {}
 
 
+def every_docstring(path: Path) -> list[str]:
+    """Private definitions' and modules' docstrings, too."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    return [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+
+
+def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
+    begun = re.compile(r"(Of|What|Those|Where|That|Whose) ")
+    rest = [path for path in MODULES if path.parent.name != "study"]  # words of studies follow
+    assert [text.split("\n")[0] for path in rest for text in every_docstring(path) if begun.match(text)] == []
+    assert begun.match("What the layers have in common.")
+
+
 def test_documented_arguments_exist() -> None:
     wrong = {
         f"{path.name} {name}": unknown

@@ -39,7 +39,7 @@ def prepare_core(core: Any, f: Callable[[Any], None]) -> None:
 
 
 class Device(str):
-    """Where arrays live and products are made: "cpu", the machine's memory, or "cuda:0" and so on, a GPU's."""
+    """The place of arrays and products: "cpu", the machine's memory, or "cuda:0" and so on, a GPU's."""
 
     library = "numpy"
 
@@ -165,7 +165,7 @@ class Gpu(Device):
         return self.cupy.zeros(shape, dtype)  # type: ignore[no-any-return]
 
     def as_array(self, value: object, name: str, owner: str) -> Array:
-        """What lies in this GPU's memory as a CuPy array of the same memory; anything else is a TypeError."""
+        """A CuPy array of the same memory for what lies in this GPU's; anything else is a TypeError."""
         got, gpu = type(value).__name__, _gpu_of(value)
         if gpu is None:
             raise TypeError(
@@ -308,7 +308,7 @@ def as_array(value: object, name: str, device: Device = CPU, owner: str = "what 
 
 
 def _numbers_of(array: Array, name: str) -> str:
-    """What to pass in place of an array of anything else."""
+    """Advice of what to pass in place of an array of anything else."""
     if array.dtype.names is not None:
         return f"numpy.lib.recfunctions.structured_to_unstructured({name})"
     entries = array.dtype == object and array.ndim > 0

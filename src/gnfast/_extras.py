@@ -1,4 +1,4 @@
-"""What the extras of this package bring, read off the package's own metadata."""
+"""The extras of this package, read off the package's own metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def install(extra: str) -> str:
 
 
 def requirements(extra: str, lines: list[str]) -> list[str]:
-    """What an extra asks for among the lines ``Requires-Dist``, the extras that it names in its turn resolved."""
+    """The requirements of an extra among the lines ``Requires-Dist``, with those of the extras that it names."""
     found: dict[str, None] = {}  # in order, each once
     for line in lines:
         requirement, _, marker = (part.strip() for part in line.partition(";"))

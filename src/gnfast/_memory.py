@@ -16,7 +16,7 @@ def megabytes(size: float) -> str:
 
 
 def machine_bytes() -> float | None:
-    """Of this machine's memory, None where the system does not tell."""
+    """Bytes of this machine's memory, None where the system does not tell."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):

@@ -78,7 +78,7 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 
 def get_float32_matmul_precision() -> str:
-    """What `set_float32_matmul_precision` was last told, "highest" before."""
+    """The precision that `set_float32_matmul_precision` was last told, "highest" before."""
     return _arrays.get_precision()
 
 
@@ -92,7 +92,7 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager[None]:
 
 
 def build_info() -> dict[str, Any]:
-    """What this installation is made of.
+    """The parts of this installation.
 
     Returns:
         A dict with "version", "compiler", "openmp" (date of the standard), "cuda" (what the module for GPUs was built

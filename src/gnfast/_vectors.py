@@ -13,7 +13,7 @@ from gnfast._arrays import Array
 
 @dataclass(frozen=True)
 class Rows:
-    """What an operator multiplies, one vector a row in C order, and what becomes of the products.
+    """Vectors that an operator multiplies, one a row in C order, and the form of the products.
 
     Attributes:
         rows: (s, columns) of the operator's dtype; of complex vectors (2 s, columns), real parts before imaginary ones.

@@ -86,7 +86,7 @@ class Hessians:
 
 
 class _Projector:
-    """What the products of the softmax's Hessians diag(q) (I - q q^T) diag(q) are made of, q (n, k) of norm 1.
+    """Parts of products of the softmax's Hessians diag(q) (I - q q^T) diag(q), q (n, k) of norm 1.
 
     All is relative to a likeliest class t (n, 1), so that 1 - p_t, in which a confident sample would lose its digits,
     is only met as the sum of the other probabilities.

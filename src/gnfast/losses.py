@@ -210,12 +210,12 @@ class LossAt:
         return self.name == "mse" and (self.weights is None or self.weights.ndim == 1)
 
     def share(self, samples: slice) -> LossAt:
-        """That at some of the samples, of the same rank."""
+        """The same loss at some of the samples, of the same rank."""
         parts = {name: getattr(self, name) for name in ("weights", "blocks", "factors")}
         return replace(self, **{name: part[samples] for name, part in parts.items() if part is not None})
 
     def for_core(self, scale: float, outputs: int, dtype: np.dtype[Any], device: Device) -> Array | None:
-        """What the core asks for beside the name: sqrt(scale) R_i^T (n rank, k), roots of weights (n, k) or None."""
+        """The core's argument beside the name: sqrt(scale) R_i^T (n rank, k), roots of weights (n, k) or None."""
         if self.factors is not None:
             return device.upload((math.sqrt(scale) * self.factors).astype(dtype).reshape(-1, outputs))
         if self.weights is None:

@@ -1,4 +1,4 @@
-"""What gnfast asks of other people's operators and preconditioners, as types: see docs/protocol.md."""
+"""Types of other people's operators and preconditioners that gnfast takes: see docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Operator(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of the vectors, as NumPy spells it: float32, or float64, in which other real dtypes are worked on."""
+        """The dtype of the vectors, as NumPy spells it: float32, or float64, as which other real dtypes are taken."""
 
     def matmat(self, V: Any, /) -> Any:
         """The product with V (N, s), an array of `dtype` with contiguous columns, one vector each: an array (N, s)."""

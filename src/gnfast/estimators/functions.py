@@ -200,7 +200,7 @@ _NOT_POSITIVE = "op + damping I is not positive definite; pass a larger damping"
 
 
 class Space(NamedTuple):
-    """Where a spectrum is looked at, and how many eigenvalues zero the operator has beside it."""
+    """The operator whose spectrum is looked at, and how many eigenvalues zero there are beside it."""
 
     operator: SymmetricOperator
     nullity: int
@@ -233,7 +233,7 @@ def _damped(A: SymmetricOperator, damping: float, precision: Any) -> Array:
 
 
 class Draws(NamedTuple):
-    """What a quadrature is asked for, as it was given."""
+    """The arguments of a quadrature, as they were given."""
 
     probes: int
     steps: int

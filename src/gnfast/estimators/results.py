@@ -1,4 +1,4 @@
-"""What estimators return: a value, how far it may be off, and how it was found."""
+"""Results of estimators: a value, how far it may be off, and how it was found."""
 
 from __future__ import annotations
 

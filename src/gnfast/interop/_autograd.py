@@ -257,7 +257,7 @@ class Products:
         self.model.check_unchanged()
 
     def saturation(self) -> str:
-        """Where the loss's Hessians underflow at all samples: why, else nothing."""
+        """The reason where the loss's Hessians underflow at all samples, else nothing."""
         return saturation(self.loss, self._host_outputs(), self.model.dtype, self.exponent)
 
     def relative_rounding(self) -> float:
@@ -275,7 +275,7 @@ class Products:
 
     @property
     def engine(self) -> str:
-        """What differentiates."""
+        """The engine that differentiates."""
         engine: str = ENGINES.get(self._ways[0], FunctionalPass).engine
         return engine
 
@@ -452,7 +452,7 @@ def _blocks(vectors: int, width: int) -> Iterator[tuple[slice, int]]:
 
 
 def _cure(reason: str) -> str:
-    """What to do where even rows of J by plain reverse mode fail, of which sums are made."""
+    """Advice where even rows of J by plain reverse mode fail, of which sums are made."""
     if reason.startswith("its J"):
         return (
             "its gradients are no linear function of those of its outputs: compute in one dtype throughout, without "

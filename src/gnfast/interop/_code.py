@@ -1,4 +1,4 @@
-"""What code reads and writes, by its bytecode: what it writes itself is no input of it.
+"""Names that code reads and writes, by its bytecode: those that it writes itself are no input of it.
 
 State that a library keeps for itself (caches, counters, what is compiled) is none either.
 """
@@ -24,7 +24,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 
 def function_of(value: Any) -> Any:
-    """What a method, property, cached function or the like calls; else the value itself."""
+    """The function that a method, property, cached function or the like calls; else the value itself."""
     if isinstance(value, functools._lru_cache_wrapper):
         return value.__wrapped__
     for name in ("__func__", "fget", "func"):

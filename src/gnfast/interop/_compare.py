@@ -38,7 +38,7 @@ def spaced(count: int) -> Array:
 def difference(
     net: gn.Network, samples: Array, names: Sequence[str], source: Source, double: Source | None = None
 ) -> str | None:
-    """What differs beyond rounding between a network's function at samples and its source's, in words.
+    """Differences beyond rounding between a network's function at samples and its source's, in words.
 
     Empty where nothing does; None where that cannot be told, since the outputs are not finite.
 

@@ -83,12 +83,12 @@ def saved_by(call: Callable[[], Tensor], but: set[int]) -> tuple[Tensor, float]:
 
 
 def _address(tensor: Tensor) -> int:
-    """Of its memory, or of itself where its memory is that of several others, as in sparse ones."""
+    """An id of its memory, or of itself where its memory is that of several others, as in sparse ones."""
     return int(tensor.data_ptr()) if tensor.layout is torch.strided else -id(tensor)
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of a sparse one its numbers and about as much for where they are."""
+    """Bytes; of a sparse one those of its numbers and about as many for their places."""
     return int(tensor.nbytes if tensor.layout is torch.strided else 2 * tensor._nnz() * tensor.itemsize)
 
 

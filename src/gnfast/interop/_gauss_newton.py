@@ -322,7 +322,7 @@ class Gram(OnTensors, Decoupling):
 
 @dataclass(frozen=True)
 class AutogradPlan:
-    """What `GaussNewton.dual()` takes and how a product is made.
+    """The space that `GaussNewton.dual()` takes and how a product is made.
 
     Attributes:
         space: "parameters" or "samples".

@@ -153,7 +153,7 @@ class _Walk:
             raise ValueError(f"module gives a {type(self.result).__name__} but must give one tensor; {INSTEAD}")
 
     def layers(self) -> list[Layer]:
-        """Those of the whole module, its parameters accounted for."""
+        """The layers of the whole module, its parameters accounted for."""
         found = self.chain(self.input, self.result)
         self._check_rest()
         unused = [name for key, name in self.names.items() if key not in self.used]
@@ -169,7 +169,7 @@ class _Walk:
         return found
 
     def _check_rest(self) -> None:
-        """What the walk from the output does not show: results that nobody uses, and modes."""
+        """Checks of what the walk from the output does not show: results that nobody uses, and modes."""
         for node in self.nodes:
             if not node.op.startswith("call") or _is_size(node):
                 continue

@@ -18,7 +18,7 @@ EVALUATE = "call eval() first, and where forward calls functional.dropout, pass 
 
 
 class UnsupportedError(ValueError):
-    """What the core does not take: here what of a module or a call has no counterpart, the object of `module has`.
+    """An error for what the core does not take: the part of a module or a call, as the object of `module has`.
 
     `cure` is what to do, where that is not to take the route that needs no layers.
     """
@@ -41,7 +41,7 @@ def array_of(tensor: Any) -> Array | None:
 
 
 def altered(module: Any) -> str:
-    """What makes a module compute something else than its type says; empty if nothing does."""
+    """The reason why a module computes something else than its type says; empty if there is none."""
     everywhere = nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
     if module._forward_hooks or module._forward_pre_hooks or everywhere:
         return "forward hooks"

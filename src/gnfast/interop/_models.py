@@ -1,4 +1,4 @@
-"""What is differentiated: a module or a function of PyTorch, its parameters and its inputs, checked once."""
+"""The function that is differentiated: a module or a function of PyTorch, with parameters and inputs, checked once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Model:
         return contextlib.nullcontext() if self.fused else differentiable()
 
     def given(self, X: Tensor) -> Tensor:
-        """What a call is given: it may ask for gradients in X, or write to it."""
+        """The samples that a call is given: it may ask for gradients in X, or write to it."""
         return X.clone() if self.writes else X.detach()
 
     @property

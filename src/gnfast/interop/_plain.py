@@ -19,7 +19,7 @@ MUTABLE = (list, dict, set, collections.deque)
 
 
 def eagerly() -> contextlib.AbstractContextManager[None]:
-    """What is compiled as it was written: compiled backward passes reuse what several of them need."""
+    """A context in which compiled code runs as it was written: compiled backward passes reuse what several need."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         return contextlib.nullcontext()
     stance: contextlib.AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

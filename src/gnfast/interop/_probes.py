@@ -23,7 +23,7 @@ FLOOR = 100
 
 
 class Products(Protocol):
-    """What is tested: J (n k, p) times vectors, and its adjoint."""
+    """Products that are tested: J (n k, p) times vectors, and its adjoint."""
 
     outputs: Tensor
     batched: bool
@@ -88,7 +88,7 @@ class Probe:
         return torch.cat([part * weight for part, weight in zip(parts, weights, strict=True)])
 
     def difference(self, made: Products, width: int) -> str:
-        """What is wrong with products of blocks of so many vectors: empty if nothing."""
+        """The fault of products of blocks of so many vectors: empty if there is none."""
         if not close(made.outputs, self.outputs):
             return "its outputs differ"
         width = width if made.batched else 1
@@ -118,7 +118,7 @@ class Probe:
 
 
 def tolerance(like: Tensor) -> float:
-    """Of what is compared, relative to its size: the root of eps, 1.5e-8 in float64 and 3.5e-4 in float32.
+    """The tolerance of comparisons, relative to the size: the root of eps, 1.5e-8 in float64 and 3.5e-4 in float32.
 
     Another order of the same sums changes far less, a wrong formula far more. Where a unit at the kink of a ReLU falls
     to its other side by rounding, a slower way is taken in the end, whose forward pass is the plain one.

@@ -179,7 +179,7 @@ def _split(name: Any) -> tuple[str, int]:
 
 
 def _numbers(path: Path, first: Mapping[Path, int]) -> list[int]:
-    """What sorts paths: numbers in names and lists, and the place of fields, which come as they are declared."""
+    """A key that sorts paths: numbers in names and lists, and the place of fields, which come as they are declared."""
     found = []
     for depth, key in enumerate(path, 1):
         if isinstance(key, jax.tree_util.GetAttrKey):

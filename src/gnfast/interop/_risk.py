@@ -140,7 +140,7 @@ def network_of(module: Any, params: list[Tensor], loss: Any = None) -> tuple[Net
 
 
 def unwrapped(module: Any) -> Any:
-    """What is inside of wrappers that compute the same on the CPU; neither torch.func nor torch.fx takes these."""
+    """The module inside of wrappers that compute the same on the CPU; neither torch.func nor torch.fx takes these."""
     while type(module) in WRAPPERS and all(tensor.device.type == "cpu" for tensor in module.parameters()):
         if altered(module):
             return _Hooked(module)
@@ -181,7 +181,7 @@ def operator_at(
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """What the core refuses, others may take: a module, samples, outputs that are not (n, k), weights that are zero."""
+    """Checks of what the core refuses: a module, samples, outputs that are not (n, k), weights that are zero."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from gnfast.networks import Network
 
 
 class ModuleSource:
-    """What a network compares itself with at its first samples: see `gnfast.Network.source`.
+    """The source that a network compares itself with at its first samples: see `gnfast.Network.source`.
 
     The module computes as it stood when it was read, with the network's own values: those of a network that
     `with_parameters` or `gnfast.prune` has made take the place of the module's for the comparison.

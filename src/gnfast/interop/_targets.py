@@ -61,7 +61,7 @@ class CrossEntropyOf(_Module):  # type: ignore[misc]  # see _Module
 
     @property
     def reduction(self) -> str:
-        """That of the loss."""
+        """The reduction of the loss."""
         return str(self.loss.reduction)
 
     def as_module(self) -> nn.CrossEntropyLoss:
@@ -153,7 +153,7 @@ def _outputs_of(model: Any, X: Any) -> Tensor:
 
 
 def source_of(batches: Any) -> Any:
-    """What to watch of batches that are the same at every pass until it changes; None where each pass makes them anew.
+    """The parts of batches to watch, if these are the same at every pass; None where each pass makes them anew.
 
     Lists of tensors; loaders of such and of TensorDataset, whole and in an order that matters not.
     """

@@ -1,4 +1,4 @@
-"""What is kept is out of date once something that it was made of has been changed: looked at before each use.
+"""Watches over what kept results were made of: a change makes them out of date, and is looked for before each use.
 
 Tensors and arrays are compared by what PyTorch counts (versions, addresses, steps of optimizers) and, since writes
 through `.data` or NumPy raise no count, by a checksum of all their bytes. That is one pass over p numbers. A product
@@ -68,7 +68,7 @@ register_optimizer_step_post_hook(_count)
 
 
 def state(tensor: Tensor) -> tuple[object, ...]:
-    """What changes when a tensor is replaced, or written to in the usual ways (in inference mode it has no version)."""
+    """Marks that change when a tensor is replaced or written to as usual (in inference mode it has no version)."""
     version = -1 if tensor.is_inference() else int(tensor._version)
     if tensor.layout is not torch.strided:
         return version, _steps[id(tensor)], tensor.layout, tensor.shape, tensor.dtype
@@ -310,7 +310,7 @@ class _Walk:
             self.walk(hook, path)
 
     def _class(self, kind: type, called: Collection[str], aside: Collection[str]) -> None:
-        """What objects of a class have from it, of functions those that are called."""
+        """Members that objects of a class have from it; of functions those that are called."""
         for base in kind.__mro__:
             if base in self._classes or base in (torch.nn.Module, object):
                 continue
@@ -454,7 +454,7 @@ def _is_made(module: Any, key: str, own: Mapping[str, Any]) -> bool:
 
 
 def fingerprint(batches: Iterable[Any]) -> list[object]:
-    """What tells tensors in tuples, lists and dicts from others."""
+    """Marks that tell tensors in tuples, lists and dicts from others."""
     found = _Walk()
     for i, batch in enumerate(batches):
         found.walk(batch, str(i))

@@ -34,12 +34,12 @@ class _Adapter(_Base):  # type: ignore[misc]  # see _Base
 
     @property
     def device(self) -> Any:
-        """Where vectors and products are."""
+        """The device of vectors and products."""
         return self._device
 
     @property
     def dtype(self) -> Any:
-        """That of vectors and products."""
+        """The dtype of vectors and products."""
         return self._dtype
 
     def matvec(self, v: Tensor) -> Tensor:

@@ -298,7 +298,7 @@ class GaussNewton:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of parameters, samples and vectors."""
+        """The dtype of parameters, samples and vectors."""
         return self.network.dtype
 
     def __call__(self, v: Any) -> Any:

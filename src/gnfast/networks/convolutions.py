@@ -16,7 +16,7 @@ PADDING_MODES = ("zeros", "circular")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Convolution(Layer):
-    """What convolutions along one and two axes share."""
+    """The common base of convolutions along one and two axes."""
 
     axes: ClassVar[tuple[str, ...]]
     weight: Array
@@ -188,7 +188,7 @@ class Pool(Layer):
         return (shape[0], *(axis[5] for axis in self._windows(shape)))
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         axes = self._windows(shape)
         windows = (shape[0], *([_POINT] if len(axes) == 1 else []), *axes, False)
         return [("pool", self.mode == "max", windows)]

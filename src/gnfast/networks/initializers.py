@@ -47,7 +47,7 @@ GAINS = {"identity": 1.0, "relu": math.sqrt(2), "tanh": 5 / 3, "gelu": math.sqrt
 
 
 def gain(activation: str, slope: float) -> float:
-    """What a weight's standard deviation is multiplied by so that the activation keeps the scale of its input."""
+    """The factor of a weight's standard deviation by which the activation keeps the scale of its input."""
     if activation == "leaky_relu":
         return math.sqrt(2 / (1 + slope**2))
     if activation not in GAINS:
@@ -56,7 +56,7 @@ def gain(activation: str, slope: float) -> float:
 
 
 def variance(family: str, shape: Shape, gain: float) -> float:
-    """Of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun", "ntk" or "pytorch"."""
+    """The variance of the entries of a weight (out, in); family is "kaiming", "xavier", "lecun", "ntk" or "pytorch"."""
     fan_out, fan_in = shape
     others = {"kaiming": gain**2 / fan_in, "xavier": 2 / (fan_in + fan_out), "pytorch": 1 / (3 * fan_in)}
     return others.get(family, 1 / fan_in)

@@ -34,7 +34,7 @@ Spec: TypeAlias = tuple[Any, ...]  # what the core is told of a layer: its kind,
 
 
 class Layer:
-    """What the layers have in common."""
+    """The common base of all layers."""
 
     kind: ClassVar[str]  # in weight files
     is_linear = True  # whether the outputs are linear in the inputs, up to a constant
@@ -44,7 +44,7 @@ class Layer:
         return {}
 
     def parameters(self) -> list[Array]:
-        """Those of the arrays that are parameters."""
+        """The arrays that are parameters."""
         return list(self.arrays().values())
 
     def with_parameters(self, values: Iterator[Array], dtype: np.dtype[Any]) -> Self:
@@ -60,7 +60,7 @@ class Layer:
         return shape
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Dense(Layer):
         return (self.out_features,)
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         return [("dense", self.weight, self.bias, self.skip)]
 
     def options(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Activation(Layer):
         return self.name == "identity"
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         return [] if self.is_linear else [("activation", self.name, self.slope)]
 
     def options(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Flatten(Layer):
         return (math.prod(shape),)
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         return []
 
 
@@ -210,7 +210,7 @@ class Scale(Layer):
         object.__setattr__(self, "factor", _checks.real(self.factor, "factor"))
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         return [("scale", self.factor)]
 
     def options(self) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class Residual(Layer):
         return self._built(shape)[1]
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         return [("residual", *self._built(shape)[0], self.scale)]
 
     def _built(self, shape: Shape) -> tuple[tuple[list[Spec], list[Spec]], Shape]:
@@ -309,7 +309,7 @@ class Residual(Layer):
 
 
 def build_specs(layers: Iterable[Layer], shape: Shape, where: str = "layers") -> tuple[list[Spec], Shape]:
-    """What the core is told of the layers, one after another, on samples of `shape`, and the shape that they give."""
+    """The layers on samples of `shape`, as the core is told of them, and the shape that they give."""
     specs: list[Spec] = []
     for i, layer in enumerate(layers):
         try:

@@ -27,7 +27,7 @@ SAMPLES = {2: ("n", "d"), 3: ("n", "c", "l"), 4: ("n", "c", "h", "w")}  # what X
 
 
 class Linearization(NamedTuple):
-    """What the derivatives of a network at given samples are made of, one entry per dense layer."""
+    """Parts of the derivatives of a network at given samples, one entry per dense layer."""
 
     inputs: list[Array]
     """The input (n, m_{l-1}) of the layer."""
@@ -95,7 +95,7 @@ class Network:
 
     @property
     def kept(self) -> Array | None:
-        """Where the parameters are among all entries of the arrays; None where all of them are: see `gnfast.prune`."""
+        """The places of the parameters among all entries of the arrays, or None for all of them: see `gnfast.prune`."""
         return None
 
     @property

@@ -17,7 +17,7 @@ PARAMETERS = ("weight", "bias")
 
 
 class _Normalization(Layer):
-    """What the two have in common: weight and bias, where there are any, are parameters."""
+    """The common base of both: weight and bias, where there are any, are parameters."""
 
     weight: Array | None
     bias: Array | None
@@ -113,7 +113,7 @@ class BatchNorm(_Normalization):
         return shape
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         given: tuple[Array | None, ...] = (None, None, None)
         if not self.training and self.mean is not None and self.var is not None:
             # The forward pass, which subtracts the mean, is made in float64; tangents are in the network's dtype.
@@ -183,7 +183,7 @@ class LayerNorm(_Normalization):
         return self.normalized_shape if isinstance(self.normalized_shape, tuple) else shape
 
     def spec(self, shape: Shape) -> list[Spec]:
-        """What the core is told of the layer on samples of `shape`."""
+        """The layer on samples of `shape`, as the core is told of it."""
         size = math.prod(self._last(shape))
         flat = [None if array is None else array.reshape(-1) for array in (self.weight, self.bias)]
         return [("norm", (math.prod(shape), size, 1, size), *flat, self.eps, None, None, None)]

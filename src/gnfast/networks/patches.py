@@ -38,7 +38,7 @@ class Group(NamedTuple):
     left: FloatArray
     """The derivative (k, m, positions) of the output in what the group gives."""
     met: FloatArray
-    """What its kernel meets there, (positions, r, q)."""
+    """The inputs of its kernel there, (positions, r, q)."""
     weights: slice
     biases: slice
 
@@ -75,7 +75,7 @@ class Step:
         return _pair((m - 1) * q + span for m, q, span in zip(size, self.stride, self.span, strict=True))
 
     def at(self, taps: Pair, size: Pair) -> tuple[slice, slice]:
-        """Where one tap lies in the input, for all positions of an output of this size."""
+        """The places of one tap in the input, for all positions of an output of this size."""
         first = [d * t for d, t in zip(self.dilation, taps, strict=True)]
         rows, columns = (slice(f, f + (m - 1) * q + 1, q) for f, m, q in zip(first, size, self.stride, strict=True))
         return rows, columns
@@ -118,7 +118,7 @@ class ComposedConvolution:
 
     @property
     def channels(self) -> int:
-        """Of the output."""
+        """Channels of the output."""
         return int(self.steps[-1].kernel.shape[0])
 
     @property
@@ -138,11 +138,11 @@ class ComposedConvolution:
 
     @property
     def terms(self) -> int:
-        """Of the longest sum behind an entry of a Gram, for estimates of rounding."""
+        """The number of terms of the longest sum behind an entry of a Gram, for estimates of rounding."""
         return max(int(step.kernel.size) for step in self.steps)
 
     def ranks(self, r: int) -> list[int]:
-        """What rank every U_l may have at most at r patches, by the sizes alone."""
+        """The largest rank that every U_l may have at r patches, by the sizes alone."""
         found = []
         for index in self.trained:
             step, A = self.steps[index], math.prod(self.sizes[index + 1])
@@ -151,7 +151,7 @@ class ComposedConvolution:
         return found
 
     def gram_flops(self, r: int) -> float:
-        """Of all U_l U_l^T at r patches."""
+        """Flops of all U_l U_l^T at r patches."""
         steps = [(self.steps[index], math.prod(self.sizes[index + 1])) for index in self.trained]
         return sum(
             step.groups * min(_costs(self.channels, len(step.kernel) // step.groups, A, r, step.kernel[0].size))
@@ -195,7 +195,7 @@ class ComposedConvolution:
         return factors.factor_of_rows(out, rows, n * positions) * (unit * math.sqrt(scale))
 
     def moment_flops(self, n: int) -> float:
-        """Of the second moment of n samples."""
+        """Flops of the second moment of n samples."""
         return min(self._moment_costs(n))
 
     def _moment_costs(self, n: int) -> tuple[float, float]:
@@ -310,14 +310,14 @@ def _spread(step: Step, rows: FloatArray, size: Pair) -> FloatArray:
 
 
 def _share(step: Step, values: FloatArray, group: int) -> FloatArray:
-    """What one group has of rows (k, m, h, w): (k, m / groups, positions)."""
+    """One group's share of rows (k, m, h, w): (k, m / groups, positions)."""
     k, m = values.shape[:2]
     share = m // step.groups
     return values[:, group * share : (group + 1) * share].reshape(k, share, -1)
 
 
 def _unfold(step: Step, values: FloatArray, group: int, size: Pair) -> FloatArray:
-    """What a group's kernel meets at every output position: (positions, r, m / groups * taps)."""
+    """The inputs of a group's kernel at every output position: (positions, r, m / groups * taps)."""
     share = step.kernel.shape[1]
     part = values[group * share : (group + 1) * share]
     met = np.stack([part[:, :, *step.at(taps, size)] for taps in np.ndindex(*step.taps)], 1)  # (m, taps, r, h, w)
@@ -393,7 +393,7 @@ def composed_convolution(layers: Sequence[Layer], shape: Sequence[int]) -> Compo
 
 
 def _placed(spec: Spec, size: tuple[int, int, int], offset: int, index: int) -> Placed | None:
-    """What the core is told of a layer on images (c, h, w), as a convolution; None if it is none.
+    """A layer on images (c, h, w) as a convolution, from what the core is told of it; None if it is none.
 
     A dense layer is one with a kernel as large as the image.
     """

@@ -42,7 +42,7 @@ class PrunedNetwork(Network):
 
     @property
     def kept(self) -> Array:
-        """Where the parameters are among all entries, (p,), ascending."""
+        """The places of the parameters among all entries, (p,), ascending."""
         return self._kept
 
     @property

@@ -1,4 +1,4 @@
-"""What the duals cost: bytes and flops, from the sizes alone."""
+"""Costs of the duals: bytes and flops, from the sizes alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 8
 
 @dataclass(frozen=True)
 class GramCosts:
-    """What the Gram dual costs, N = n rank."""
+    """Costs of the Gram dual, N = n rank."""
 
     kept: (
         float  # bytes of backward rows, or, unless the network is plain and dense, of one sample's rows of the Jacobian

@@ -1,4 +1,4 @@
-"""What the duals share: vectors that can be taken to parameters."""
+"""The common base of duals: vectors that can be taken to parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gnfast.operators.wide_limit import Decoupling
 
 
 class Dual(Decoupling):
-    """What the two duals share beyond that: vectors that can be taken to parameters."""
+    """The common base of the duals of a network: vectors that can be taken to parameters."""
 
     problem: Problem
     parameters: int

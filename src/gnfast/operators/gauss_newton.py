@@ -122,7 +122,7 @@ class GaussNewton(SymmetricOperator):
 
     @property
     def scale(self) -> float:
-        """What multiplies the sum over samples: 1/n for the mean."""
+        """The factor of the sum over samples: 1/n for the mean."""
         return self.problem.scale
 
     def _apply(self, rows: Array, out: Array) -> None:

@@ -70,7 +70,7 @@ class Gram(Dual):
         return KnownDiagonal(self.diagonal(), "norms of the Jacobian's rows")
 
     def costs(self) -> GramCosts:
-        """What products cost as they are, and stored."""
+        """Costs of products as they are, and stored."""
         return gram_costs(self.problem, self._copies)
 
     def analytic_bound(self) -> Bound | None:

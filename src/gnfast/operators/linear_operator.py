@@ -95,7 +95,7 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
         return self._transpose().dot(x) if x.ndim == 1 else self._transpose().dot(x.T).T
 
     def _with_shape(self, x: Any) -> Any:
-        """What is no array of some library, as one; an array that has other things to say keeps them until checked."""
+        """An array of what is none of some library; one with other things to say keeps them until checked."""
         known = isinstance(x, np.ndarray) or _arrays.is_tensor(x) or _arrays.is_on_gpu(x)
         return x if known and hasattr(x, "ndim") else _arrays.as_array(x, "V", self.device, "the operator")
 

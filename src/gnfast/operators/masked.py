@@ -50,14 +50,14 @@ class _Kept:
 
 
 class KeptGaussNewton(_Kept):
-    """What the core's GaussNewton does."""
+    """The products of the core's GaussNewton."""
 
     def __init__(self, core: _core.GaussNewton, kept: Array) -> None:
         super().__init__(kept, core.size)
         self._core = core
 
     def plan(self, vectors: int) -> dict[str, Any]:
-        """What the core plans for so many vectors."""
+        """The core's plan for so many vectors."""
         return self._core.plan(vectors)
 
     def apply(self, v: Array, out: Array) -> None:
@@ -85,7 +85,7 @@ class KeptGaussNewton(_Kept):
 
 
 class KeptGram(_Kept):
-    """What the core's Gram does, by products with J^T and J: the Hadamard form of dense layers has no place for E."""
+    """The products of the core's Gram, by J^T and J: the Hadamard form of dense layers has no place for E."""
 
     def __init__(self, core: _core.Gram, kept: Array, parameters: int, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__(kept, parameters)
@@ -110,7 +110,7 @@ class KeptGram(_Kept):
         self._core.restrict(self._scattered(v), out, self._parameters)
 
     def mean_over_outputs(self, out: Array) -> None:
-        """That of the network before it was pruned: a preconditioner need not be exact."""
+        """The mean over outputs of the network before it was pruned: a preconditioner need not be exact."""
         self._core.mean_over_outputs(out)
 
     def form(self, out: Array, progress: _core.Progress) -> None:

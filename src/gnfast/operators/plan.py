@@ -26,7 +26,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `GaussNewton.dual()` takes and how a product is made.
+    """The space that `GaussNewton.dual()` takes and how a product is made.
 
     Attributes:
         space: "parameters", "samples" or "linear map".

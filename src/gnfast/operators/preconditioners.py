@@ -150,7 +150,7 @@ class Root(PowerOfBlocks):
     """M^(-1/2) of a block-diagonal M."""
 
     def rounding(self, problem: Problem) -> float:
-        """That of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
+        """The rounding of T = S M^(-1/2), in the norm, G = S^T S: 8 eps |S_l| |M_l^(-1/2)|, over all blocks.
 
         As for eigenvalues (`thresholds.rounding_error`); see docs/decisions/0022-blocks-and-preconditioners.md.
         """
@@ -408,7 +408,7 @@ def _times(root: Operator, rows: Array) -> Array:
 
 
 def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count: int, gram: Any) -> Array:
-    """What `lift` makes of unit vectors from number `first` on, (count, width)."""
+    """The images under `lift` of unit vectors from number `first` on, (count, width)."""
     out: Array = gram.device.empty((count, width), gram.dtype)
     for i in range(0, count, UNITS):
         some = min(UNITS, count - i)
@@ -417,7 +417,7 @@ def _rows(width: int, lift: Callable[[Array, Array], object], first: int, count:
 
 
 def _factor_bytes(problem: Problem) -> float:
-    """Of K-FAC: the factors in float64, their eigenvectors and eigenvalues, and what is there while they are made.
+    """Bytes of K-FAC: factors in float64, their eigenvectors and eigenvalues, and what is there meanwhile.
 
     LAPACK keeps a matrix, its eigenvectors and twice as much work space; the passes through the network are over then.
     """
@@ -468,7 +468,7 @@ def _groups(layer: Dense | Conv1d | Conv2d) -> int:
 
 
 def _places(layer: Dense | Conv1d | Conv2d, start: int, row: int, m: int) -> Array | slice:
-    """Of m rows of the weight from `row` on, the bias behind each, in the order of X."""
+    """The places of m rows of the weight from `row` on, the bias behind each, in the order of X."""
     d = layer.weight[0].size
     if layer.bias is None:
         return slice(start + row * d, start + (row + m) * d)

@@ -95,7 +95,7 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        """What multiplies the sum over samples: 1/n for the mean."""
+        """The factor of the sum over samples: 1/n for the mean."""
         return math.ldexp(1 / len(self.X) if self.reduction == "mean" else 1.0, self.exponent)
 
     def saturation(self) -> str:

@@ -88,7 +88,7 @@ class SymmetricOperator(BlockOperator):
         return None
 
     def costs(self) -> GramCosts | None:
-        """What products cost as they are, and stored, where that may pay; else None."""
+        """Costs of products as they are, and stored, where that may pay; else None."""
         return None
 
     def trace_operator(self) -> SymmetricOperator:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerTable(Mapping[str, T], Generic[T]):
-    """What was found of each layer, by the layer's name; `print(...)` shows a table.
+    """Results for each layer, by the layer's name; `print(...)` shows a table.
 
     Attributes:
         layers: The layers that were asked about.
@@ -110,5 +110,5 @@ def spectra(G: GaussNewton, layers: Layers | None = None) -> LayerTable[Array]:
 
 
 def _blocks(G: GaussNewton, layers: Layers | None) -> Iterator[tuple[str, Block]]:
-    """Of the layers that have parameters left."""
+    """The blocks of the layers that have parameters left."""
     return ((part.name, G.block(part)) for part in (G.layers() if layers is None else layers) if part.size)

@@ -1,4 +1,4 @@
-"""What is known about an eigenvalue from its residual, and about the whole spectrum from a random start.
+"""Certificates: for an eigenvalue from its residual, and for the whole spectrum from a random start.
 
 The formulas: docs/mathematics.md#certified-intervals.
 """

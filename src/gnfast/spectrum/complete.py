@@ -1,4 +1,4 @@
-"""What makes an answer of a search one: nothing is missed beyond the pairs found, and their residuals are true.
+"""Checks of a search: nothing is missed beyond the pairs found, and their residuals are true.
 
 A search from a random block of b vectors sees b copies of each eigenvalue, and a start that was given sees what it has
 a part of. So where a cluster among the values is as wide as the block, or the start was given, a look follows: a search
@@ -30,7 +30,7 @@ STAGES = {"LA": "largest eigenvalues", "SA": "smallest eigenvalues", "BE": "eige
 
 @dataclass
 class Found:
-    """What a search of the core found.
+    """The result of a search of the core.
 
     Attributes:
         raw: As the core says it.

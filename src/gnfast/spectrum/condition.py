@@ -173,7 +173,7 @@ def cond(
 
 
 def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOperator:
-    """What the condition number is computed of."""
+    """The operator whose condition number is computed."""
     if preconditioner is None:
         if damping != 0:
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
@@ -185,7 +185,7 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
 
 
 def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
-    """What rounding may have done to an eigenvalue."""
+    """The change that rounding may have made of an eigenvalue."""
     return thresholds.rounding_error(largest, A.dtype) + A.root_rounding * (2 * math.sqrt(value) + A.root_rounding)
 
 
@@ -221,7 +221,7 @@ def _upper(
 
 
 def _what_was_cut(A: SymmetricOperator, found: Found) -> str:
-    """What the dtype does not tell from zero, beyond what is zero by the sizes alone."""
+    """A note on eigenvalues that the dtype does not tell from zero, beyond those that are by the sizes alone."""
     count = A.shape[0] - found.rank
     if count <= A.known_nullity or not found.clear:
         return ""

@@ -123,12 +123,12 @@ class InUnits(SymmetricOperator):
         return int(self._core.exponent)
 
     def settled(self, at_least: float = 0.0) -> int:
-        """What is taken, by a product of its own where none was made; that of `at_least` where this is larger."""
+        """The power that is taken, by a product of its own where none was made; that of `at_least` if it is larger."""
         self._core.settle(at_least)
         return self.taken
 
     def out_of(self, values: Any) -> Any:
-        """What was found of this operator as it is of A: the same times 2^taken.
+        """The value for A of what was found of this operator: the same times 2^taken.
 
         Raises:
             ValueError: It is larger than its dtype can hold.
@@ -175,7 +175,7 @@ class Wide(SymmetricOperator):
 
 
 def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
-    """What solvers work on: A itself, or in float64 where that is asked for and its products are in float32."""
+    """The operator that solvers work on: A, or in float64 where that is asked for and its products are in float32."""
     wanted = A.dtype if precision is None else _checks.float_dtype(precision, "precision")
     if wanted == A.dtype:
         return A
@@ -185,7 +185,7 @@ def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
 
 
 def product_dtype(A: SymmetricOperator) -> np.dtype[Any]:
-    """What the products are computed in, which limits what can be said about the eigenvalues."""
+    """The dtype of the products, which limits what can be said about the eigenvalues."""
     found: np.dtype[Any] = A.op.dtype if isinstance(A, Wide) else A.dtype
     return found
 
@@ -254,7 +254,7 @@ def as_symmetric(op: Any) -> SymmetricOperator:
 
 
 def _real_dtype(given: Any) -> np.dtype[Any]:
-    """What an operator that says so, or nothing, is worked on in."""
+    """The dtype in which an operator that names one, or none, is worked on."""
     dtype = np.dtype(np.float64 if given is None else given)
     if dtype.kind not in "biuf":
         raise TypeError(f"op has dtype {dtype} but must be real symmetric")
@@ -318,7 +318,7 @@ def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def eigenpairs(K: Array, first: int, last: int, form: Callable[[], object]) -> tuple[Array, Array]:
-    """Those from first to last, counted from 0 at the lowest: values ascending, vectors in columns, where K is.
+    """The pairs from first to last, counted from 0 at the lowest: values ascending, vectors in columns, where K is.
 
     K is overwritten. LAPACK's bisection loses eigenvalues where many agree to rounding; then `form` writes K again, and
     all of its eigenvalues are computed, as LAPACK's manual advises.

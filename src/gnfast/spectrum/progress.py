@@ -1,4 +1,4 @@
-"""What the argument `progress` of long work asks for."""
+"""Reports of progress, as the argument `progress` of long work asks for them."""
 
 from __future__ import annotations
 

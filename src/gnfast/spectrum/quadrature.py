@@ -121,7 +121,7 @@ def radau(nodes: Array, weights: Array, residuals: Array, at: float) -> tuple[Ar
 
 
 def _last_entries(residuals: Array) -> Array:
-    """Of the nodes' vectors, times beta: first and last entries agree in sign for the largest node, then by turns."""
+    """Last entries of the nodes' vectors, times beta: of the first ones' sign for the largest node, then by turns."""
     return residuals * (-1.0) ** np.arange(residuals.shape[1] - 1, -1, -1)
 
 
@@ -180,7 +180,7 @@ def block_of(A: SymmetricOperator, vectors: int, block_size: int | None) -> int:
 
 
 def standard_error(samples: Array) -> Any:
-    """Of the mean over the first axis, widened for few samples so that two of it hold the truth in 95 of 100 draws.
+    """The error of the mean over the first axis, widened for few samples so that two of it hold in 95 of 100 draws.
 
     Student's quantile in place of the normal one; infinite for a single sample.
     """

@@ -65,7 +65,7 @@ class Search:
         return found._replace(largest=largest, smallest=smallest, cut=self._true(found.cut))
 
     def _true(self, value: float) -> float:
-        """Of A, what was found of it in units of its size."""
+        """The value for A of what was found in units of its size."""
         return float(self.units.out_of(value))
 
     def _found(self) -> Found:
@@ -201,7 +201,7 @@ class Search:
                 raise VanishingError(larger)
 
     def _cut(self, top: float) -> float:
-        """What counts as zero, once it is known that not everything does."""
+        """The threshold of zero, once it is known that not everything is."""
         self._check_range(top)
         if not top > 0:
             why = self.A.why_zero()

@@ -1,4 +1,4 @@
-"""What a search for eigenpairs is asked for."""
+"""The arguments of a search for eigenpairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gnfast.spectrum import matrices
 
 @dataclass
 class Task:
-    """What one search is asked for, all of it checked."""
+    """The arguments of one search, all of them checked."""
 
     A: SymmetricOperator
     k: int
@@ -30,7 +30,7 @@ class Task:
 
     @cached_property
     def op(self) -> SymmetricOperator:
-        """What is worked on: A, which says what can be claimed, or A with vectors in more precision."""
+        """The operator that is worked on: A, which says what can be claimed, or A with vectors in more precision."""
         return matrices.in_precision(self.A, self.precision)
 
     @cached_property
@@ -45,7 +45,7 @@ class Task:
 
     @property
     def device(self) -> Device:
-        """Where it is multiplied."""
+        """The device where it is multiplied."""
         return self.A.device
 
     @property
