@@ -250,7 +250,7 @@ class Gram(OnTensors, Decoupling):
         return KnownDiagonal(values, "norms of the Jacobian's rows") if self._rows(use) else None
 
     def costs(self) -> GramCosts:
-        """What products cost as they are, and stored, of a model that uses each parameter once a sample.
+        """Costs of products as they are, and stored, of a model that uses each parameter once a sample.
 
         Others reuse them, so that products cost more than is said here, and storing pays earlier.
         """

@@ -23,7 +23,7 @@ class KnownDiagonal(NamedTuple):
 
 
 class Origin(Protocol):
-    """What an operator was made of, as far as every operator asks it."""
+    """The owner of an operator, as far as every operator asks it."""
 
     def check_unchanged(self) -> None:
         """Raise a RuntimeError if it has changed since."""
