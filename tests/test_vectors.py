@@ -234,6 +234,43 @@ def test_samples_of_every_kind(kind):
                 call(samples)
 
 
+@pytest.mark.parametrize("n", [6, 300])
+def test_what_is_changed_in_place_is_noticed(n):
+    """Whole arrays at any number of samples, single entries of samples always, of a network's arrays from 256 on."""
+    norm, head, norm_mean = (
+        [RNG.uniform(1, 2, 5) for _ in range(4)],
+        RNG.standard_normal((3, 5)),
+        RNG.standard_normal(5),
+    )
+    for where in ("X", "first weight", "bias", "head", "mean", "residual", "weights"):
+        data, inner, weights = RNG.standard_normal((n, 4)), RNG.standard_normal((5, 5)), RNG.uniform(1, 2, (n, 3))
+        first, bias = RNG.standard_normal((5, 4)), RNG.standard_normal(5)
+        mean, last = norm_mean.copy(), head.copy()
+        tail = [gn.BatchNorm(norm[0], norm[1], mean, norm[3]), gn.Residual([gn.Dense(inner)]), gn.Dense(last)]
+        net = gn.Network([gn.Dense(first, bias), gn.Activation("tanh"), *tail])
+        G = gn.GaussNewton(net, data, weights=weights)
+        users = [G, G.gram(), G.jacobian(), G.jacobian().T, G.block(0), gn.ShardedGaussNewton(net, data, ["cpu"] * 2)]
+        users = users[:5] if where == "weights" else users
+        places = {"X": data, "first weight": first, "bias": bias, "head": last, "mean": mean, "residual": inner}
+        array = (places | {"weights": weights})[where]
+        before = [op @ np.ones(op.shape[1]) for op in users]
+        kept = array.copy()
+        one = where in ("X", "weights") or n == 300
+        if one:
+            array.flat[array.size // 2] = np.nextafter(array.flat[array.size // 2], np.inf)
+        else:
+            array *= 1.1
+        for op in users:
+            if not one or not isinstance(op, gn.ShardedGaussNewton) or where == "X":
+                with pytest.raises(RuntimeError, match="were changed in place"):
+                    op @ np.ones(op.shape[1])
+        with pytest.raises(RuntimeError, match="were changed in place"):
+            gn.cond(G)
+        array[...] = kept
+        for op, product in zip(users, before, strict=True):
+            np.testing.assert_array_equal(op @ np.ones(op.shape[1]), product)
+
+
 # ------------------------------------------------------------------------------------------------- SciPy's functions
 def test_what_scipy_makes_of_float32_stays_float32():
     G = gn.GaussNewton(in_dtype(NET, "float32"), X.astype("float32"))

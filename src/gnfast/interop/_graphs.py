@@ -126,6 +126,10 @@ class _ModuleNetwork(Network):
         self.watched = True
         self._watch = Watch(module.named_parameters(), module, all_modes=False)
 
+    @property
+    def watches(self) -> bool:
+        return True
+
     def check_unchanged(self) -> None:
         if self.watched:
             self._watch.check()

@@ -94,6 +94,11 @@ class Network:
         """Raise if the arrays, where they belong to somebody else, have been changed: operators keep forward passes."""
 
     @property
+    def watches(self) -> bool:
+        """Whether `check_unchanged` looks at all of its arrays, whoever calls it."""
+        return False
+
+    @property
     def kept(self) -> Array | None:
         """The places of the parameters among all entries of the arrays, or None for all of them: see `gnfast.prune`."""
         return None

@@ -55,7 +55,8 @@ class GaussNewton(SymmetricOperator):
         TypeError: Wrong kinds or dtypes.
         ValueError: Wrong shapes, names, NaN or infinite values.
         MemoryError: `memory_limit` is too small for the forward pass, or for the factors of given blocks.
-        RuntimeError: It is used after a training step has changed the PyTorch module that the network was read from.
+        RuntimeError: It is used after X, weights or the network's arrays have been changed in place, as a training step
+            changes those of a PyTorch module that the network was read from.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.

@@ -99,8 +99,9 @@ class ShardedGaussNewton(SymmetricOperator):
         return type(self), self._parts
 
     def check_unchanged(self) -> None:
-        """Raise a RuntimeError if the PyTorch module has changed since the network was read from it."""
-        self.net.check_unchanged()
+        """Raise a RuntimeError if what it was made of has been changed in place."""
+        for shard in self.shards:
+            shard.check_unchanged()
 
     def _apply(self, rows: Array, out: Array) -> None:
         self._product(rows, out)
