@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gnfast import _core
+from gnfast import _core, thresholds
 from gnfast._arrays import Array, Device
 from gnfast.operators.symmetric import SymmetricOperator
 
@@ -39,7 +39,11 @@ class Decoupling(SymmetricOperator):
         """
         factor = self.device.empty((self._block, self._block), self.dtype)
         self._mean_over_outputs(factor)
+        largest = float(factor.diagonal().max())
         if self.device.core.cholesky(factor):
+            return None
+        # Pivots of a singular matrix are zero up to rounding: where all are positive, the inverse may be anything.
+        if float(factor.diagonal().min()) ** 2 <= thresholds.rounding_error(largest, self.dtype):
             return None
         return WideLimitInverse(factor, self._copies, self._interleaved, self.device)
 
