@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gnfast import _checks, thresholds
-from gnfast.operators import GaussNewton, SymmetricOperator
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
 from gnfast.spectrum.eigen import reporting, tolerance
@@ -178,10 +178,12 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
         if damping != 0:
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
         return matrices.as_symmetric(G).dual()
-    if not isinstance(G, GaussNewton):
+    make = getattr(G, "preconditioned", None)
+    if make is None:
         kind, hint = f"{type(G).__module__}.{type(G).__qualname__}", getattr(G, "preconditioning_hint", "")
         raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{hint}")
-    return G.preconditioned(preconditioner, damping)
+    found: SymmetricOperator = make(preconditioner, damping)
+    return found
 
 
 def _doubt(A: SymmetricOperator, largest: float, value: float) -> float:
