@@ -128,7 +128,7 @@ class Problem:
 
 
 def _in_place(net: Network, X: Array, weights: Array | None) -> list[Array]:
-    """What is summed at each product, at less than 3 % of it: see WHOLE. Networks that look themselves do it all."""
+    """Arrays that are summed at each product, at less than 3 % of it: see WHOLE. Some networks look at all of them."""
     own = [] if net.watches else [array for layer in net.layers for array in layer.arrays().values()]
     share = min(1.0, len(X) / WHOLE)
     parts = [part for array in own if array.flags.c_contiguous for part in _ends(array.reshape(-1), share)]
