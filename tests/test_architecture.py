@@ -48,7 +48,7 @@ PYTHON_HEIGHTS = {
     "bounds": 4,
     "networks": 3,
     **dict.fromkeys(("_runtime", "datasets", "data_files", "factors", "hessians", "losses", "_files", "_vectors"), 2),
-    **dict.fromkeys(("_arrays", "_checks", "_groups", "_memory", "thresholds", "protocol"), 1),
+    **dict.fromkeys(("_arrays", "_checks", "_groups", "_memory", "_results", "thresholds", "protocol"), 1),
     **dict.fromkeys(("_core", "_extras"), 0),
 }
 ROOT_ROOM, INTEROP = "__init__", "interop"

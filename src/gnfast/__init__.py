@@ -69,6 +69,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'gnfast' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "from_torch", "interop"])
+
+
 __version__ = build_info()["version"]
 
 __all__ = [

@@ -65,13 +65,25 @@ def build_app() -> "typer.Typer":
         ) from None
     # Plain messages on the error stream instead of panels, and errors left to main.
     app = typer.Typer(
-        help="Condition numbers and bounds of the Gauss-Newton matrices of wide neural networks.",
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         no_args_is_help=True,
     )
     console = Console()
+
+    def version(asked: bool) -> None:
+        if asked:
+            typer.echo(f"gnfast {gn.__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def of_all_commands(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=version, is_eager=True)
+        ] = False,
+    ) -> None:
+        """Condition numbers and bounds of the Gauss-Newton matrices of wide neural networks."""
 
     app.add_typer(study_commands.build(console), name="study")
     width_command.add(app, console)

@@ -68,3 +68,7 @@ def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
     else:
         found = [deep(net, X, loss), *[relu(net, X)] * (loss == "mse")]
     return sorted((bound for bound in found if bound.applies), key=lambda bound: bound.value)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gnfast._results import Shown
+
 FloatArray = npt.NDArray[np.float64]
 Parts = dict[str, float | npt.NDArray[Any]]
 
@@ -17,7 +19,7 @@ UNRESOLVED = "the lower end of the spectrum is zero within rounding: not resolve
 
 
 @dataclass(frozen=True, repr=False)
-class Bound:
+class Bound(Shown):
     """An upper bound on kappa(G), the condition number of the Gauss-Newton matrix over its non-zero spectrum.
 
     Args:

@@ -7,3 +7,7 @@ from gnfast.ensemble.network import Drawn, NetworkLaw, network
 from gnfast.ensemble.results import Ensemble, LawWarning
 
 __all__ = ["Drawn", "Ensemble", "Grams", "LawWarning", "LinearLaw", "NetworkLaw", "linear", "network"]
+
+
+def __dir__() -> list[str]:
+    return __all__

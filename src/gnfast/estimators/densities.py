@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 from gnfast import _checks, _core, thresholds
 from gnfast._arrays import Array
+from gnfast._results import Brief
 from gnfast.estimators.functions import space_of
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
@@ -28,8 +29,8 @@ LOG_RATIO = 100.0  # eigenvalues over more than two decades are shown on a logar
 Cumulative = Callable[[Array], Array]
 
 
-@dataclass(frozen=True)
-class Density:
+@dataclass(frozen=True, repr=False)
+class Density(Brief):
     """The spectral density of a symmetric operator, smoothed, on a grid.
 
     Attributes:

@@ -9,11 +9,12 @@ import numpy as np
 
 from gnfast import _arrays
 from gnfast._arrays import Array
+from gnfast._results import Brief, Number
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its error; `float(...)` gives the number.
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(Number):
+    """A number with its error; it converts, compares and formats (`f"{found:.3g}"`) as the number.
 
     Attributes:
         value: The number.
@@ -32,9 +33,6 @@ class Estimate:
     products: int = 0
     converged: bool = True
 
-    def __float__(self) -> float:
-        return self.value
-
     def __str__(self) -> str:
         how = "exact" if self.exact else f"{self.products:,} products"
         return f"{self.value:.6g} +- {self.error:.2g} ({self.method}; {how})"
@@ -52,8 +50,8 @@ class EffectiveDimension(Estimate):
     """tr A (A + damping I)^-1: see `Estimate` for its attributes."""
 
 
-@dataclass(frozen=True)
-class Diagonal:
+@dataclass(frozen=True, repr=False)
+class Diagonal(Brief):
     """The diagonal of an operator; `numpy.asarray(...)` gives the values.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 
 from gnfast import _checks
+from gnfast._results import Shown
 from gnfast.networks.layers import Layer
 from gnfast.networks.network import Network
 from gnfast.networks.traversal import named
@@ -38,7 +39,7 @@ class LayerSlice:
         return int(self.own.stop - self.own.start)
 
 
-class Layers(Sequence[LayerSlice]):
+class Layers(Shown, Sequence[LayerSlice]):
     """The layers with parameters, in the order of the parameters; `print(...)` shows a table.
 
     `gnfast.by_layer` has the condition numbers and the spectra of all layers' blocks.

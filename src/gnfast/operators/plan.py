@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnfast._memory import megabytes
+from gnfast._results import Shown
 from gnfast.operators.costs import BLOCK, conv_dual_bytes, conv_dual_flops, gram_costs, linear_dual_bytes
 from gnfast.operators.problem import Problem
 
@@ -24,8 +25,8 @@ class Space:
     excluded: str = ""  # why it cannot be taken, empty if it can
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """The space that `GaussNewton.dual()` takes and how a product is made.
 
     Attributes:
@@ -61,6 +62,9 @@ class Plan:
             f"{self.sample_block} samples x {self.vector_block} vectors at a time, {megabytes(self.memory)}"
         )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.space}, product {self.method}, {megabytes(self.memory)}; print it for the comparison>"
 
     def _compared(self) -> str:
         flops = {"usual": self.flops_usual, "factored": self.flops_factored, "stored": self.flops_stored}

@@ -10,6 +10,7 @@ import numpy as np
 
 from gnfast import _arrays
 from gnfast._arrays import Array
+from gnfast._results import Shown
 from gnfast._runtime import blas_threads
 from gnfast.operators import Block, GaussNewton
 from gnfast.operators.layer_slices import Layers
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LayerTable(Mapping[str, T], Generic[T]):
+class LayerTable(Shown, Mapping[str, T], Generic[T]):
     """Results for each layer, by the layer's name; `print(...)` shows a table.
 
     Attributes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gnfast import _checks, thresholds
+from gnfast._results import Number
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import FAILURE
@@ -15,9 +16,11 @@ from gnfast.spectrum.eigen import reporting, tolerance
 from gnfast.spectrum.routes import Found, Search, VanishingError
 
 
-@dataclass(frozen=True)
-class Condition:
+@dataclass(frozen=True, eq=False, repr=False)
+class Condition(Number):
     """The condition number of the non-zero spectrum, as an interval with its reasons.
+
+    It converts, compares and formats (`f"{found:.3g}"`) as its value.
 
     Attributes:
         value: lambda_max / lambda_min.
@@ -52,9 +55,6 @@ class Condition:
     method: str
     seconds: float
     notes: tuple[str, ...] = field(default=())
-
-    def __float__(self) -> float:
-        return self.value
 
     def __str__(self) -> str:
         full = self.rank == self.dimension

@@ -10,6 +10,7 @@ import numpy as np
 
 from gnfast import _arrays, _core, thresholds
 from gnfast._arrays import Array
+from gnfast._results import brief
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
@@ -54,6 +55,9 @@ class EigenInfo(NamedTuple):
     norm: float = 0.0
     steps: int = 0
     look: int = 0
+
+    def __repr__(self) -> str:
+        return brief("EigenInfo", zip(self._fields, self, strict=True))
 
 
 class Pairs(NamedTuple):

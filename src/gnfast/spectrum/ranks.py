@@ -12,6 +12,7 @@ from scipy.linalg import lapack
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
+from gnfast._results import Brief, Number
 from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import largest, reporting
@@ -20,9 +21,9 @@ from gnfast.spectrum.quadrature import measure, standard_error
 METHODS = ("auto", "exact", "lanczos")
 
 
-@dataclass(frozen=True)
-class Rank:
-    """The numerical rank of a symmetric positive semi-definite matrix; `int(...)` gives the value.
+@dataclass(frozen=True, eq=False, repr=False)
+class Rank(Number):
+    """The numerical rank of a symmetric positive semi-definite matrix; it converts and compares as its value.
 
     Attributes:
         value: How many eigenvalues lie above the cut.
@@ -39,9 +40,6 @@ class Rank:
     cut: float
     method: str
     error: float = 0.0
-
-    def __int__(self) -> int:
-        return self.value
 
     def __index__(self) -> int:
         return self.value
@@ -129,8 +127,8 @@ def rank(
         return Rank(_eigenvalues_above(_arrays.to_host(K), at), size, cut, "inertia")
 
 
-@dataclass(frozen=True)
-class RankProfile:
+@dataclass(frozen=True, repr=False)
+class RankProfile(Brief):
     """How rank, smallest kept eigenvalue and condition number move with the cut; `print(...)` shows a table.
 
     Attributes:

@@ -39,7 +39,7 @@ def build(console: "Console") -> "typer.Typer":
 
     class RunByDefault(TyperGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            known = args and (args[0] in self.commands or args[0] == "--help")
+            known = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
             return super().parse_args(ctx, args if known else ["run", *args])
 
     app = typer.Typer(
