@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ import numpy.typing as npt
 from gnfast import _extras
 
 Array = npt.NDArray[Any]  # or CuPy's
-FLOATS = ("float32", "float64")
+DTypeName: TypeAlias = Literal["float32", "float64"]
+FLOATS: tuple[str, ...] = get_args(DTypeName)
 # Relative spacing of the factors in products of float32 matrices on a GPU: TF32 keeps 10 bits, bfloat16 7.
 PRECISIONS = {"highest": float(np.finfo(np.float32).eps), "high": 2.0**-10, "medium": 2.0**-7}
 GPU_KINDS = (2, 13)  # of DLPack: memory of a CUDA device, managed memory

@@ -12,7 +12,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -109,6 +109,7 @@ def _none(*given: Any) -> Any:
     raise NotImplementedError("given Hessians have factors")
 
 
+LossName: TypeAlias = Literal["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll"]
 # Each has its formula for the GPU and the CPU in the core, too.
 LOSSES = {
     loss.name: loss

@@ -15,7 +15,7 @@ from gnfast.bounds.inputs import is_dense
 from gnfast.bounds.linear import linear, linear_forms
 from gnfast.bounds.relu import relu
 from gnfast.bounds.residual import residual
-from gnfast.losses import check_loss
+from gnfast.losses import LossName, check_loss
 from gnfast.networks import Network
 
 __all__ = ["Bound", "all", "conv", "deep", "linear", "relu", "residual"]
@@ -25,7 +25,7 @@ SINGLE_LAYER_WIDTH = 1024  # the singular values of a square layer of this width
 CONV_SIZE = 2000  # the eigenvalues of one U_l U_l^T of this size take about a second
 
 
-def all(net: Network, X: npt.ArrayLike, loss: str = "mse") -> list[Bound]:
+def all(net: Network, X: npt.ArrayLike, loss: LossName | str = "mse") -> list[Bound]:
     """Every bound that says something, the tightest first.
 
     Networks with skips are among those of `linear`. The forms "layers" and "apriori" are left out beyond a width of

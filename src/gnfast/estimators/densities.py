@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import scipy.fft
@@ -20,7 +20,8 @@ from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import reporting
 from gnfast.spectrum.quadrature import Measure, block_of, measure, standard_error, stored_where_cheaper
 
-METHODS = ("lanczos", "kpm")
+DensityMethod: TypeAlias = Literal["lanczos", "kpm"]
+METHODS: tuple[str, ...] = get_args(DensityMethod)
 POINTS = 400  # of a grid that nobody gave
 MOST_POINTS = 10_000  # at which the Christoffel functions are taken
 LOG_RATIO = 100.0  # eigenvalues over more than two decades are shown on a logarithmic grid
@@ -103,7 +104,7 @@ class Density(Brief):
 
 def density(
     op: Any,
-    method: str = "lanczos",
+    method: DensityMethod | str = "lanczos",
     probes: int = 10,
     steps: int = 100,
     grid: Any = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
 from gnfast.spectrum.quadrature import Measure, measure, stored_where_cheaper
 
-METHODS = ("auto", "exact", "lanczos")
+FunctionMethod: TypeAlias = Literal["auto", "exact", "lanczos"]
+METHODS: tuple[str, ...] = get_args(FunctionMethod)
 
 
 def logdet(
     op: Any,
     damping: float = 0.0,
-    method: str = "auto",
+    method: FunctionMethod | str = "auto",
     probes: int = 20,
     steps: int = 100,
     seed: _checks.Seed = 0,
@@ -122,7 +123,7 @@ def logdet(
 def effective_dimension(
     op: Any,
     damping: float,
-    method: str = "auto",
+    method: FunctionMethod | str = "auto",
     probes: int = 20,
     steps: int = 100,
     seed: _checks.Seed = 0,

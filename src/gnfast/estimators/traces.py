@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting
 from gnfast.spectrum.quadrature import block_of, stored_where_cheaper
 
-TRACE_METHODS = ("auto", "exact", "hutchinson", "hutch++", "xtrace")
-DIAGONAL_METHODS = ("auto", "exact", "hutchinson", "xdiag")
+TraceMethod: TypeAlias = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace"]
+DiagonalMethod: TypeAlias = Literal["auto", "exact", "hutchinson", "xdiag"]
+TRACE_METHODS: tuple[str, ...] = get_args(TraceMethod)
+DIAGONAL_METHODS: tuple[str, ...] = get_args(DiagonalMethod)
 # Vectors that are kept for each product, and blocks beside them: test vectors and basis; these and the basis's image;
 # the basis and its image, for a third of the products.
 KEPT = {"xtrace": (1.0, 1), "xdiag": (1.5, 3), "hutch++": (2 / 3, 2)}
@@ -26,7 +28,7 @@ KEPT = {"xtrace": (1.0, 1), "xdiag": (1.5, 3), "hutch++": (2 / 3, 2)}
 
 def trace(
     op: Any,
-    method: str = "auto",
+    method: TraceMethod | str = "auto",
     probes: int = 60,
     tol: float | None = None,
     seed: _checks.Seed = 0,
@@ -113,7 +115,7 @@ def trace(
 
 def diagonal(
     op: Any,
-    method: str = "auto",
+    method: DiagonalMethod | str = "auto",
     probes: int = 60,
     seed: _checks.Seed = 0,
     *,

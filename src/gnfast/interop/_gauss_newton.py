@@ -18,11 +18,13 @@ from gnfast.interop._models import model_of
 from gnfast.interop._probes import raise_of_memory
 from gnfast.interop._rows import each_rows
 from gnfast.interop._tensors import AutogradJacobian, OnTensors
+from gnfast.losses import LossName
 from gnfast.operators import SymmetricOperator
 from gnfast.operators.costs import GramCosts
 from gnfast.operators.jacobian import Jacobian
 from gnfast.operators.masked import operator_of
 from gnfast.operators.plan import Space
+from gnfast.operators.problem import Reduction
 from gnfast.operators.symmetric import KnownDiagonal
 from gnfast.operators.wide_limit import Decoupling
 
@@ -85,10 +87,10 @@ class GaussNewton(OnTensors, SymmetricOperator):
         module: Any,
         params: Any = None,
         X: Any = None,
-        loss: Any = "mse",
+        loss: LossName | Any = "mse",
         *,
         weights: Any = None,
-        reduction: str = "mean",
+        reduction: Reduction | str = "mean",
         memory_limit: float | None = None,
         check: bool = True,
     ) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -31,9 +31,8 @@ from gnfast import _checks, _core
 from gnfast._arrays import Array
 
 Shape: TypeAlias = tuple[int, int]
-Initializer: TypeAlias = str | Callable[[Shape, int], Any]
 
-NAMES = (
+InitName: TypeAlias = Literal[
     "kaiming_normal",
     "kaiming_uniform",
     "xavier_normal",
@@ -42,7 +41,9 @@ NAMES = (
     "pytorch_uniform",
     "orthogonal",
     "ntk",
-)
+]
+NAMES: tuple[str, ...] = get_args(InitName)
+Initializer: TypeAlias = InitName | str | Callable[[Shape, int], Any]
 GAINS = {"identity": 1.0, "relu": math.sqrt(2), "tanh": 5 / 3, "gelu": math.sqrt(2), "sigmoid": 1.0}
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
 
-ACTIVATIONS = (
+ActivationName: TypeAlias = Literal[
     "identity",
     "relu",
     "leaky_relu",
@@ -27,7 +27,8 @@ ACTIVATIONS = (
     "softplus",
     "tanh",
     "sigmoid",
-)
+]
+ACTIVATIONS: tuple[str, ...] = get_args(ActivationName)
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = tuple[Any, ...]  # what the core is told of a layer: its kind, arrays and options

@@ -12,10 +12,21 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gnfast import _arrays, _checks, _core, _files
-from gnfast._arrays import CPU, Array, Device
+from gnfast._arrays import CPU, Array, Device, DTypeName
 from gnfast.networks import initializers
 from gnfast.networks.convolutions import Conv1d, Conv2d, Pool
-from gnfast.networks.layers import Activation, Dense, Flatten, Layer, Residual, Scale, Shape, build_specs, flat_layers
+from gnfast.networks.layers import (
+    Activation,
+    ActivationName,
+    Dense,
+    Flatten,
+    Layer,
+    Residual,
+    Scale,
+    Shape,
+    build_specs,
+    flat_layers,
+)
 from gnfast.networks.norms import BatchNorm, LayerNorm
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
@@ -295,13 +306,13 @@ def check_network(net: Any) -> Network:
 
 def mlp(
     widths: Sequence[int],
-    activation: str = "relu",
+    activation: ActivationName | str = "relu",
     slope: float = 0.01,
     skip: float | Sequence[float] = 0.0,
     bias: bool = False,
     init: initializers.Initializer | Sequence[Any] = "kaiming_normal",
     seed: _checks.Seed = 0,
-    dtype: Any = "float64",
+    dtype: DTypeName | Any = "float64",
 ) -> Network:
     """A multi-layer perceptron: dense layers with an activation between them and none after the last.
 

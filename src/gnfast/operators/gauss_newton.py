@@ -7,6 +7,7 @@ from typing import Any
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
+from gnfast.losses import LossName
 from gnfast.networks.network import Network
 from gnfast.operators.conv_dual import ConvDual
 from gnfast.operators.costs import BLOCK
@@ -19,7 +20,7 @@ from gnfast.operators.linear_dual import LinearDual
 from gnfast.operators.masked import operator_of
 from gnfast.operators.plan import Plan, make_plan
 from gnfast.operators.preconditioners import Kfac, Preconditioned, preconditioner_of
-from gnfast.operators.problem import Problem
+from gnfast.operators.problem import Problem, ProductMethod, Reduction
 from gnfast.operators.symmetric import KnownDiagonal, SymmetricOperator
 
 
@@ -77,12 +78,12 @@ class GaussNewton(SymmetricOperator):
         self,
         net: Network,
         X: Any,
-        loss: Any = "mse",
+        loss: LossName | Any = "mse",
         targets: object = None,
-        reduction: str = "mean",
+        reduction: Reduction | str = "mean",
         device: str = "cpu",
         memory_limit: float | None = None,
-        method: str = "auto",
+        method: ProductMethod | str = "auto",
         weights: Any = None,
     ) -> None:
         self._take(Problem(net, X, loss, reduction, device, memory_limit, method, weights))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, FreeMemory
@@ -18,7 +18,9 @@ from gnfast.operators.masked import KeptGaussNewton
 # Samples from which on a sum over all of a network's arrays is less than 3 % of one product of one vector: 3 to 5 % at
 # 128 samples and 0.6 to 1.2 % at 512 were measured, of widths 256 and 1024. With fewer, so much less is summed.
 WHOLE = 256
-METHODS = ("auto", "usual", "factored", "stored")
+Reduction: TypeAlias = Literal["mean", "sum"]
+ProductMethod: TypeAlias = Literal["auto", "usual", "factored", "stored"]
+METHODS: tuple[str, ...] = get_args(ProductMethod)
 
 
 class Problem:
@@ -53,7 +55,7 @@ class Problem:
         self.net, self.dtype = check_network(net), net.dtype
         self.X = home.upload(net.check_samples(X, home if _arrays.is_on_gpu(X) else _arrays.CPU))
         self.outputs = net.place(self.X.shape[1:], home).outputs
-        self.reduction = _checks.choice(reduction, "reduction", ("mean", "sum"))
+        self.reduction = _checks.choice(reduction, "reduction", get_args(Reduction))
         self.method = _check_method(method, net)
         self.memory_limit = home.free_memory if memory_limit is None else _checks.real(memory_limit, "memory_limit")
         if self.memory_limit is not None and self.memory_limit <= 0:

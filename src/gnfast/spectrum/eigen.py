@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from gnfast.spectrum.task import Task
 
 __all__ = ["ConvergenceWarning", "EigenInfo", "End", "eigsh", "largest", "reporting", "tolerance"]
 
+Which: TypeAlias = Literal["LA", "SA", "BE"]
 TWO_DIGITS = 0.01  # of a value: what is known less well is not called converged
 
 
@@ -31,8 +32,8 @@ class ConvergenceWarning(UserWarning):
 def eigsh(
     op: Any,
     k: int = 6,
-    which: str = "LA",
-    method: str = "auto",
+    which: Which | str = "LA",
+    method: methods.EigenMethod | str = "auto",
     tol: float | None = None,
     seed: _checks.Seed = 0,
     return_info: bool = False,
@@ -196,7 +197,7 @@ def _end(which: Any, sigma: Any) -> str:
     }
     if isinstance(which, str) and which in names:
         raise ValueError(f"which is {which!r} but must be one of 'LA', 'SA', 'BE': {names[which]}")
-    return _checks.choice(which, "which", ("LA", "SA", "BE"))
+    return _checks.choice(which, "which", get_args(Which))
 
 
 def _check_method(method: str, which: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -18,7 +18,10 @@ from gnfast.spectrum.checkpoints import Checkpoint
 from gnfast.spectrum.complete import LOOK, Found, complete, is_within
 from gnfast.spectrum.task import Task
 
-METHODS = ("auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse", "inverse-cg")
+EigenMethod: TypeAlias = Literal[
+    "auto", "dense", "lanczos", "krylov", "nystrom", "davidson", "lobpcg", "inverse", "inverse-cg"
+]
+METHODS: tuple[str, ...] = get_args(EigenMethod)
 INNER_TOL = 0.3  # of the systems in "inverse-cg", relative to the residuals that are their right-hand sides
 OVERSAMPLING = 10  # vectors beyond k in a randomized sketch (Halko, Martinsson & Tropp 2011, section 1.3: 5 to 10)
 

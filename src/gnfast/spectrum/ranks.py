@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy.linalg import lapack
@@ -18,7 +18,8 @@ from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import largest, reporting
 from gnfast.spectrum.quadrature import measure, standard_error
 
-METHODS = ("auto", "exact", "lanczos")
+RankMethod: TypeAlias = Literal["auto", "exact", "lanczos"]
+METHODS: tuple[str, ...] = get_args(RankMethod)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +49,7 @@ class Rank(Number):
 def rank(
     op: Any,
     cut: float | None = None,
-    method: str = "auto",
+    method: RankMethod | str = "auto",
     probes: int = 30,
     steps: int = 100,
     seed: _checks.Seed = 0,
