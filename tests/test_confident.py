@@ -236,6 +236,26 @@ def test_intervals_hold_where_outputs_are_large(loss, dtype):
         assert found.lower <= exact[0] / exact[found.rank - 1] <= found.upper
 
 
+@pytest.mark.parametrize("dtype, lead", [("float32", 300), ("float64", 2000)])
+@pytest.mark.parametrize(
+    "quantity", [gn.trace, gn.diagonal, gn.density, gn.rank, gn.eigsh, gn.GaussNewton.kfac, lambda G: G @ np.ones(15)]
+)
+@pytest.mark.parametrize("library", ["core", "torch"])
+def test_no_quantity_underflows_without_a_word(quantity, dtype, lead, library):
+    net = gn.Network([gn.Dense(np.full((3, 4), 0.1, dtype), np.array([lead, 0, 0], dtype))])
+    X = np.random.default_rng(0).standard_normal((9, 4)).astype(dtype)
+    G = gn.GaussNewton(net, X, "cross_entropy")
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        if quantity is gn.GaussNewton.kfac:
+            pytest.skip("there is none of PyTorch's models")
+        module = torch.nn.Linear(4, 3)
+        module.weight.data, module.bias.data = (torch.tensor(array) for array in net.parameters())
+        G = gn.interop.torch.GaussNewton(module, X=torch.tensor(X), loss="cross_entropy")
+    with pytest.warns(UserWarning, match="underflows?: the softmax is saturated at all 9 samples"):
+        quantity(G)
+
+
 # ---------------------------------------------------------------------------------------------- trained classifiers
 @functools.cache
 def trained(loss, hidden):

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 from scipy.special import ndtr
 
-from gnfast import _checks, _core, thresholds
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast._results import Brief
 from gnfast.estimators.functions import space_of
@@ -178,6 +178,7 @@ def density(
         else:
             low, high, moments, products = _moments(A, probes, steps, seed, block_size, report, precision)
             nodes = weights = np.empty((probes, 0))
+    A.warn_of_underflow("the eigenvalues underflow", max(abs(low), abs(high)), _arrays.vanishing(A.dtype))
     cut = thresholds.zero_threshold(max(abs(low), abs(high)), A.shape[0], A.dtype)
     if log is None:
         log = wanted is None and low > -cut and high > LOG_RATIO * max(_smallest_above(nodes, cut, low), cut)

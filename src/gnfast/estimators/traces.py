@@ -100,6 +100,9 @@ def trace(
     known = _known(A, method, probes, block)
     if known is not None:
         value, error = float(known.values.sum()), _rounding(A) * float(np.abs(known.values).sum())
+        # Known diagonals are squares of roots that the dtype holds, added in float64.
+        least = max(_arrays.vanishing(A.dtype) ** 2, _arrays.vanishing(np.dtype(np.float64)))
+        A.warn_of_underflow("the trace underflows", value, least)
         return Trace(value, error, f"exact: {known.method}", True, known.products)
     method, limit = _within_memory(work, method, "xtrace", probes, limit, block)
     with reporting(progress) as report:
@@ -108,6 +111,7 @@ def trace(
         found = A.device.core.trace(work.core, method, probes, limit, wanted, block, seed, report)
         value, error = (float(units.out_of(np.float64(number))) for number in found[:2])
         products, converged = found[2:]
+    A.warn_of_underflow("the trace underflows", abs(value), _arrays.vanishing(A.dtype))
     if not converged:
         _warn(method, products, error, value, wanted)
     return Trace(value, error, method, False, products, converged)
@@ -176,6 +180,7 @@ def diagonal(
     known = _known(A, method, probes, block)
     if known is not None:
         values = A.device.upload(known.values).astype(work.dtype)
+        A.warn_of_underflow("the diagonal underflows", float(values.max()), _arrays.vanishing(A.dtype))
         return Diagonal(values, _rounding(A) * np.abs(values), f"exact: {known.method}", True, known.products)
     method, limit = _within_memory(work, method, "xdiag", probes, limit, block)
     units = matrices.InUnits(A)
@@ -193,6 +198,7 @@ def diagonal(
             variance = np.maximum(squares[0], 0) / (count * (count - 1))
         error = (student * np.sqrt(variance)).astype(work.dtype)
     mean, error = units.out_of(mean), units.out_of(error)
+    A.warn_of_underflow("the diagonal underflows", float(np.abs(mean).max()), _arrays.vanishing(A.dtype))
     if not converged:
         _warn(method, products, float(np.linalg.norm(error)), float(np.linalg.norm(mean)), wanted)
     return Diagonal(

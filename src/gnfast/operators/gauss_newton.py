@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from gnfast import _arrays, _checks
@@ -131,10 +130,8 @@ class GaussNewton(SymmetricOperator):
         super()._apply(rows, out)
         if not self._looked:  # the first product tells whether all do
             self._looked = True
-            if float(abs(out).max()) < _arrays.vanishing(self.dtype) * float(abs(rows).max()) and (
-                why := self.saturation()
-            ):
-                warnings.warn(f"the product underflows: {why}", stacklevel=_checks.level_of_caller())
+            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
+            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""
@@ -227,7 +224,10 @@ class GaussNewton(SymmetricOperator):
             ValueError: A pruned network, or one whose samples depend on each other.
         """
         self.check_unchanged()
-        return Kfac(self.problem)
+        found = Kfac(self.problem)
+        largest = max(float(abs(factor.B).max()) for factor in found.factors)
+        self.warn_of_underflow("the factors B of K-FAC underflow", largest, _arrays.vanishing(self.dtype))
+        return found
 
     def preconditioned(self, preconditioner: Any, damping: float = 0.0) -> Preconditioned:
         """(M + damping I)^(-1/2) G (M + damping I)^(-1/2), or its dual: the operator that `cond` is asked about.

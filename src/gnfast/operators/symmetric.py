@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from gnfast import _arrays, _core
+from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device
 from gnfast._memory import check_memory
 from gnfast.bounds import Bound
@@ -124,6 +125,11 @@ class SymmetricOperator(BlockOperator):
     def saturation(self) -> str:
         """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
         return "" if self.problem is None else self.problem.saturation()
+
+    def warn_of_underflow(self, what: str, largest: float, least: float) -> None:
+        """Warn of a result whose largest number is below what is needed, where the loss's Hessians are the cause."""
+        if largest < least and (why := self.saturation()):
+            warnings.warn(f"{what}: {why}", stacklevel=_checks.level_of_caller())
 
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle, with the diagonal, into `out` (N, N) in C order; the rest may hold anything.

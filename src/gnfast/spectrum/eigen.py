@@ -175,8 +175,7 @@ def eigsh(
     if relative := A.relative_rounding():
         doubt = relative * np.abs(_arrays.to_host(values).astype(float))
         info = info._replace(intervals=info.intervals + np.stack([-doubt, doubt], axis=1))
-    if info.norm < _arrays.vanishing(A.dtype) and (why := A.saturation()):
-        warnings.warn(f"the eigenvalues underflow: {why}", stacklevel=_checks.level_of_caller())
+    A.warn_of_underflow("the eigenvalues underflow", info.norm, _arrays.vanishing(A.dtype))
     found = (values, *([vectors] if return_eigenvectors else []), *([info] if return_info else []))
     return found if len(found) > 1 else values
 
