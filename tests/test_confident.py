@@ -61,6 +61,7 @@ def near(found, expected, dtype, digits=200.0):
 
 
 # ------------------------------------------------------------------------------------------------------- the Hessian
+@pytest.mark.filterwarnings("ignore:the product underflows")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.sampled_from([*LOSSES, "gaussian_nll"]), st.lists(st.floats(-300, 300), min_size=2, max_size=7), st.booleans()

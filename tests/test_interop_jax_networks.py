@@ -86,7 +86,7 @@ def pairs(*widths: int) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize("engine", ["gnfast", "jax"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pairs_of_jax_own_example(loss: str, engine: str) -> None:
-    params, X = pairs(5, 7, 6, 3), random(8, 5)
+    params, X = pairs(5, 7, 6, 4), random(8, 5)
     ggn = GaussNewton(params, X, "tanh", loss, apply=mlp, engine=engine)
     check(ggn, params, explicit(mlp, params, X, loss))
     assert "in JAX" in repr(ggn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 
@@ -11,7 +12,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg as sla
 from problems import data, network
-from spectra import SPECTRA, N, as_operator, limits, with_spectrum
+from spectra import SPECTRA, N, as_operator, few_digits, limits, with_spectrum
 
 import gnfast as gn
 
@@ -29,8 +30,10 @@ def test_eigenpairs_are_lapack_s(name, which, method, dtype):
     exact = np.linalg.eigvalsh(M.astype(float))
     norm = np.abs(exact).max()
     for k in sorted({1, min(5, size), max(size - 1, 1)}):
-        values, vectors, info = gn.eigsh(M, k, which, method, return_info=True)
         expected = exact[size - k :] if which == "LA" else exact[:k]
+        lost = few_digits(expected, norm, eps)
+        with pytest.warns(gn.ConvergenceWarning, match="are known to") if lost else contextlib.nullcontext():
+            values, vectors, info = gn.eigsh(M, k, which, method, return_info=True)
         assert values.dtype == vectors.dtype == np.dtype(dtype)
         # what was asked for, or what rounding leaves; 50 eps: of products with and sums over vectors of length 97; a
         # cluster of 20 is not resolved by a block of 4 before the residuals are smaller than its gaps
@@ -40,7 +43,7 @@ def test_eigenpairs_are_lapack_s(name, which, method, dtype):
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=500 * eps)  # LAPACK's MRRR has N eps
         residuals = np.linalg.norm(M @ vectors - vectors * values, axis=0)
         np.testing.assert_allclose(residuals, info.residuals, rtol=0.5, atol=50 * eps * norm)
-        assert info.converged
+        assert info.converged == (not lost)
         assert info.method == method
         assert info.products >= k
 
@@ -215,7 +218,7 @@ def test_bad_operators_and_arguments():
 
 def test_a_dense_spectrum_stays_within_memory_limit():
     G = gn.GaussNewton(network([5, 7, 3], "relu"), data(60, 5), memory_limit=90_000)
-    with pytest.raises(MemoryError, match=r"the 180 x 180 matrix needs 259\.2 kB"):
+    with pytest.raises(MemoryError, match=r"the 180 x 180 matrix with what it is formed of needs 281\.8 kB"):
         gn.eigsh(G.gram(), method="dense")
 
 

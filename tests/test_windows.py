@@ -131,8 +131,8 @@ def check(layers, X, device):
     np.testing.assert_allclose(G.jacobian().T @ np.eye(J.shape[0]), J.T, **close)
     np.testing.assert_allclose(G.gram().to_dense(), J @ J.T / n, rtol=0, atol=1e-10 * scale**2 * J.shape[1])
     rest = gn.GaussNewton(net, X)
-    if isinstance(rest.convolution, str):
-        return rest.convolution
+    if isinstance(rest.problem.convolution, str):
+        return rest.problem.convolution
     exact = np.linalg.eigvalsh(J.T @ J / n)
     kept = exact[exact > 1e-9 * exact[-1]]
     if exact[-1] == 0:

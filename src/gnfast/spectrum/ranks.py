@@ -114,8 +114,7 @@ def rank(
             scaled = None if cut is None else math.ldexp(cut, larger.exponent)
             found = rank(larger, scaled, "exact", probes, steps, seed, progress=progress, precision=precision)
             return replace(found, cut=math.ldexp(found.cut, -larger.exponent))
-        held = float(np.finfo(A.dtype).tiny) / (size * _arrays.eps(A.dtype))  # where the cut is none of the dtype's
-        A.warn_of_underflow("the eigenvalues underflow", top, held)
+        A.warn_of_underflow("the eigenvalues underflow", top, float(np.finfo(A.dtype).tiny))
         if size <= matrices.SPECTRUM_SIZE:
             values = matrices.semidefinite_eigenvalues(K, A.dtype)
             values = units.out_of(values)
