@@ -139,6 +139,8 @@ def build_app() -> "typer.Typer":
 
 
 def _network(widths: str | None, weights: Path | None, options: dict[str, Any]) -> gn.Network:
+    if "slope" in options and options.get("activation") != "leaky_relu":
+        raise ValueError("--slope is of leaky_relu alone; leave it out, or say --activation leaky_relu")
     if widths is not None and weights is None:
         try:
             sizes = [int(width) for width in widths.split(",")]

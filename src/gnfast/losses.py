@@ -239,11 +239,22 @@ def loss_at(loss: Any, weights: Any, samples: int, outputs: int, dtype: np.dtype
     found = None if weights is None else _check_weights(weights, kind, samples, outputs, dtype)
     if named:
         return LossAt(name, kind.rank(outputs), found)
+    _refuse_labels(loss, samples)
     blocks = _checks.array(loss, "loss", (samples, outputs, outputs), dtype, owner="the network at X")
     factors = block_factors(blocks, "loss", np.ones(samples) if found is None else found.astype(np.float64))
     if not factors.shape[1]:
         raise ValueError("loss is zero at all samples of positive weight, and so is the Gauss-Newton matrix")
     return LossAt("blocks", factors.shape[1], found, _arrays.read_only(blocks), factors)
+
+
+def _refuse_labels(loss: Any, samples: int) -> None:
+    """Raise for what has one label, or one row of targets, a sample, which no third argument takes here."""
+    shape = np.shape(loss)
+    if len(shape) in (1, 2) and shape[0] == samples:
+        raise ValueError(
+            f"loss has shape {shape}, as targets have, which the Gauss-Newton matrix does not depend on; pass "
+            "loss='cross_entropy' for labels or loss='mse' for real values, and leave them out"
+        )
 
 
 def saturation(at: LossAt, outputs: Array, dtype: np.dtype[Any], exponent: int) -> str:

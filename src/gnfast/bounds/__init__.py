@@ -16,7 +16,7 @@ from gnfast.bounds.linear import linear, linear_forms
 from gnfast.bounds.relu import relu
 from gnfast.bounds.residual import residual
 from gnfast.losses import LossName, check_loss
-from gnfast.networks import Network
+from gnfast.networks import Network, check_network
 
 __all__ = ["Bound", "all", "conv", "deep", "linear", "relu", "residual"]
 
@@ -55,7 +55,7 @@ def all(net: Network, X: npt.ArrayLike, loss: LossName | str = "mse") -> list[Bo
         >>> [bound.name for bound in gn.bounds.all(net, X) if bound.value >= kappa.lower]
         ['linear.joint', 'linear.layers', 'linear.matrix', 'linear.convex', 'linear.equality', 'linear.loose']
     """
-    if net.kept is not None:
+    if check_network(net).kept is not None:
         return []  # each function refuses such a network with the reason
     outputs = net.output_shape(net.check_samples(X).shape[1:])
     loss = check_loss(loss, outputs[-1])

@@ -44,6 +44,7 @@ InitName: TypeAlias = Literal[
 ]
 NAMES: tuple[str, ...] = get_args(InitName)
 Initializer: TypeAlias = InitName | str | Callable[[Shape, int], Any]
+FAMILIES = ("kaiming", "xavier", "lecun")  # a name without a distribution means the normal one
 GAINS = {"identity": 1.0, "relu": math.sqrt(2), "tanh": 5 / 3, "gelu": math.sqrt(2), "sigmoid": 1.0}
 
 
@@ -52,7 +53,7 @@ def gain(activation: str, slope: float) -> float:
     if activation == "leaky_relu":
         return math.sqrt(2 / (1 + slope**2))
     if activation not in GAINS:
-        raise ValueError(f"the kaiming variance has no gain for {activation!r}; choose another, such as lecun")
+        raise ValueError(f"the kaiming variance has no gain for {activation!r}; choose another, such as lecun_normal")
     return GAINS[activation]
 
 
@@ -78,7 +79,7 @@ def weights(
     """
     if callable(init):
         return [_called(init, shape, seed, layer, dtype) for layer, shape in enumerate(shapes)]
-    name = _checks.choice(init, "init", NAMES)
+    name = _checks.choice(f"{init}_normal" if init in FAMILIES else init, "init", NAMES)
     factor = gain(activation, slope) if name.startswith("kaiming") else 1.0
     return [_drawn(name, shape, factor, seed, layer, dtype) for layer, shape in enumerate(shapes)]
 

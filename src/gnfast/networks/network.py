@@ -300,7 +300,9 @@ class Network:
 def check_network(net: Any) -> Network:
     """`net` if it is a network."""
     if not isinstance(net, Network):
-        raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; make one with gnfast.mlp")
+        torch = any(cls.__module__.partition(".")[0] == "torch" for cls in type(net).__mro__)
+        cure = "pass gnfast.from_torch(net)" if torch else "make one with gnfast.mlp"
+        raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; {cure}")
     return net
 
 

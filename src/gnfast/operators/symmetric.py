@@ -114,8 +114,20 @@ class SymmetricOperator(BlockOperator):
 
     def why_zero(self) -> str:
         """Why it may have no eigenvalue but zero, for a message; empty where nobody knows."""
+        if self.space == "given":
+            return ""
+        return self.saturation() or self._tiny() or "no output depends on any parameter at these samples"
+
+    def _tiny(self) -> str:
+        """Why products underflow, if the samples are so small that their squares do; else nothing."""
+        if self.problem is None:
+            return ""
+        largest = float(abs(self.problem.X).max())
+        if largest == 0 or largest**2 >= float(np.finfo(self.dtype).tiny):
+            return ""
         return (
-            "" if self.space == "given" else self.saturation() or "no output depends on any parameter at these samples"
+            f"products of X, whose largest entry is {largest:.1e}, underflow in {self.dtype.name}; "
+            f"scale it, such as X / {largest:.1e}"
         )
 
     def relative_rounding(self) -> float:

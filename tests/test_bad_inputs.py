@@ -1,0 +1,68 @@
+"""Bad inputs end in one sentence that names the argument, and on the command line in exit status 2."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+
+import bad_inputs
+import numpy as np
+import pytest
+
+import gnfast as gn
+from gnfast import cli
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """Return what the expressions may name."""
+    folder = tmp_path_factory.mktemp("folder")
+    corrupt = folder / "corrupt.npy"
+    corrupt.write_bytes(b"\x93NUMPY nothing of use")
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 5))
+    np.save(folder / "X.npy", X)
+    net = gn.mlp([5, 4, 3], seed=0)
+    return {
+        "gn": gn,
+        "np": np,
+        "torch": torch,
+        "X": X,
+        "y": rng.integers(3, size=12),
+        "net": net,
+        "G": gn.GaussNewton(net, X),
+        "torch_net": torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)),
+        "folder": str(folder),
+        "corrupt": str(corrupt),
+        "DATA": str(folder / "X.npy"),
+    }
+
+
+def has(message, words):
+    return all(word.lower() in message.lower() for word in words.split())
+
+
+@pytest.mark.parametrize(("expression", "words"), bad_inputs.API)
+def test_api(names, expression, words):
+    with warnings.catch_warnings(), pytest.raises(Exception) as caught:
+        warnings.simplefilter("ignore")
+        eval(expression, dict(names))
+    assert isinstance(caught.value, TypeError | ValueError | OSError | MemoryError), repr(caught.value)
+    message = str(caught.value)
+    assert has(message, words), message
+    assert "\n" not in message.strip()
+
+
+@pytest.mark.parametrize(("words_typed", "words"), bad_inputs.CLI)
+def test_command_line(names, capsys, words_typed, words):
+    paths = {"DATA": names["DATA"], "CORRUPT": names["corrupt"], "FOLDER": names["folder"]}
+    status = cli.main([paths.get(word, word) for word in shlex.split(words_typed)])
+    out, err = capsys.readouterr()
+    assert status == 2, (status, out, err)
+    assert "Traceback" not in err
+    assert has(err + out * (not err), words), err
