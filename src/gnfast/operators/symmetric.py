@@ -120,9 +120,10 @@ class SymmetricOperator(BlockOperator):
 
     def _tiny(self) -> str:
         """Why products underflow, if the samples are so small that their squares do; else nothing."""
-        if self.problem is None:
+        samples = getattr(self.problem, "X", None)  # a PyTorch or JAX model's are not kept as one array
+        if samples is None:
             return ""
-        largest = float(abs(self.problem.X).max())
+        largest = float(abs(samples).max())
         if largest == 0 or largest**2 >= float(np.finfo(self.dtype).tiny):
             return ""
         return (
