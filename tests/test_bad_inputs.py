@@ -66,3 +66,38 @@ def test_command_line(names, capsys, words_typed, words):
     assert status == 2, (status, out, err)
     assert "Traceback" not in err
     assert has(err + out * (not err), words), err
+
+
+NAMES_IN_ANY_CASE = {
+    "activation": lambda gn, X, name: gn.mlp([4, 5, 3], activation=name, seed=0)(X),
+    "loss": lambda gn, X, name: gn.GaussNewton(gn.mlp([4, 3], seed=0), X, name).to_dense(),
+    "init": lambda gn, X, name: gn.mlp([4, 3], init=name, seed=0)(X),
+    "method": lambda gn, X, name: gn.eigsh(X.T @ X, 2, method=name)[0],
+    "variances": lambda gn, X, name: (
+        gn.ensemble.network([20], activation="relu", X=X, k=2, samples=2, seed=0, variances=name).kappa
+    ),
+    "padding": lambda gn, X, name: gn.Conv1d(np.ones((1, 1, 3)), padding=name).padding == "same",
+    "bounds' loss": lambda gn, X, name: [b.value for b in gn.bounds.all(gn.mlp([4, 9, 3], seed=0), X, name)],
+}
+SPELLINGS = {
+    "activation": ("leaky_relu", "Leaky-ReLU"),
+    "loss": ("cross_entropy", "Cross-Entropy"),
+    "init": ("xavier_normal", "Xavier_Normal"),
+    "method": ("krylov", "Krylov"),
+    "variances": ("kaiming", "Kaiming"),
+    "padding": ("same", "SAME"),
+    "bounds' loss": ("mse", "MSE"),
+}
+
+
+@pytest.mark.parametrize("what", NAMES_IN_ANY_CASE)
+def test_names_are_taken_in_any_case(what):
+    X = np.random.default_rng(0).standard_normal((6, 4))
+    usual, other = (np.asarray(NAMES_IN_ANY_CASE[what](gn, X, name)) for name in SPELLINGS[what])
+    np.testing.assert_array_equal(usual, other)
+
+
+def test_a_family_of_inits_is_its_normal_one():
+    for family in ("kaiming", "xavier", "lecun"):
+        short, whole = (gn.mlp([4, 3], init=name, seed=0).layers[0].weight for name in (family, f"{family}_normal"))
+        np.testing.assert_array_equal(short, whole)

@@ -105,7 +105,7 @@ def test_definition_is_the_grid_and_not_the_name(tiny):
             ValueError,
             "networks.* number 1 is 'slop'.*did you mean 'slope'",
         ),
-        ("[[networks]]\nkind = 'leaky-relu'", ValueError, "kind is 'leaky-relu'.*did you mean 'leaky_relu'"),
+        ("[[networks]]\nkind = 'leaky_rely'", ValueError, "kind is 'leaky_rely'.*did you mean 'leaky_relu'"),
         ("[[networks]]\nslope = 0.1", ValueError, "has no key 'kind'"),
         ("networks = 3", TypeError, "networks is 3"),
         ("networks = [3]", TypeError, "number 1 is 3 but must be a table"),

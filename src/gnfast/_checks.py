@@ -216,13 +216,21 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def choice(value: Any, name: str, allowed: Collection[str]) -> str:
-    """One of the allowed names; a near miss is told what it may have meant."""
-    if isinstance(value, str) and value in allowed:
-        return value
+    """One of the allowed names, in any case and with - for _; a near miss is told what it may have meant."""
+    if isinstance(value, str):
+        if value in allowed:
+            return value
+        alike = [one for one in allowed if _plain(one) == _plain(value)]
+        if len(alike) == 1:
+            return alike[0]
     near = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
     meant = f"; did you mean {near[0]!r}?" if near else ""
     error = ValueError if isinstance(value, str) else TypeError
     raise error(f"{name} is {_shown(value)} but must be one of {', '.join(map(repr, allowed))}{meant}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -66,7 +66,7 @@ def residual(net: Network, X: npt.ArrayLike, form: str = "joint") -> Bound:
         >>> gn.bounds.residual(net, X, "apriori").value >= gn.bounds.residual(net, X).value >= 1
         True
     """
-    _checks.choice(form, "form", (*FORMS, "apriori"))
+    form = _checks.choice(form, "form", (*FORMS, "apriori"))
     statement = APRIORI if form == "apriori" else STATEMENTS[form]
     reason = nonlinearity(net)
     skips = has_blocks(net.layers) or any(layer.skip for layer in net.dense)

@@ -78,9 +78,8 @@ class NetworkLaw:
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
         self.shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
-        factor = (
-            gain(activation, self.activation.slope) if isinstance(variances, str) and variances == "kaiming" else 1.0
-        )
+        kaiming = isinstance(variances, str) and variances.lower() == "kaiming"
+        factor = gain(self.activation.name, self.activation.slope) if kaiming else 1.0
         self.variances = entry_variances(variances, self.shapes, factor)
         self.init = _checks.choice(init, "init", INITS)
         self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")

@@ -203,11 +203,11 @@ class Products:
             outputs, saved = first_call(model, model.X[:8] if few else model.X)
         model.settle()
         self.k = outputs[0].numel()
-        if isinstance(loss, str) and loss == "cross_entropy" and outputs.ndim != 2:
+        self.loss = loss_at(loss, weights, self.n, self.k, model.dtype)
+        if self.loss.name == "cross_entropy" and outputs.ndim != 2:
             raise ValueError(
                 f"loss is 'cross_entropy' but the model gives outputs of shape {tuple(outputs.shape)}; it needs (n, k)"
             )
-        self.loss = loss_at(loss, weights, self.n, self.k, model.dtype)
         self.blocks = self._plan(saved / len(outputs))
         self._ways = WAYS[not self.blocks.kept :]  # the first is taken; those before it have been refused
         self._refused: list[str] = []

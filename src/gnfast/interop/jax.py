@@ -192,7 +192,7 @@ def from_pytree(
         ValueError: Arrays of other layers, or shapes, names and layers that do not fit each other.
     """
     sample = None if sample_shape is None else tuple(_checks.integers(sample_shape, "sample_shape", 1))
-    if sample is not None and layout == "flax":
+    if sample is not None and str(layout).lower() == "flax":
         sample = (sample[-1], *sample[:-1])
     return read(params, activation, layers, layout, order, sample)[0]
 
@@ -251,7 +251,7 @@ class GaussNewton:
     ) -> None:
         check = _checks.boolean(check, "check")
         samples = _arrays.as_array(X, "X", _arrays.CPU, "the operator")
-        if layout == "flax" and samples.ndim > 2:
+        if str(layout).lower() == "flax" and samples.ndim > 2:
             samples = np.ascontiguousarray(np.moveaxis(samples, -1, 1))
         self.network, self._order = read(params, activation, layers, layout, order, samples.shape[1:])
         applied = None if apply is None else Applied(apply, params, self._order)

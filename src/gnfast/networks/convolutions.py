@@ -38,9 +38,9 @@ class _Convolution(Layer):
         keep(self, "stride", _per_axis(self.stride, "stride", count))
         keep(self, "dilation", _per_axis(self.dilation, "dilation", count))
         keep(self, "groups", _checks.integer(self.groups, "groups"))
-        _checks.choice(self.padding_mode, "padding_mode", PADDING_MODES)
+        keep(self, "padding_mode", _checks.choice(self.padding_mode, "padding_mode", PADDING_MODES))
         if isinstance(self.padding, str):
-            _checks.choice(self.padding, "padding", ("valid", "same"))
+            keep(self, "padding", _checks.choice(self.padding, "padding", ("valid", "same")))
             if self.padding == "same" and set(self.stride) != {1}:  # type: ignore[arg-type]
                 raise ValueError(f"padding is 'same' but stride is {self.stride}; {name} has it for stride 1 only")
         else:
@@ -164,7 +164,7 @@ class Pool(Layer):
     padding: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
-        _checks.choice(self.mode, "mode", POOLS)
+        object.__setattr__(self, "mode", _checks.choice(self.mode, "mode", POOLS))
         whole = self.mode == "global_average"
         if whole != (self.kernel_size is None):
             must = "must not have a kernel_size" if whole else "needs a kernel_size"

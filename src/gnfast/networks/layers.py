@@ -162,7 +162,7 @@ class Activation(Layer):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        _checks.choice(self.name, "activation", ACTIVATIONS)
+        object.__setattr__(self, "name", _checks.choice(self.name, "activation", ACTIVATIONS))
         object.__setattr__(self, "slope", _checks.real(self.slope, "slope"))
 
     @property

@@ -348,7 +348,7 @@ def mlp(
     biased = _checks.boolean(bias, "bias")
     if isinstance(init, str) or callable(init):
         seed = _checks.seed(seed)
-        weights = initializers.weights(init, shapes, activation, between.slope, seed, kind)
+        weights = initializers.weights(init, shapes, between.name, between.slope, seed, kind)
         biases = [np.zeros(out, kind) if biased else None for out, _ in shapes]
     else:
         flat = [shape for out, into in shapes for shape in ([(out, into), (out,)] if biased else [(out, into)])]
