@@ -73,6 +73,7 @@ def test_hessians_and_their_factors(loss, dtype, weighted, library, request):
             assert (np.abs(R @ R.transpose(0, 2, 1) - exact) <= slack * size + tiny).all()
 
 
+@pytest.mark.filterwarnings("ignore:the product underflows")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_torch_products_and_grams(dtype):
     cases = [sure(margin, dtype=dtype) for margin in (5, 34, 70)]

@@ -298,7 +298,7 @@ def test_rows_of_zeros():
     [
         ({"depth": 1}, "depth is 1 but must be at least 2"),
         ({"activation": "rellu"}, "did you mean 'relu'"),
-        ({"parameterization": "muP"}, "'mup'"),
+        ({"parameterization": "mu"}, "'mup'"),
         ({"X": np.zeros((3, 2))}, "X is zero everywhere"),
         ({"skip": 0.5}, "0 for the last"),
         ({"skip": 0.5, "activation": "identity", "parameterization": "mup"}, "0 for the last"),

@@ -217,16 +217,10 @@ class Products:
         self._likeliest = torch.full((self.n,), -1, device=model.X.device)
         self._tested: set[tuple[int, int]] = set()  # first samples of batches, and widths of blocks of vectors
         self._lock = threading.Lock()
-        self._looked = False
 
     def apply(self, rows: Array, out: Array) -> None:
         """out (s, p) <- G v for each row."""
         self._sum_over_samples(rows, out, lambda at, hessian, V: at.pull(finite(hessian.apply(at.push(V)), at, V)))
-        if not self._looked:  # the first product tells whether all underflow
-            self._looked = True
-            least = _arrays.vanishing(self.model.dtype) * float(abs(rows).max())
-            if float(abs(out).max()) < least and (why := self.saturation()):
-                warnings.warn(f"the product underflows: {why}", stacklevel=_checks.level_of_caller())
 
     def jvp(self, rows: Array, out: Array) -> None:
         """out (s, n k) <- J v for each row v (s, p)."""
