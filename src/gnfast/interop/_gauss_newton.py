@@ -112,8 +112,6 @@ class GaussNewton(OnTensors, SymmetricOperator):
     def _product(self, rows: Any, out: Any) -> None:
         self._products.apply(rows, out)
 
-    _apply = _product
-
     def enlarged(self) -> GaussNewton:
         """The same times a power of two, for entries too small for the dtype."""
         twin = copy.copy(self)
@@ -127,6 +125,13 @@ class GaussNewton(OnTensors, SymmetricOperator):
         return AutogradJacobian(self._products, shape, self.dtype, self.device, self.check_unchanged)
 
     _looked = False  # whether products underflow
+
+    def _apply(self, rows: Array, out: Array) -> None:
+        self._product(rows, out)
+        if not self._looked:  # the first product tells whether all do
+            self._looked = True
+            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
+            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n r, n r), with G's non-zero spectrum.
@@ -208,10 +213,6 @@ class Gram(OnTensors, Decoupling):
         if not np.isfinite(rows).all():
             raise ValueError("V has NaN or infinite values; pass finite vectors")
         self.core.apply(rows, out)
-        if not self._looked:  # the first product tells whether all do
-            self._looked = True
-            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
-            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
 
     def enlarged(self) -> Gram:
         """The same times a power of two, for entries too small for the dtype."""
