@@ -14,7 +14,7 @@ import scipy.linalg
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._memory import check_memory
 from gnfast._runtime import blas_threads, get_num_threads
-from gnfast.ensemble.law import INITS, MEMORY, entry_variances, hidden_widths
+from gnfast.ensemble.law import INITS, MEMORY, VARIANCES, entry_variances, hidden_widths
 from gnfast.ensemble.memory import REPORT, check_draw, draw_bytes
 from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
@@ -78,8 +78,8 @@ class NetworkLaw:
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
         self.shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
-        kaiming = isinstance(variances, str) and variances.lower() == "kaiming"
-        factor = gain(self.activation.name, self.activation.slope) if kaiming else 1.0
+        family = _checks.choice(variances, "variances", VARIANCES) if isinstance(variances, str) else ""
+        factor = gain(self.activation.name, self.activation.slope) if family == "kaiming" else 1.0
         self.variances = entry_variances(variances, self.shapes, factor)
         self.init = _checks.choice(init, "init", INITS)
         self.memory_limit = None if memory_limit is None else _checks.positive(memory_limit, "memory_limit")

@@ -72,7 +72,6 @@ def read(
     params: Any, activation: Any, layers: Iterable[Any] | None, layout: str, order: Any, sample: Shape | None
 ) -> tuple[gn.Network, Order]:
     """The network of a pytree for samples of a shape, (d,), (c, l) or (c, h, w), None where it does not matter."""
-    layout = _checks.choice(layout, "layout", LAYOUTS)
     pairs, tree = jax.tree_util.tree_flatten_with_path(params)
     if not pairs:
         raise ValueError("params has no arrays; pass the parameters of at least one layer")

@@ -124,14 +124,9 @@ class GaussNewton(OnTensors, SymmetricOperator):
         shape = (self._products.n * self._products.k, self.shape[1])
         return AutogradJacobian(self._products, shape, self.dtype, self.device, self.check_unchanged)
 
-    _looked = False  # whether products underflow
-
     def _apply(self, rows: Array, out: Array) -> None:
         self._product(rows, out)
-        if not self._looked:  # the first product tells whether all do
-            self._looked = True
-            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
-            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
+        self._look_at_first_product(rows, out)
 
     def gram(self, reduced: bool = False) -> Gram:
         """The Gram (NTK) dual K = (1/n) R^T J J^T R (n r, n r), with G's non-zero spectrum.

@@ -196,12 +196,6 @@ def _random_state(device: Any) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def plain_module(module: Any, parameters: Sequence[Tensor] | None = None) -> Plain:
-    """The module as it stands; `parameters` are its own, None for all in the order of `module.parameters()`."""
-    leaves = list(module.parameters()) if parameters is None else parameters
-    return Plain(lambda X: module(X), leaves, module)
-
-
 def dense(tensor: Tensor) -> Tensor:
     """Gradients of embeddings may be sparse."""
     return tensor.to_dense() if tensor.layout is not torch.strided else tensor

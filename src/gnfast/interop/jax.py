@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir  # noqa: E402
 
 from gnfast.hessians import Hessians  # noqa: E402
 from gnfast.interop._applied import Applied  # noqa: E402
-from gnfast.interop._chains import Conv, Dense, read  # noqa: E402
+from gnfast.interop._chains import LAYOUTS, Conv, Dense, read  # noqa: E402
 from gnfast.interop._compare import spaced  # noqa: E402
 from gnfast.interop._pytrees import Order  # noqa: E402
 from gnfast.losses import LossAt  # noqa: E402
@@ -192,7 +192,8 @@ def from_pytree(
         ValueError: Arrays of other layers, or shapes, names and layers that do not fit each other.
     """
     sample = None if sample_shape is None else tuple(_checks.integers(sample_shape, "sample_shape", 1))
-    if sample is not None and str(layout).lower() == "flax":
+    layout = _checks.choice(layout, "layout", LAYOUTS)
+    if sample is not None and layout == "flax":
         sample = (sample[-1], *sample[:-1])
     return read(params, activation, layers, layout, order, sample)[0]
 
@@ -251,7 +252,8 @@ class GaussNewton:
     ) -> None:
         check = _checks.boolean(check, "check")
         samples = _arrays.as_array(X, "X", _arrays.CPU, "the operator")
-        if str(layout).lower() == "flax" and samples.ndim > 2:
+        layout = _checks.choice(layout, "layout", LAYOUTS)
+        if layout == "flax" and samples.ndim > 2:
             samples = np.ascontiguousarray(np.moveaxis(samples, -1, 1))
         self.network, self._order = read(params, activation, layers, layout, order, samples.shape[1:])
         applied = None if apply is None else Applied(apply, params, self._order)

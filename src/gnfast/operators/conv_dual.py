@@ -10,7 +10,7 @@ from gnfast import _arrays, _core
 from gnfast._arrays import Array
 from gnfast._memory import check_memory
 from gnfast.operators.costs import conv_dual_bytes
-from gnfast.operators.dual import Dual
+from gnfast.operators.dual import Dual, check_scalar_loss
 from gnfast.operators.problem import Problem
 from gnfast.operators.symmetric import KnownDiagonal
 
@@ -41,12 +41,7 @@ class ConvDual(Dual):
                 f"the linear dual needs dense layers, or layers that together are one convolution, but {linear}; "
                 "use gram() or dual()"
             )
-        if not problem.loss_at.is_scalar:
-            got = "with weights (n, k)" if problem.loss_at.name == "mse" else repr(problem.loss_at.name)
-            raise ValueError(
-                f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
-                "use gram()"
-            )
+        check_scalar_loss(problem)
         needed = conv_dual_bytes(linear, problem.dtype.itemsize)
         check_memory(needed, problem.memory_limit, "the linear dual, stored,", "use gram()")
         self._convolution = linear

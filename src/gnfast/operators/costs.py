@@ -18,9 +18,7 @@ BLOCK = 8
 class GramCosts:
     """Costs of the Gram dual, N = n rank."""
 
-    kept: (
-        float  # bytes of backward rows, or, unless the network is plain and dense, of one sample's rows of the Jacobian
-    )
+    kept: float  # bytes of backward rows; of layers that are not plain and dense, of one sample's rows of the Jacobian
     start: float  # flops before the first product
     forming: float  # flops of the matrix
     product: float  # flops of a product without it, a vector
@@ -34,9 +32,7 @@ def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> Gr
     net, n, item = problem.net, len(problem.X), problem.dtype.itemsize
     if net.is_feedforward_dense:
         widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
-        grams = [
-            layer for layer in net.dense if 2 * layer.in_features >= n
-        ]  # the others: through the inputs, in two steps
+        grams = [layer for layer in net.dense if 2 * layer.in_features >= n]  # others: by their inputs, in two steps
         through = weights - sum(layer.weight.size for layer in grams)
         return GramCosts(
             kept=n * rank * widths * item,

@@ -67,3 +67,13 @@ class Dual(Decoupling):
 
     def _mean_over_outputs(self, out: Array) -> None:
         self._dual.mean_over_outputs(out)
+
+
+def check_scalar_loss(problem: Problem) -> None:
+    """Raise unless the loss's Hessian is a multiple of I at all samples: what duals of linear maps need."""
+    at = problem.loss_at
+    if not at.is_scalar:
+        got = "with weights (n, k)" if at.name == "mse" else repr(at.name)
+        raise ValueError(
+            f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; use gram()"
+        )

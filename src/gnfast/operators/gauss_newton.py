@@ -71,7 +71,6 @@ class GaussNewton(SymmetricOperator):
 
     space = "parameters"
     problem: Problem
-    _looked = False  # whether products underflow
 
     def __init__(
         self,
@@ -128,10 +127,7 @@ class GaussNewton(SymmetricOperator):
 
     def _apply(self, rows: Array, out: Array) -> None:
         super()._apply(rows, out)
-        if not self._looked:  # the first product tells whether all do
-            self._looked = True
-            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
-            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
+        self._look_at_first_product(rows, out)
 
     def jacobian(self) -> Jacobian:
         """J (n k, p), the derivative of all outputs in all parameters; rows are ordered (sample, output)."""

@@ -7,7 +7,7 @@ from gnfast._arrays import Array
 from gnfast._memory import check_memory
 from gnfast.factors import range_factor
 from gnfast.operators.costs import linear_dual_bytes
-from gnfast.operators.dual import Dual
+from gnfast.operators.dual import Dual, check_scalar_loss
 from gnfast.operators.kronecker_sum import SumOfProducts
 from gnfast.operators.problem import Problem
 
@@ -27,12 +27,7 @@ class LinearDual(SumOfProducts, Dual):
             raise ValueError(
                 f"the linear dual needs a linear network but this one is not: {net!r}; use gram() or dual()"
             )
-        if not problem.loss_at.is_scalar:
-            got = "with weights (n, k)" if problem.loss_at.name == "mse" else repr(problem.loss_at.name)
-            raise ValueError(
-                f"the linear dual needs loss='mse', whose Hessian is a multiple of I at all samples, not {got}; "
-                "use gram()"
-            )
+        check_scalar_loss(problem)
         affine = any(layer.bias is not None for layer in net.dense)
         data_range = range_factor(problem.X, problem.scale, affine, problem.loss_at.weights)
         needed = linear_dual_bytes(net, len(data_range))

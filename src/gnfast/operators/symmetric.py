@@ -50,6 +50,7 @@ class SymmetricOperator(BlockOperator):
     decouples = False  # whether it has a `preconditioner` unless it is singular
     cheap_products = False  # whether they cost so much less than the matrix that solvers should not form it
     exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
+    _looked = False  # whether products underflow
 
     def __init__(self, core: _core.Operator, dtype: np.dtype[Any], device: Device) -> None:
         super().__init__((core.size, core.size), dtype, device)
@@ -138,6 +139,13 @@ class SymmetricOperator(BlockOperator):
     def saturation(self) -> str:
         """Why it underflows in its dtype, if the loss's Hessians do at all samples; else nothing."""
         return "" if self.problem is None else self.problem.saturation()
+
+    def _look_at_first_product(self, rows: Array, out: Array) -> None:
+        """Warn if the first product underflows, which tells whether all do."""
+        if not self._looked:
+            self._looked = True
+            least = _arrays.vanishing(self.dtype) * float(abs(rows).max())
+            self.warn_of_underflow("the product underflows", float(abs(out).max()), least)
 
     def warn_of_underflow(self, what: str, largest: float, least: float) -> None:
         """Warn of a result whose largest number is below what is needed, where the loss's Hessians are the cause."""
