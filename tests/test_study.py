@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from gnfast import _extras, cli
 from gnfast.study import Family, Point, Record, Store, Study, run
 from gnfast.study.figures import draw
 from gnfast.study.quantities import QUANTITIES
-from gnfast.study.tables import HEADERS, markdown, number, summarise, terminal, write_csv
+from gnfast.study.tables import HEADERS, markdown, number, summarise, write_csv
 from gnfast.study.width import WidthStudy
 
 pytest.importorskip("sklearn")
@@ -464,15 +463,6 @@ def test_markdown_table(tiny):
     assert any(line.endswith("| - | - | - | - | - | 2 |") for line in lines)  # all seeds failed
     whole = [record for record in some_records(tiny) if record.values]
     assert "failed" not in markdown(summarise(whole))
-
-
-def test_terminal_table(tiny):
-    console = pytest.importorskip("rich.console")
-    out = console.Console(width=80, record=True, file=io.StringIO())
-    for table in terminal(summarise(some_records(tiny))):
-        out.print(table)
-    text = out.export_text()
-    assert "residual, skip 1/sqrt(L), digits, n = 6" in text and "…" not in text
 
 
 def test_figure(tiny, tmp_path):

@@ -16,7 +16,7 @@ from gnfast.study.grid import Study
 from gnfast.study.jobs import Job, Record
 from gnfast.study.runner import run
 from gnfast.study.store import Store, definition
-from gnfast.study.tables import markdown, summarise, terminal, write_csv
+from gnfast.study.tables import markdown, print_study, summarise, write_csv
 
 if TYPE_CHECKING:
     import typer
@@ -76,10 +76,15 @@ def build(console: "Console") -> "typer.Typer":
         raise typer.Exit(_finish(console, records, place, figure))
 
     @app.command()
-    def show(where: Annotated[Path, folder]) -> None:
+    def show(
+        where: Annotated[Path, folder],
+        wide: Annotated[
+            bool, typer.Option("--wide", help="All columns side by side, however narrow the terminal.")
+        ] = False,
+    ) -> None:
         """Print the table of what a study has found so far."""
         records, points = _kept(where)
-        _print(console, records)
+        print_study(console, summarise(records), wide)
         console.print(f"{_counted(records)} of {points} points")
 
     @app.command()
@@ -107,7 +112,7 @@ def build(console: "Console") -> "typer.Typer":
         path = out or where / "figure.png"
         _suffix(path, (".png", ".svg", ".pdf"))
         draw(summarise(records), path)
-        console.print(str(path), markup=False, highlight=False)
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
     return app
 
@@ -155,7 +160,7 @@ def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | No
                     progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
                     if record.error:
                         failure = f"{record.point.key} failed: {record.error}"
-                        progress.console.print(failure, markup=False, highlight=False)
+                        progress.console.print(failure, markup=False, highlight=False, soft_wrap=True)
         except KeyboardInterrupt:
             console.print(
                 f"stopped with {store.finished(points)} of {len(points)} points kept; the same command goes on"
@@ -169,19 +174,16 @@ def _finish(console: "Console", records: list[Record], folder: Path, figure: boo
     failed = len(records) - _counted(records)
     cells = summarise(records)
     drawn = figure and any(math.isfinite(cell.kappa[1]) for cell in cells)
-    _print(console, records)
+    print_study(console, cells)
     _files.write_text(folder / "table.md", markdown(cells))
     if drawn:
         draw(cells, folder / "figure.png")
-    console.print(f"{folder}: {RESULTS}, table.md{', figure.png' * drawn}", markup=False, highlight=False)
+    console.print(
+        f"{folder}: {RESULTS}, table.md{', figure.png' * drawn}", markup=False, highlight=False, soft_wrap=True
+    )
     if failed:
         console.print(f"{failed} of {len(records)} points failed; the same command tries them again")
     return FAILED if failed else 0
-
-
-def _print(console: "Console", records: list[Record]) -> None:
-    for table in terminal(summarise(records)):
-        console.print(table)
 
 
 def _counted(records: list[Record]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LOOKS = tuple(
     zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX", strict=True)
 )
+TITLE = 34  # characters that fit above a panel
 STYLE: Any = {  # matplotlib's types want its keys as literals
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -53,7 +55,7 @@ def canvas(size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def draw(cells: list[Cell], path: str | Path) -> None:
-    """Draw a study as a PNG: a column for each family, against width above and against depth below.
+    """Draw a study: a column for each family, against width above and against depth below; many columns wrap.
 
     Solid: exact values, the median and range over seeds. Dashed: the bound of Zhao, Singh & Lucchi (NeurIPS 2024).
     Dotted: the tightest bound. Grey: what linear networks tend to as they grow wide. A bound that says nothing is left
@@ -68,27 +70,37 @@ def draw(cells: list[Cell], path: str | Path) -> None:
     if not cells:
         raise ValueError("there is nothing to draw: no point of the study has a condition number")
     families = [(name, list(part)) for name, part in groupby(cells, lambda cell: cell.family)]
-    with canvas((2.4 * len(families) + 1.2, 5.4)) as figure:
+    columns = columns_of(len(families))
+    bands = math.ceil(len(families) / columns)
+    with canvas((2.4 * columns + 1.2, 5.0 * bands + 0.4)) as figure:
         from matplotlib.lines import Line2D
 
-        axes = figure.subplots(2, len(families), squeeze=False)
-        for column, (_, part) in enumerate(families):
+        grid = figure.subplots(2 * bands, columns, squeeze=False)
+        for axes in grid[-2:, (len(families) - 1) % columns + 1 :].flat:
+            axes.remove()
+        panels = [grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns] for i in range(len(families))]
+        for i, (_, part) in enumerate(families):
             # Families with one wide limit are compared on one scale; the panels of one family are, always.
-            same = next(i for i, (_, other) in enumerate(families) if i == column or _limit(other) == _limit(part))
-            for panel in axes[:, column]:
-                if panel is not axes[0, same]:
-                    panel.sharey(axes[0, same])
-        for row, (along, by) in zip(axes, (("width", "depth"), ("depth", "width")), strict=True):
+            same = next(j for j, (_, other) in enumerate(families) if j == i or _limit(other) == _limit(part))
+            for panel in panels[i]:
+                if panel is not panels[same][0]:
+                    panel.sharey(panels[same][0])
+        for row, (along, by) in enumerate((("width", "depth"), ("depth", "width"))):
             values = sorted({getattr(cell, by) for cell in cells})
             looks = {value: LOOKS[i % len(LOOKS)] for i, value in enumerate(values)}
-            for panel, (name, part) in zip(row, families, strict=True):
-                _panel(panel, part, along, by, looks)
-                panel.set_xlabel(along)
+            for i, (name, part) in enumerate(families):
+                _panel(panels[i][row], part, along, by, looks)
+                panels[i][row].set_xlabel(along)
                 if along == "width":
-                    panel.set_title(name)
-            row[0].set_ylabel(r"condition number $\kappa(G)$")
+                    panels[i][row].set_title(
+                        textwrap.fill(name.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), TITLE)
+                    )
+                if i % columns == 0:
+                    panels[i][row].set_ylabel(r"condition number $\kappa(G)$")
             keys = [Line2D([], [], color=colour, marker=m, label=f"{value}") for value, (colour, m) in looks.items()]
-            row[-1].legend(handles=keys, title=by, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+            panels[columns - 1][row].legend(
+                handles=keys, title=by, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
+            )
         keys = [
             Line2D([], [], color="0.2", label="exact (median, range over seeds)"),
             Line2D([], [], color="0.2", linestyle="--", label="bound of Zhao, Singh & Lucchi (2024)"),
@@ -96,9 +108,16 @@ def draw(cells: list[Cell], path: str | Path) -> None:
         ]
         if math.isfinite(_limit(cells)):
             keys.append(Line2D([], [], color="0.6", linewidth=0.8, label=r"wide limit, $\kappa(\Sigma)$"))
-        figure.legend(handles=keys, loc="outside lower center", ncols=4, frameon=False)
+        across = 4 if columns > 2 else 2 if columns == 2 else 1
+        figure.legend(handles=keys, loc="outside lower center", ncols=across, frameon=False)
         with _files.replacing(Path(path)) as beside:
             figure.savefig(beside, dpi=200)
+
+
+def columns_of(families: int) -> int:
+    """Return how many columns a figure of so many families has: up to four in one band, then as a page has them."""
+    most = max(4, math.ceil(math.sqrt(2 * families)))
+    return math.ceil(families / math.ceil(families / most))  # bands as full as each other
 
 
 def _panel(axes: Axes, cells: list[Cell], along: str, by: str, looks: dict[int, tuple[str, str]]) -> None:

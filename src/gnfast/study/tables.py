@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from gnfast.study.jobs import Record
 from gnfast.study.quantities import DEFAULT, QUANTITIES
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
 HEADERS = ("width", "depth", "kappa(G)", "least", "largest", "rank", "tightest", "paper", "failed")
 # Values that have a place of their own in a table, or none.
@@ -120,30 +120,55 @@ def _layout(cells: list[Cell]) -> tuple[tuple[str, ...], list[tuple[str, list[tu
     return tuple(headers[i] for i in shown), parts
 
 
-def terminal(cells: list[Cell]) -> list[Table]:
-    """Return a table for each family."""
+def print_study(console: Console, cells: list[Cell], wide: bool = False) -> None:
+    """Print a table for each family, headed by width and depth."""
     headers, parts = _layout(cells)
-    return [rich_table(name, headers, body) for name, body in parts]
+    for name, body in parts:
+        print_table(console, name, headers, body, heads=2, wide=wide)
 
 
-def rich_table(title: str, headers: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
-    """Return a table of numbers for the terminal."""
-    from rich import box
-    from rich.table import Table
+def print_table(
+    console: Console,
+    title: str,
+    headers: Sequence[str],
+    body: Sequence[Sequence[str]],
+    heads: int = 1,
+    wide: bool = False,
+) -> None:
+    """Print a table of numbers as text in which none is ever cut.
 
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in body:
-        table.add_row(*row)
-    return table
+    On a terminal that is too narrow for all columns it comes in parts, one below the other, each with the first columns
+    again.
+
+    Args:
+        console: where to.
+        title: of the table.
+        headers: of the columns.
+        body: the rows.
+        heads: how many first columns tell the rows apart.
+        wide: whether lines may be longer than the terminal is wide, as they may wherever there is no terminal.
+    """
+    # Not rich's own tables, which cut what does not fit.
+    lines: dict[str, Any] = dict(markup=False, highlight=False, soft_wrap=True)
+    console.print(title, style="bold", **lines)
+    room = math.inf if wide or not console.is_terminal else console.width
+    sizes = [max(map(len, column)) for column in zip(headers, *body, strict=True)]
+    for shown in _columns(sizes, heads, room):
+        for row in (headers, ["-" * size for size in sizes], *body):
+            console.print("  ".join(row[i].rjust(sizes[i]) for i in shown), **lines)
+        console.print()
+
+
+def _columns(sizes: Sequence[int], heads: int, room: float) -> Iterator[list[int]]:
+    """Yield the columns of each part of a table, the first ones in all of them, at least one more in each."""
+    first = list(range(heads))
+    shown = list(first)
+    for i in range(heads, len(sizes)):
+        if len(shown) > heads and sum(sizes[j] + 2 for j in shown) + sizes[i] > room:
+            yield shown
+            shown = list(first)
+        shown.append(i)
+    yield shown
 
 
 def markdown(cells: list[Cell]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from gnfast import _files
 from gnfast.study import width_figure
 from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete
-from gnfast.study.tables import markdown_table, number, rich_table
+from gnfast.study.tables import markdown_table, number, print_table
 from gnfast.study.width import Existing, Row, WidthStudy, existing, summarise
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ def _run(console: "Console", study: WidthStudy, weights: Sequence[Path], folder:
     limit, reason = study.limit()
     rows = summarise(records, limit)
     _write(rows, limit, networks, folder)
-    console.print(rich_table(title, HEADERS, _lines(rows, limit, networks)))
+    print_table(console, title, HEADERS, _lines(rows, limit, networks))
     for note in _notes(networks):
-        console.print(note, markup=False, highlight=False)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     if reason:
-        console.print(f"no infinite width is shown: {reason}", markup=False, highlight=False)
+        console.print(f"no infinite width is shown: {reason}", markup=False, highlight=False, soft_wrap=True)
     if rows:
         paths = [folder / "figure.png", folder / "figure.svg"]
         width_figure.draw(title, rows, limit, networks, paths)
     files = f"{RESULTS}, table.csv, table.md" + ", figure.png, figure.svg" * bool(rows)
-    console.print(f"{folder}: {files}", markup=False, highlight=False)
+    console.print(f"{folder}: {files}", markup=False, highlight=False, soft_wrap=True)
     failed = sum(record.values is None for record in records)
     if failed:
         console.print(f"{failed} of {len(records)} points failed; the same command tries them again")
