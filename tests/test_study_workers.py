@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -187,12 +189,40 @@ def test_a_result_that_dies_with_its_worker_is_computed_again(monkeypatch, steps
     assert [job.tries(point) for point in job.points()] == [1, 2, 1, 1]
 
 
-def test_no_scheduler(monkeypatch):
-    monkeypatch.setattr(workers, "JOIN_SECONDS", 0.2)
-    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'; start one with"):
-        workers.remote("tcp://127.0.0.1:9").__enter__()
-    with pytest.raises(ConnectionError, match="no Dask scheduler answers at 'nowhere'"):
-        workers.remote("nowhere").__enter__()
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:9", "nowhere", "tcp://127.0.0.1", "ftp://127.0.0.1:9", "", "a:b:c"]
+)
+def test_no_scheduler(monkeypatch, address):
+    monkeypatch.setattr(workers, "ANSWER_SECONDS", 0.5)
+    with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at '{address}'; start one with: dask sched"):
+        workers.remote(address).__enter__()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(64)])
+def test_what_answers_is_no_scheduler(answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    taken.append(connection)
+                    connection.sendall(answer)
+
+        taken = []
+        threading.Thread(target=serve, daemon=True).start()
+        program = (
+            "import sys; from gnfast import cli; from gnfast.study import workers; workers.ANSWER_SECONDS = 0.5; "
+            "sys.exit(cli.main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", program, "study", "--quick", "--scheduler", f"tcp://127.0.0.1:{port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        server.shutdown(socket.SHUT_RDWR)
+    assert taken and done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("gnfast: no Dask scheduler answers at ") and done.stderr.count("\n") == 1
+    for connection in taken:
+        connection.close()
 
 
 def test_without_the_extra(monkeypatch):

@@ -14,9 +14,10 @@ from gnfast.study import workers
 from gnfast.study.figures import draw
 from gnfast.study.grid import Study
 from gnfast.study.jobs import Job, Record
+from gnfast.study.preflight import check_memory
 from gnfast.study.runner import run
 from gnfast.study.store import Store, definition
-from gnfast.study.tables import markdown, print_study, summarise, write_csv
+from gnfast.study.tables import failures, markdown, pattern, print_study, summarise, write_csv
 
 if TYPE_CHECKING:
     import typer
@@ -69,6 +70,8 @@ def build(console: "Console") -> "typer.Typer":
         study = Study.from_toml(file) if file else Study()
         study = study.quick() if quick else study
         place = out or Path(f"gnfast-{study.name}")
+        if scheduler is None:  # other machines have other memory
+            check_memory(study, place / RESULTS)
         with pool_of(count, scheduler) as pool:
             records = complete(console, study, place, pool)
         if records is None:
@@ -85,6 +88,8 @@ def build(console: "Console") -> "typer.Typer":
         """Print the table of what a study has found so far."""
         records, points = _kept(where)
         print_study(console, summarise(records), wide)
+        for failure in failures(records):
+            console.print(failure, markup=False, highlight=False, soft_wrap=True)
         console.print(f"{_counted(records)} of {points} points")
 
     @app.command()
@@ -137,7 +142,10 @@ def pool_of(count: int | None, scheduler: str | None) -> AbstractContextManager[
 
 
 def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | None) -> list[Record] | None:
-    """Compute what a folder does not have yet, showing progress; return all records, None if interrupted."""
+    """Compute what a folder does not have yet, showing progress; return all records, None if interrupted.
+
+    An error is told when the first point ends in it, not again for others that differ by numbers alone.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     points = job.points()
@@ -149,7 +157,7 @@ def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | No
         TimeRemainingColumn(),
     )
     with Store(folder / RESULTS, job) as store:
-        fresh = run(points, store, job.compute, pool)
+        fresh, told = run(points, store, job.compute, pool), set[str]()
         try:
             # Speed is that of the whole run: some points take longer than any window.
             with Progress(*columns, console=console, speed_estimate_period=float("inf")) as progress:
@@ -158,7 +166,8 @@ def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | No
                 progress.update(task, completed=sum(point.work for point in done), points=f"{len(done)}/{len(points)}")
                 for count, record in enumerate(fresh, len(done) + 1):
                     progress.update(task, advance=record.point.work, points=f"{count}/{len(points)}")
-                    if record.error:
+                    if record.error and pattern(record.error) not in told:
+                        told.add(pattern(record.error))
                         failure = f"{record.point.key} failed: {record.error}"
                         progress.console.print(failure, markup=False, highlight=False, soft_wrap=True)
         except KeyboardInterrupt:

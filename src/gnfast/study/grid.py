@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gnfast import _checks, datasets
+from gnfast.ensemble.law import WIDEST
 from gnfast.losses import LOSSES
 from gnfast.networks import initializers, mlp
 from gnfast.networks.layers import ACTIVATIONS
@@ -43,7 +44,8 @@ def _samples(value: Any, name: str) -> int | None:
         return None
     if isinstance(value, str):
         raise ValueError(f"{name} is {value!r} but must be a number of samples or 'all'")
-    return _checks.integer(value, name)
+    found: int = readers.whole(1)(value, name)
+    return found
 
 
 def _source(value: Any, name: str) -> str:
@@ -52,10 +54,19 @@ def _source(value: Any, name: str) -> str:
 
 def _width(value: Any, name: str) -> int | str:
     if not isinstance(value, str):
-        return _checks.integer(value, name)
-    if not re.fullmatch(r"[1-9]\d*L", value):
+        return _units(_checks.integer(value, name), name)
+    if not re.fullmatch(r"[1-9]\d{0,99}L", value):  # Python reads no number of thousands of digits
         raise ValueError(f"{name} is {value!r} but must be an integer, or text like '10L' for 10 times the depth")
     return value
+
+
+def _units(width: int, name: str) -> int:
+    if width > WIDEST:
+        raise ValueError(
+            f"{name} has {width:,} but no machine stores networks of more than {WIDEST:,} units; "
+            f"leave it out, or sample networks without weights: gnfast width --widths {WIDEST}"
+        )
+    return width
 
 
 def _skip(value: Any, name: str) -> float | str:
@@ -222,6 +233,10 @@ class Study:
 
     def __post_init__(self) -> None:
         readers.read_fields(self)
+        for family in self.networks:
+            for width in family.widths or self.widths:
+                if isinstance(width, str):
+                    _units(int(width[:-1]) * max(family.depths or self.depths), "widths")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Study:

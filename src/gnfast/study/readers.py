@@ -11,9 +11,17 @@ from gnfast import _checks
 Reader = Callable[[Any, str], Any]  # (value, name of the key) -> what the study keeps, or an error that names the key
 
 
-def whole(minimum: int) -> Reader:
-    """Read an integer of at least `minimum`."""
-    return lambda value, name: _checks.integer(value, name, minimum)
+LARGEST = 2**63 - 1  # integer that a results file holds
+
+
+def whole(minimum: int, maximum: int = LARGEST) -> Reader:
+    """Read an integer of at least `minimum` that a results file can hold."""
+
+    def read(value: Any, name: str) -> int:
+        found = _checks.integer(value, name, minimum)
+        return found if found <= maximum else _checks.integer(found, name, minimum, maximum)
+
+    return read
 
 
 def choice(allowed: Iterable[str]) -> Reader:

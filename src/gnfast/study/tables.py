@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gnfast import _files
+from gnfast import _checks, _files
 from gnfast.study.jobs import Record
 from gnfast.study.quantities import DEFAULT, QUANTITIES
 
@@ -181,6 +182,23 @@ def markdown_table(headers: Sequence[str], body: Iterable[Sequence[str]]) -> str
     """Return a Markdown table, the first column left, the others right."""
     rule = ["---"] + ["---:"] * (len(headers) - 1)
     return "".join("| " + " | ".join(line) + " |\n" for line in (headers, rule, *body))
+
+
+def failures(records: Iterable[Record]) -> list[str]:
+    """Return one line for each reason that points failed for, the most frequent first."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.values is None:
+            found.setdefault(pattern(record.error), []).append(record)
+    return [
+        f"{_checks.counted(len(some), 'point')} failed: {some[0].error} (first: {some[0].point.key})"
+        for some in sorted(found.values(), key=len, reverse=True)
+    ]
+
+
+def pattern(error: str) -> str:
+    """An error without its numbers, in which points that fail alike differ."""
+    return re.sub(r"\d[\d,.]*(e[+-]?\d+)?", "#", error)
 
 
 def write_csv(records: Iterable[Record], where: Path | TextIO) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from gnfast import _checks, ensemble, limits
+from gnfast.ensemble.law import WIDEST
 from gnfast.ensemble.results import Ensemble, FloatArray, quantiles
 from gnfast.networks import Network, initializers, load
 from gnfast.networks.layers import Activation
 from gnfast.operators import GaussNewton
 from gnfast.spectrum import cond
+from gnfast.study import readers
 from gnfast.study.jobs import REAL, SERIES, Keyed, Record, Values
 from gnfast.study.quantities import PAPER_FORMS, inputs
 
@@ -83,7 +85,7 @@ class WidthStudy:
         _checks.integer(self.depth, "depth", 2)
         _checks.integer(self.k, "k")
         for width in self.widths:
-            _checks.integer(width, "widths")
+            readers.whole(1, WIDEST)(width, "widths")
         _checks.integer(self.draws, "draws")
         _checks.integer(self.seed, "seed", 0, 2**64 - 1)
 

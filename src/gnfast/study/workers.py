@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter, deque
@@ -16,6 +17,7 @@ from gnfast._runtime import get_num_threads, set_num_threads
 from gnfast.study.jobs import Compute, Record, attempt
 
 JOIN_SECONDS = 30.0  # how long a scheduler, and then a first worker or one in place of the last, may take to come
+ANSWER_SECONDS = 5.0  # how long a scheduler may take to answer at all
 CHECK_SECONDS = 1.0  # between two looks at who is there while no point is done
 
 NO_WORKERS = (
@@ -148,13 +150,27 @@ def remote(address: str) -> Iterator[Pool]:
     """
     distributed = _checks.optional_import("distributed", "running on workers", "study")
     try:
+        # A client that finds none tries for long, and complains once more when it is collected.
+        asyncio.run(_greet(address))
         client = distributed.Client(address, timeout=JOIN_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is no scheduler may answer anything
         raise ConnectionError(
             f"no Dask scheduler answers at {address!r}; start one with: dask scheduler, and pass the address it prints"
         ) from error
     with client:
         yield Pool(client, None)
+
+
+async def _greet(address: str) -> None:
+    """Raise what it raises unless a process of Dask answers."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    # Whatever answers with other bytes is read for as long as it talks: the time is that of all.
+    comm = await asyncio.wait_for(
+        connect(address, timeout=ANSWER_SECONDS, **Security().get_connection_args("client")), 2 * ANSWER_SECONDS
+    )
+    comm.abort()
 
 
 def _plugin(places: Mapping[str, int], cores: int | None) -> Any:
