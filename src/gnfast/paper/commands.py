@@ -10,7 +10,8 @@ from gnfast import _checks, _files, datasets
 from gnfast.paper import FIGURES, Figure, Options, Table
 from gnfast.paper.drawing import draw, footnote
 from gnfast.paper.gallery import folder_of, write_page
-from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete, pool_of, pool_options
+from gnfast.study.commands import FAILED, INTERRUPTED, complete, pool_of, pool_options
+from gnfast.study.results import RESULTS
 from gnfast.study.tables import write_csv
 from gnfast.study.workers import Pool
 

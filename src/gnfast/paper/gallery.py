@@ -12,7 +12,7 @@ from gnfast import _checks, _files
 from gnfast.paper import FIGURES, Claim, Figure, Options, Table, ours
 from gnfast.paper.drawing import draw, footnote
 from gnfast.study import Record, Store
-from gnfast.study.commands import RESULTS
+from gnfast.study.results import RESULTS
 from gnfast.study.store import Run, definition, runs
 
 COLOURS = 64  # of a picture: with a palette it has a third of the bytes, and lines and letters look the same

@@ -2,7 +2,8 @@
 
 from gnfast.study.grid import Family, Point, Study
 from gnfast.study.jobs import Record
+from gnfast.study.results import Results
 from gnfast.study.runner import run
 from gnfast.study.store import Store
 
-__all__ = ["Family", "Point", "Record", "Store", "Study", "run"]
+__all__ = ["Family", "Point", "Record", "Results", "Store", "Study", "run"]

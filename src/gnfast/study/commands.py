@@ -2,9 +2,9 @@
 
 # typer reads the annotations of commands, which works inside a function only if they are evaluated in place: no
 # "from __future__ import annotations".
-import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,20 +15,15 @@ from gnfast.study.figures import draw
 from gnfast.study.grid import Study
 from gnfast.study.jobs import Job, Record
 from gnfast.study.preflight import check_memory
+from gnfast.study.results import RESULTS
 from gnfast.study.runner import run
-from gnfast.study.store import Store, definition
+from gnfast.study.store import Store
 from gnfast.study.tables import failures, markdown, pattern, print_study, summarise, write_csv
 
 if TYPE_CHECKING:
     import typer
     from rich.console import Console
 
-RESULTS = "results.sqlite"
-# What tells the results of other commands from those of a study: a key of their definitions.
-OTHERS = (
-    ("figure", "gnfast paper", "table.csv, claims.txt and figure.png"),
-    ("activation", "gnfast width", "table.csv, table.md and figure.png"),
-)
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -86,11 +81,11 @@ def build(console: "Console") -> "typer.Typer":
         ] = False,
     ) -> None:
         """Print the table of what a study has found so far."""
-        records, points = _kept(where)
-        print_study(console, summarise(records), wide)
-        for failure in failures(records):
+        found = Study.load(where)
+        print_study(console, summarise(found.records), wide)
+        for failure in failures(found.records):
             console.print(failure, markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{_counted(records)} of {points} points")
+        console.print(f"{_counted(found.records)} of {found.total} points")
 
     @app.command()
     def export(
@@ -100,7 +95,7 @@ def build(console: "Console") -> "typer.Typer":
         ] = None,
     ) -> None:
         """Write what a study has found so far, a row for each point, or for each entry of its series."""
-        records, _ = _kept(where)
+        records = Study.load(where).records
         kind = _suffix(out, (".csv", ".md")) if out else ".csv"
         if out and kind == ".md":
             _files.write_text(out, markdown(summarise(records)))
@@ -113,7 +108,7 @@ def build(console: "Console") -> "typer.Typer":
         out: Annotated[Path | None, typer.Option(metavar="FILE.png|.svg|.pdf", help="Default DIR/figure.png.")] = None,
     ) -> None:
         """Draw what a study has found so far."""
-        records, _ = _kept(where)
+        records = Study.load(where).records
         path = out or where / "figure.png"
         _suffix(path, (".png", ".svg", ".pdf"))
         draw(summarise(records), path)
@@ -195,23 +190,8 @@ def _finish(console: "Console", records: list[Record], folder: Path, figure: boo
     return FAILED if failed else 0
 
 
-def _counted(records: list[Record]) -> int:
+def _counted(records: Sequence[Record]) -> int:
     return sum(record.values is not None for record in records)
-
-
-def _kept(folder: Path) -> tuple[list[Record], int]:
-    """Return the records that a study's folder has, and how many it will have."""
-    told = definition(folder / RESULTS)
-    for key, command, files in OTHERS:
-        if key in json.loads(told):
-            raise ValueError(
-                f"folder {str(folder)!r} holds results of {command}, not of a study; {files} there show them, which "
-                "the same command writes again from what is there"
-            )
-    study = Study.from_definition(told, folder.name)
-    points = study.points()
-    with Store(folder / RESULTS, study) as store:
-        return store.read(points), len(points)
 
 
 def _suffix(path: Path, allowed: tuple[str, ...]) -> str:

@@ -17,9 +17,10 @@ from gnfast.ensemble.law import WIDEST
 from gnfast.losses import LOSSES
 from gnfast.networks import initializers, mlp
 from gnfast.networks.layers import ACTIVATIONS
-from gnfast.study import quantities, readers
+from gnfast.study import quantities, readers, store
 from gnfast.study.jobs import REAL, Keyed, Part, Value
 from gnfast.study.readers import key
+from gnfast.study.results import RESULTS, Results, check_study
 
 # The activation that each kind stands for; a residual network is a linear one whose layers carry a skip.
 KINDS = {"linear": "identity", "residual": "identity"} | {name: name for name in ACTIVATIONS if name != "identity"}
@@ -282,6 +283,25 @@ class Study:
         """Return the study that has this definition."""
         study: Study = readers.from_table(cls, json.loads(definition) | {"name": name}, "the study")
         return study
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Results:
+        """Return what a study has found so far, also while it runs.
+
+        Args:
+            folder: That of its results, which ``gnfast study`` fills.
+
+        Raises:
+            FileNotFoundError: No results are there.
+            ValueError: They are of another command, of another version, or damaged.
+        """
+        folder = _checks.path(folder, "folder")
+        told = store.definition(folder / RESULTS)
+        check_study(told, str(folder))
+        study = cls.from_definition(told, folder.resolve().name or "study")
+        points = study.points()
+        with store.Store(folder / RESULTS, study) as kept:
+            return Results(kept.read(points), len(points))
 
     def accepts(self, definition: str) -> bool:
         """Whether a file of that definition is one of a study: its points are this one's wherever they are the same."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from gnfast import _files
 from gnfast.study import width_figure
-from gnfast.study.commands import FAILED, INTERRUPTED, RESULTS, complete
+from gnfast.study.commands import FAILED, INTERRUPTED, complete
+from gnfast.study.results import RESULTS
 from gnfast.study.tables import markdown_table, number, print_table
 from gnfast.study.width import Existing, Row, WidthStudy, existing, summarise
 
