@@ -24,13 +24,14 @@ bool set_one(const std::string& name, void* p) {
     if (name == "syrk") return assign(B::syrk, p);
     if (name == "potrf") return assign(B::potrf, p);
     if (name == "syevd") return assign(B::syevd, p);
+    if (name == "syev") return assign(B::syev, p);
     return false;
 }
 
 template <class T>
 bool complete() {
     using B = Blas<T>;
-    return B::gemm && B::symm && B::trsm && B::syrk && B::potrf && B::syevd;
+    return B::gemm && B::symm && B::trsm && B::syrk && B::potrf && B::syevd && B::syev;
 }
 
 struct ThreadControl {

@@ -14,12 +14,14 @@ struct Blas {
     using syrk_t = void(char*, char*, int*, int*, T*, T*, int*, T*, T*, int*);
     using potrf_t = void(char*, int*, T*, int*, int*);
     using syevd_t = void(char*, char*, int*, T*, int*, T*, T*, int*, int*, int*, int*);
+    using syev_t = void(char*, char*, int*, T*, int*, T*, T*, int*, int*);
     static inline gemm_t* gemm = nullptr;
     static inline symm_t* symm = nullptr;
     static inline trsm_t* trsm = nullptr;
     static inline syrk_t* syrk = nullptr;
     static inline potrf_t* potrf = nullptr;
     static inline syevd_t* syevd = nullptr;
+    static inline syev_t* syev = nullptr;
 };
 
 // Stores one pointer by its BLAS name ("dgemm"); false for a name that is not used.

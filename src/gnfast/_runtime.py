@@ -35,7 +35,8 @@ with _passive_waiting():
 
 def _routines() -> dict[str, Any]:
     capsules = {**scipy.linalg.cython_blas.__pyx_capi__, **scipy.linalg.cython_lapack.__pyx_capi__}
-    return {p + name: capsules[p + name] for p in "sd" for name in ("gemm", "symm", "trsm", "syrk", "potrf", "syevd")}
+    names = ("gemm", "symm", "trsm", "syrk", "potrf", "syevd", "syev")
+    return {p + name: capsules[p + name] for p in "sd" for name in names}
 
 
 def _prepare(core: Any) -> None:

@@ -10,7 +10,7 @@ namespace {
 
 using namespace gnfast;
 using cpu::CpuBackend;
-using test::Matrix, test::random, test::rounding;
+using test::Matrix, test::Naive, test::random, test::rounding;
 
 static_assert(Backend<CpuBackend>);
 static_assert(!Backend<int>);
@@ -218,21 +218,26 @@ TEST("backend: large buffers use what was freed before, each of them its own") {
     CHECK(moved.data() == first);
 }
 
-TEST("backend: small_eigh gives eigenvectors in rows, values ascending") {
+TEST("backend: small_eigh gives eigenvectors in rows, values ascending, also where divide and conquer gives up") {
     with_threads([](CpuBackend& backend) {
         const index size = 9;
         const Matrix<double> original = definite(size);
         std::vector<double> a(size * size), w;
         for (index i = 0; i < size; ++i)
             for (index j = 0; j < size; ++j) a[static_cast<std::size_t>(i * size + j)] = symmetric(original, i, j);
-        backend.small_eigh(a, size, w);
-        CHECK(std::is_sorted(w.begin(), w.end()));
-        for (index i = 0; i < size; ++i)
-            for (index j = 0; j < size; ++j) {
-                double product = 0;
-                for (index q = 0; q < size; ++q) product += symmetric(original, j, q) * a[static_cast<std::size_t>(i * size + q)];
-                CHECK_NEAR(product, w[static_cast<std::size_t>(i)] * a[static_cast<std::size_t>(i * size + j)], 1e-13);
-            }
+        for (auto* routine : {&Naive<double>::syevd, &Naive<double>::syevd_that_fails}) {
+            cpu::Blas<double>::syevd = routine;
+            std::vector<double> y = a;
+            backend.small_eigh(y, size, w);
+            cpu::Blas<double>::syevd = &Naive<double>::syevd;
+            CHECK(std::is_sorted(w.begin(), w.end()));
+            for (index i = 0; i < size; ++i)
+                for (index j = 0; j < size; ++j) {
+                    double product = 0;
+                    for (index q = 0; q < size; ++q) product += symmetric(original, j, q) * y[static_cast<std::size_t>(i * size + q)];
+                    CHECK_NEAR(product, w[static_cast<std::size_t>(i)] * y[static_cast<std::size_t>(i * size + j)], 1e-13);
+                }
+        }
     });
 }
 
