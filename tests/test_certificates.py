@@ -39,13 +39,14 @@ def test_upper_ends_hold_at_the_stated_rate(block):
         M = with_spectrum(spectrum)
         top, failed, below = spectrum.max(), 0, 0
         for seed in range(200):
-            raw = _core.lanczos(
-                _core.stored(M), np.zeros((1, size)), True, block, steps * block, steps * block, 1e-15, 0.0, seed, None
+            options = _core.SearchOptions(
+                block=block, max_basis=steps * block, max_products=steps * block, tol=1e-15, seed=seed
             )
-            upper = randomized_upper(raw["values"][0], size, raw["steps"], block, M.dtype, failure)
+            raw = _core.lanczos(_core.stored(M), np.zeros((1, size)), options)
+            upper = randomized_upper(raw.values[0], size, raw.steps, block, M.dtype, failure)
             failed += upper < top
-            below += raw["values"][0] < top * (1 - 1e-9)
-            assert raw["steps"] <= steps
+            below += raw.values[0] < top * (1 - 1e-9)
+            assert raw.steps <= steps
         assert failed <= 0.1 * 200
         assert below > 100 or spectrum.sum() == 1  # the Ritz value alone would not do
     assert randomized_upper(1.0, 10**6, 1, 1, M.dtype) == math.inf

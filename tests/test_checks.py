@@ -347,7 +347,7 @@ def test_without_safetensors_the_extra_is_named(monkeypatch, tmp_path):
         ),
         ("from os import nothing", ["drawing needs broken, which cannot be imported (cannot import name", "anew"]),
         (
-            "raise RuntimeError('operator torchvision::nms does not exist\\nand more')",
+            "import torchvision",
             [
                 "needs broken, which cannot be imported (operator torchvision::nms does not exist)",
                 "uninstall torchvision",
@@ -358,6 +358,10 @@ def test_without_safetensors_the_extra_is_named(monkeypatch, tmp_path):
 def test_a_package_that_is_there_but_broken_says_why(code, parts, tmp_path, monkeypatch):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text(code)
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist\\nand more')"
+    )
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError) as caught:
         _checks.optional_import("broken.part", "drawing", "study")

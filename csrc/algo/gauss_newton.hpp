@@ -139,7 +139,7 @@ class GaussNewton {
         std::vector<double> squares;
         network_.backend().row_dots(u, u, squares);
         for (const double square : squares)
-            if (!std::isfinite(square)) throw std::invalid_argument(not_finite);
+            if (!std::isfinite(square)) throw nonfinite_error(not_finite);
     }
 
     void prepare() {
@@ -275,7 +275,7 @@ class GaussNewton {
         }
         for (index j = 0; j < v.rows; j += plan_.vector_block) {
             const index s = std::min(plan_.vector_block, v.rows - j);
-            if (!packed_.product(v.row_range(j, s), out.row_range(j, s))) throw std::invalid_argument(not_finite);
+            if (!packed_.product(v.row_range(j, s), out.row_range(j, s))) throw nonfinite_error(not_finite);
         }
     }
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/arrays.hpp"
+#include "bind/ended.hpp"
 #include "bind/register.hpp"
 
 namespace gnfast::bind {
@@ -107,24 +108,22 @@ void register_estimators(py::module_& m) {
             return api::make_low_rank_update(dtype_of(vectors), input(vectors, dtype_of(vectors), -1, -1), std::move(factors));
         },
         py::keep_alive<0, 1>());
+    using solvers::SolveResult;
+    py::class_<SolveResult>(m, "SolveResult", py::module_local())
+        .def_readonly("residuals", &SolveResult::residuals)
+        .def_readonly("iterations", &SolveResult::iterations)
+        .def_readonly("products", &SolveResult::products)
+        .def_readonly("converged", &SolveResult::converged)
+        .def_property_readonly("ended", [](const SolveResult& self) { return python_ended(self.ended); })
+        .def_property_readonly("reason", [](const SolveResult& self) { return solvers::reason(self.ended); });
     m.def(
         "solve",
         [](api::Operator& op, api::Operator* preconditioner, double damping, double tol, index max_iterations, const py::object& progress,
            const array& b, const array& x, bool from_zero) {
             const solvers::SolveOptions options{damping, tol, max_iterations, monitor_of(progress), from_zero};
             const api::Array in = input(b, op.dtype(), -1, op.rows()), out = output(x, op.dtype(), in.rows, op.rows());
-            solvers::SolveResult found;
-            {
-                const py::gil_scoped_release release;
-                found = api::solve(op, preconditioner, options, in, out);
-            }
-            py::dict info;
-            info["residuals"] = found.residuals;
-            info["iterations"] = found.iterations;
-            info["products"] = found.products;
-            info["converged"] = found.converged;
-            info["reason"] = found.reason;
-            return info;
+            const py::gil_scoped_release release;
+            return api::solve(op, preconditioner, options, in, out);
         },
         "op"_a, "preconditioner"_a.none(true), "damping"_a, "tol"_a, "max_iterations"_a, "progress"_a, "b"_a, "x"_a, "from_zero"_a);
 }

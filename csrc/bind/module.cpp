@@ -6,22 +6,38 @@ namespace {
 
 namespace py = pybind11;
 
+// Python's class for an error of the core: the CPU module's, of which there is one for all devices.
+template <class Error>
+py::object error_class([[maybe_unused]] py::module_& m, const char* name, [[maybe_unused]] PyObject* base) {
 #ifdef GNFAST_CUDA_MODULE
-// The CPU module's class: there is one for all devices.
-py::object memory_limit_class(py::module_&) { return py::module_::import("gnfast._core").attr("MemoryLimitError"); }
+    return py::module_::import("gnfast._core").attr(name);
 #else
-py::object memory_limit_class(py::module_& m) {
-    return py::exception<gnfast::memory_limit_error>(m, "MemoryLimitError", PyExc_MemoryError);
-}
+    return py::exception<Error>(m, name, base);
 #endif
+}
 
-PyObject* memory_limit = nullptr;  // never released: errors may be raised to the end
+// Never released: errors may be raised to the end.
+PyObject *memory_limit = nullptr, *nonfinite = nullptr, *not_positive_definite = nullptr, *saved_state = nullptr;
+
+void register_errors(py::module_& m) {
+    memory_limit = error_class<gnfast::memory_limit_error>(m, "MemoryLimitError", PyExc_MemoryError).release().ptr();
+    nonfinite = error_class<gnfast::nonfinite_error>(m, "NonFiniteError", PyExc_ValueError).release().ptr();
+    not_positive_definite =
+        error_class<gnfast::not_positive_definite_error>(m, "NotPositiveDefiniteError", PyExc_ValueError).release().ptr();
+    saved_state = error_class<gnfast::saved_state_error>(m, "SavedStateError", PyExc_ValueError).release().ptr();
+}
 
 void translate(std::exception_ptr thrown) {
     try {
         if (thrown) std::rethrow_exception(thrown);
     } catch (const gnfast::memory_limit_error& error) {
         PyErr_SetString(memory_limit, error.what());
+    } catch (const gnfast::nonfinite_error& error) {
+        PyErr_SetString(nonfinite, error.what());
+    } catch (const gnfast::not_positive_definite_error& error) {
+        PyErr_SetString(not_positive_definite, error.what());
+    } catch (const gnfast::saved_state_error& error) {
+        PyErr_SetString(saved_state, error.what());
     } catch (gnfast::bind::PythonInterrupt& stop) {
         stop.error.restore();
     } catch (const gnfast::interrupted&) {
@@ -34,7 +50,7 @@ void translate(std::exception_ptr thrown) {
 // GNFAST_MODULE: _core, or one of those for GPUs. What is registered with Python is each module's own.
 PYBIND11_MODULE(GNFAST_MODULE, m) {
     m.doc() = "A compiled core of gnfast; its arguments are checked by the package, not here.";
-    memory_limit = memory_limit_class(m).release().ptr();
+    register_errors(m);
     py::register_local_exception_translator(&translate);
     gnfast::bind::register_runtime(m);
     gnfast::bind::register_networks(m);

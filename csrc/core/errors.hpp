@@ -11,6 +11,21 @@ struct memory_limit_error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A product of an operator holds NaN or infinity.
+struct nonfinite_error : std::domain_error {
+    using std::domain_error::domain_error;
+};
+
+// An operator has a negative eigenvalue, which the algorithm does not allow.
+struct not_positive_definite_error : std::domain_error {
+    using std::domain_error::domain_error;
+};
+
+// A search cannot go on from the state it was given.
+struct saved_state_error : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
+
 // A number of bytes for people, as plan.py has it.
 inline std::string megabytes(double bytes) {
     double unit = 1e9;

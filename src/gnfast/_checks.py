@@ -10,6 +10,7 @@ import operator
 import os
 import reprlib
 import sys
+import traceback
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -274,6 +275,16 @@ def optional_import(module: str, purpose: str, extra: str) -> Any:
     except (ImportError, RuntimeError) as error:  # the latter of what was built for another PyTorch
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         cure = "install it anew"
-        if "torchvision" in reason:
+        if _raised_within(error, "torchvision"):
             cure = "where PyTorch is CPU-only or of another release than torchvision, pip uninstall torchvision"
         raise ImportError(f"{purpose} needs {package}, which cannot be imported ({reason}); {cure}") from error
+
+
+def _raised_within(error: BaseException | None, package: str) -> bool:
+    """Whether code of the package, or an import from it, is on the way of the error or of one that it came from."""
+    while error is not None:
+        names = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(f"{name}.".startswith(f"{package}.") for name in [*names, getattr(error, "name", None)]):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ Array = npt.NDArray[np.floating[Any]]
 Progress = Callable[..., object] | None  # (stage, done, total), and the residual where a solver knows it
 
 class MemoryLimitError(MemoryError): ...
+class NonFiniteError(ValueError): ...  # a product holds NaN or infinity
+class NotPositiveDefiniteError(ValueError): ...
+class SavedStateError(ValueError): ...  # a search cannot go on from it
 
 class Network:
     def __init__(self, layers: list[tuple[Any, ...]], inputs: int, dtype: str) -> None: ...
@@ -100,55 +104,69 @@ class InUnits(Operator):
     def settle(self, at_least: float) -> None: ...
 
 def callback(f: Callable[[Array], Array], size: int, dtype: str) -> Operator: ...
-def lanczos(
-    op: Operator,
-    vectors: Array,
-    largest: bool,
-    block: int,
-    max_basis: int,
-    max_products: int,
-    tol: float,
-    norm: float,
-    seed: int,
-    progress: Progress,
-    *,
-    both: bool = False,
-    min_steps: int = 0,
-    bars: list[float] | None = None,
-    keep: bool = False,
-    start: Array | None = None,
-    restore: dict[str, Array] | None = None,
-    save: Callable[[dict[str, Array], bool], object] | None = None,
-) -> dict[str, Any]: ...
+
+class Ended(Enum):
+    TOLERANCE = ...
+    WHOLE_SPACE = ...
+    ROUNDING = ...
+    PRODUCTS = ...
+    ITERATIONS = ...
+    STALLED = ...
+    NO_DIRECTION = ...
+    INTERRUPTED = ...
+    ONE_PASS = ...
+
+class SearchOptions:
+    def __init__(
+        self,
+        *,
+        block: int = 1,
+        max_basis: int = 0,
+        max_products: int = 0,
+        tol: float = 0.0,
+        norm: float = 0.0,
+        seed: int = 0,
+        progress: Progress = None,
+        largest: bool = True,
+        both: bool = False,
+        min_steps: int = 0,
+        bars: list[float] = ...,
+        keep: bool = False,
+        start: Array | None = None,
+        restore: dict[str, Array] | None = None,
+        save: Callable[[dict[str, Array], bool], object] | None = None,
+    ) -> None: ...
+
+class SearchResult:
+    @property
+    def values(self) -> list[float]: ...
+    @property
+    def residuals(self) -> list[float]: ...
+    @property
+    def others(self) -> list[float]: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def passes(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def norm(self) -> float: ...
+    @property
+    def converged(self) -> bool: ...
+    @property
+    def ended(self) -> Ended: ...
+    @property
+    def reason(self) -> str: ...
+
+def lanczos(op: Operator, vectors: Array, options: SearchOptions) -> SearchResult: ...
+def davidson(op: Operator, preconditioner: Operator | None, vectors: Array, options: SearchOptions) -> SearchResult: ...
+def nystrom(op: Operator, vectors: Array, options: SearchOptions) -> SearchResult: ...
 def ritz_errors(values: list[float], residuals: list[float]) -> list[float]: ...
 def asymmetry(a: Array) -> tuple[float, float, bool]: ...
-def davidson(
-    op: Operator,
-    preconditioner: Operator | None,
-    vectors: Array,
-    block: int,
-    max_basis: int,
-    max_products: int,
-    tol: float,
-    norm: float,
-    seed: int,
-    progress: Progress,
-    largest: bool = False,
-    *,
-    both: bool = False,
-    min_steps: int = 0,
-    bars: list[float] | None = None,
-    keep: bool = False,
-    start: Array | None = None,
-    restore: dict[str, Array] | None = None,
-    save: Callable[[dict[str, Array], bool], object] | None = None,
-) -> dict[str, Any]: ...
 def cg_inverse(
     op: Operator, preconditioner: Operator | None, damping: float, tol: float, max_iterations: int
 ) -> Operator: ...
-def nystrom(
-    op: Operator, vectors: Array, seed: int, progress: Progress, *, start: Array | None = None
-) -> dict[str, Any]: ...
 def trace(
     op: Operator,
     method: str,
@@ -187,6 +205,21 @@ def chebyshev_moments(
 ) -> Array: ...
 def nystrom_factors(op: Operator, seed: int, vectors: Array) -> list[float]: ...
 def low_rank_update(vectors: Array, factors: list[float]) -> Operator: ...
+
+class SolveResult:
+    @property
+    def residuals(self) -> list[float]: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def converged(self) -> bool: ...
+    @property
+    def ended(self) -> Ended: ...
+    @property
+    def reason(self) -> str: ...
+
 def solve(
     op: Operator,
     preconditioner: Operator | None,
@@ -197,4 +230,4 @@ def solve(
     b: Array,
     x: Array,
     from_zero: bool,
-) -> dict[str, Any]: ...
+) -> SolveResult: ...

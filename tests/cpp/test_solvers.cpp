@@ -153,7 +153,7 @@ TEST("solvers: an interrupt keeps what is known, or leaves, as was asked for") {
         };
         wanted.keep_results = true;
         const solvers::Result found = solve(backend, diagonal(products), wanted, out);
-        CHECK(!found.converged && found.reason == solvers::reason_interrupted);
+        CHECK(!found.converged && found.ended == solvers::Ended::interrupted);
         CHECK(found.passes == 4 && found.values.size() == std::size_t(count));
         wanted.keep_results = false;
         reports = 0;
@@ -204,7 +204,7 @@ TEST("solvers: a state put away is gone on from to the last bit, and one of anot
             bool refused = false;
             try {
                 solve(backend, diagonal(products), second, View<double>(again.data(), count, size));
-            } catch (const std::invalid_argument&) {
+            } catch (const saved_state_error&) {
                 refused = true;
             }
             CHECK(refused);
@@ -227,14 +227,14 @@ TEST("solvers: an interrupt inside of an inverse by products keeps what is known
         if (++reports == 60) throw interrupted();
     };
     const solvers::Result found = by_inverse(backend, diagonal(products), wanted, out);
-    CHECK(!found.converged && found.reason == solvers::reason_interrupted);
+    CHECK(!found.converged && found.ended == solvers::Ended::interrupted);
     CHECK(found.values.size() == std::size_t(count) && found.products == products);
     wanted.monitor = {};
     for (const index limit : {8, 31, 100}) {
         products = 0;
         wanted.max_products = limit;
         const solvers::Result cut = by_inverse(backend, diagonal(products), wanted, out);
-        CHECK(!cut.converged && cut.reason == solvers::reason_products);
+        CHECK(!cut.converged && cut.ended == solvers::Ended::products);
         CHECK(cut.products == products && products <= limit);
     }
 }

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
-#include <string>
 
 #include "algo/solvers/probes.hpp"
 #include "algo/solvers/small.hpp"
@@ -26,7 +24,7 @@ struct SolveResult {
     index iterations = 0;
     index products = 0;
     bool converged = false;
-    std::string reason;
+    Ended ended = Ended::iterations;
 };
 
 template <class B, class T>
@@ -67,9 +65,7 @@ class BlockCg {
                     now = relative(finite_dots<B, T>(backend_, r, r), norms);
                 }
                 result.converged = within();
-                result.reason = result.converged ? "tolerance met"
-                                : last           ? "max_iterations reached"
-                                                 : "rounding errors leave no direction to go on";
+                result.ended = result.converged ? Ended::tolerance : last ? Ended::iterations : Ended::no_direction;
                 if (result.converged || last || options_.rough || ++restarts > 3) break;
                 width = begin(View<const T>(r), norms, now);
                 if (width == 0) break;
@@ -179,7 +175,7 @@ class BlockCg {
             backend_.small_eigh(symmetric, k, values);
             indefinite = values.front() < -rounding;
         }
-        if (indefinite) throw std::domain_error("op + damping I is not positive definite; pass a larger damping");
+        if (indefinite) throw not_positive_definite_error("op + damping I is not positive definite; pass a larger damping");
     }
 
     B& backend_;

@@ -83,7 +83,7 @@ class Davidson {
                     if (!options_.keep_results) throw;
                     width_ = 0;
                     save(true);
-                    return finish(vectors, reason_interrupted);
+                    return finish(vectors, Ended::interrupted);
                 }
             }
             save(false);
@@ -91,7 +91,7 @@ class Davidson {
                 expand();
             } catch (const interrupted&) {
                 if (!options_.keep_results) throw;
-                return finish(vectors, reason_interrupted);
+                return finish(vectors, Ended::interrupted);
             }
             measure();
             const bool everything = done_ == size_;
@@ -108,15 +108,15 @@ class Davidson {
                 if (!options_.keep_results) throw;
                 stop = true;
             }
-            if (result_.converged) return finish(vectors, everything ? reason_everything : reason_tolerance);
+            if (result_.converged) return finish(vectors, everything ? Ended::whole_space : Ended::tolerance);
             if (stale_ > (worst_ < 1e4 * floor() ? 60 : 600) / (precondition_.inner ? 6 : 1)) {
                 result_.converged = worst_ < 16 * floor();  // rounding, and what restarts leave of it in the images: 10 were seen
-                return finish(vectors, result_.converged ? "residuals at the level of rounding" : "the residual stopped falling");
+                return finish(vectors, result_.converged ? Ended::rounding : Ended::stalled);
             }
             const bool spent = options_.max_products > 0 && result_.products + block_ > options_.max_products;
             if (!stop && !spent) continue;
             save(true);
-            return finish(vectors, spent ? reason_products : reason_interrupted);
+            return finish(vectors, spent ? Ended::products : Ended::interrupted);
         }
     }
 
@@ -155,7 +155,7 @@ class Davidson {
         const Small c = blocks_.inner_now(View<const T>(target), View<const T>(basis_.row_range(0, done_ + width_)));
         for (index i = 0; i < width_; ++i)
             for (index j = 0; j < done_ + width_; ++j) {
-                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
+                if (!std::isfinite(c(i, j))) throw nonfinite_error(nonfinite_product);
                 h_(done_ + i, j) = h_(j, done_ + i) = c(i, j);
             }
         done_ += width_;
@@ -227,12 +227,12 @@ class Davidson {
         ritz_.vectors = Blocks<B, T>::identity(done_);
     }
 
-    Result finish(View<T> vectors, const char* reason) {
+    Result finish(View<T> vectors, Ended ended) {
         const index available = std::min({options_.count, index(ritz_.values.size()), index(residuals_.size())});
         result_.values.assign(ritz_.values.begin(), ritz_.values.begin() + available);
         result_.residuals.assign(residuals_.begin(), residuals_.begin() + available);
         result_.others.assign(ritz_.values.begin() + available, ritz_.values.end());
-        result_.reason = reason;
+        result_.ended = ended;
         result_.norm = norm_;
         Small y = leading(ritz_.vectors, available);
         blocks_.combine(1, y, View<const T>(basis_.row_range(0, y.cols)), 0, vectors.row_range(0, available));
@@ -263,7 +263,7 @@ class Davidson {
         blocks_.set_stream(std::uint64_t(c[9]));
         if (done_ < 0 || width_ < 0 || done_ + width_ < 1 || width_ > block_ || done_ + width_ > max_basis_ || c[7] < 0 || c[8] < 0 ||
             c[8] > double(done_) || c[10] < 0)
-            throw std::invalid_argument(foreign_snapshot);
+            throw saved_state_error(foreign_snapshot);
         backend_.from_host(in.vectors<T>("basis", done_, size_), basis_.row_range(0, done_));
         backend_.from_host(in.vectors<T>("image", done_, size_), image_.row_range(0, done_));
         backend_.from_host(in.vectors<T>("next", width_, size_), work_.row_range(0, width_));

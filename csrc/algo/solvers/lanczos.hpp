@@ -40,7 +40,7 @@ class Lanczos {
             try {
                 step();
             } catch (const interrupted&) {
-                const Result best = stopped(vectors, reason_interrupted);
+                const Result best = stopped(vectors, Ended::interrupted);
                 if (!options_.keep_results) throw;
                 return best;
             }
@@ -49,12 +49,12 @@ class Lanczos {
             try {
                 report(options_.monitor, options_.stage, double(result_.products), 0, worst_residual(residuals_, options_.count));
             } catch (const interrupted&) {
-                const Result best = stopped(vectors, result_.converged ? reason_tolerance : reason_interrupted);
+                const Result best = stopped(vectors, result_.converged ? Ended::tolerance : Ended::interrupted);
                 if (!options_.keep_results) throw;
                 return best;
             }
-            if (result_.converged) return finish(vectors, everything ? reason_everything : reason_tolerance);
-            if (options_.max_products > 0 && result_.products + width_ > options_.max_products) return stopped(vectors, reason_products);
+            if (result_.converged) return finish(vectors, everything ? Ended::whole_space : Ended::tolerance);
+            if (options_.max_products > 0 && result_.products + width_ > options_.max_products) return stopped(vectors, Ended::products);
         }
     }
 
@@ -88,7 +88,7 @@ class Lanczos {
         const Small c = blocks_.taken(taken, width_);
         for (index i = 0; i < width_; ++i)
             for (index j = 0; j < done_ + width_; ++j) {
-                if (!std::isfinite(c(i, j))) throw std::domain_error(nonfinite_product);
+                if (!std::isfinite(c(i, j))) throw nonfinite_error(nonfinite_product);
                 h_(done_ + i, j) = h_(j, done_ + i) = c(i, j);
             }
         const index last = done_;
@@ -139,18 +139,18 @@ class Lanczos {
         residuals_.resize(static_cast<std::size_t>(keep));
     }
 
-    Result stopped(View<T> vectors, const char* reason) {
+    Result stopped(View<T> vectors, Ended ended) {
         if (done_ + width_ > max_basis_ && width_ > 0) restart();
         save(true);
-        return finish(vectors, reason);
+        return finish(vectors, ended);
     }
 
-    Result finish(View<T> vectors, const char* reason) {
+    Result finish(View<T> vectors, Ended ended) {
         const index available = std::min(options_.count, done_);
         result_.values.assign(ritz_.values.begin(), ritz_.values.begin() + available);
         result_.residuals.assign(residuals_.begin(), residuals_.begin() + available);
         result_.others.assign(ritz_.values.begin() + available, ritz_.values.end());
-        result_.reason = reason;
+        result_.ended = ended;
         result_.norm = norm_;
         blocks_.combine(1, leading(ritz_.vectors, available), known(done_), 0, vectors.row_range(0, available));
         return result_;
@@ -174,7 +174,7 @@ class Lanczos {
         result_.products = index(c[3]), result_.passes = index(c[4]), result_.steps = index(c[5]);
         whole_ = c[6] != 0;
         blocks_.set_stream(std::uint64_t(c[7]));
-        if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_) throw std::invalid_argument(foreign_snapshot);
+        if (done_ < 0 || width_ < 1 || width_ > block_ || done_ + width_ > max_basis_) throw saved_state_error(foreign_snapshot);
         backend_.from_host(in.vectors<T>("basis", done_ + width_, size_), basis_.row_range(0, done_ + width_));
         blocks_.set_corner(h_, in.numbers("projected", done_, done_), done_);
         residuals_ = in.numbers("residuals", 1, done_);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
 
 #include "algo/solvers/options.hpp"
 #include "algo/solvers/orthonormalize.hpp"
@@ -35,7 +34,7 @@ Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& opt
     backend.row_dots(View<const T>(y), View<const T>(y), squares);
     double total = 0;
     for (const double square : squares) total += square;
-    if (!std::isfinite(total)) throw std::domain_error(nonfinite_product);
+    if (!std::isfinite(total)) throw nonfinite_error(nonfinite_product);
     const double nu = std::sqrt(double(size)) * eps * std::sqrt(total);
     Small shift = Blocks<B, T>::identity(s);
     blocks.combine(nu, shift, View<const T>(w), 1, y);
@@ -46,7 +45,7 @@ Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& opt
         for (index i = 0; i < g.rows; ++i)
             for (index j = 0; j < g.rows; ++j) a[static_cast<std::size_t>(i * g.rows + j)] = (g(i, j) + g(j, i)) / 2;
         backend.small_eigh(a, g.rows, d);
-        if (d.front() < -cut) throw std::domain_error(indefinite_sketch);
+        if (d.front() < -cut) throw not_positive_definite_error(indefinite_sketch);
         kept.clear();
         for (index i = g.rows; i-- > 0;)
             if (d[static_cast<std::size_t>(i)] > cut) kept.push_back(d[static_cast<std::size_t>(i)]);
@@ -71,7 +70,7 @@ Result nystrom(B& backend, const Apply<T>& apply, index size, const Options& opt
     for (const double value : values) result.values.push_back(std::max(0.0, value - nu));
     result.residuals.assign(result.values.size(), std::numeric_limits<double>::infinity());
     result.norm = result.values.empty() ? 0 : result.values.front();
-    result.reason = "one pass: the residuals are not known";
+    result.ended = Ended::one_pass;
     return result;
 }
 

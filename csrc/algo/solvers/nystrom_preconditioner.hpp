@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 
 #include "algo/solvers/probes.hpp"
 #include "algo/solvers/small.hpp"
@@ -42,7 +41,8 @@ std::vector<double> nystrom_factors(B& backend, const Apply<T>& apply, index siz
     std::vector<double> eigenvalues;
     backend.small_eigh(m.values, rank, eigenvalues);
     if (eigenvalues.front() < -10 * shift)
-        throw std::domain_error("op is not positive semi-definite, which the Nystrom preconditioner needs; pass preconditioner=None");
+        throw not_positive_definite_error(
+            "op is not positive semi-definite, which the Nystrom preconditioner needs; pass preconditioner=None");
     for (index i = 0; i < rank; ++i)
         for (index q = 0; q < rank; ++q) m(i, q) /= std::sqrt(std::max(eigenvalues[static_cast<std::size_t>(i)], shift / 10));
     blocks.transform(m, vectors);

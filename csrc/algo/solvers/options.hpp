@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/errors.hpp"
 #include "core/monitor.hpp"
 #include "core/types.hpp"
 
@@ -30,6 +31,33 @@ struct Apply : std::function<void(View<const T>, View<T>)> {
 };
 
 constexpr const char* nonfinite_product = "a product with the operator gave NaN or infinite values; check its entries";
+
+// Why a solver stopped.
+enum class Ended { tolerance, whole_space, rounding, products, iterations, stalled, no_direction, interrupted, one_pass };
+
+inline const char* reason(Ended ended) {
+    switch (ended) {
+        case Ended::tolerance:
+            return "tolerance met";
+        case Ended::whole_space:
+            return "the basis spans the whole space";
+        case Ended::rounding:
+            return "residuals at the level of rounding";
+        case Ended::products:
+            return "max_products reached";
+        case Ended::iterations:
+            return "max_iterations reached";
+        case Ended::stalled:
+            return "the residual stopped falling";
+        case Ended::no_direction:
+            return "rounding errors leave no direction to go on";
+        case Ended::interrupted:
+            return "interrupted";
+        case Ended::one_pass:
+            return "one pass: the residuals are not known";
+    }
+    return "";  // for compilers that do not see that all are there
+}
 
 // One named matrix of a solver's state: in the operator's precision, or in double.
 struct Part {
@@ -71,12 +99,7 @@ struct Result {
     index steps = 0;                // block steps from a random start before a restart: they span a whole Krylov space
     double norm = 0;                // the largest |Ritz value|: |A| is at least that
     bool converged = false;
-    std::string reason;
+    Ended ended = Ended::products;
 };
-
-constexpr const char* reason_tolerance = "tolerance met";
-constexpr const char* reason_products = "max_products reached";
-constexpr const char* reason_interrupted = "interrupted";
-constexpr const char* reason_everything = "the basis spans the whole space";
 
 }  // namespace gnfast::solvers

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
 #include "algo/solvers/board.hpp"
@@ -100,7 +99,7 @@ class Blocks {
     // The rows of y that are not zero, once the board was read.
     index rows_of(const Turn& made) const {
         const Small marks = board_[made.marks];
-        if (std::isnan(marks(0, 1))) throw std::domain_error(nonfinite_product);
+        if (std::isnan(marks(0, 1))) throw nonfinite_error(nonfinite_product);
         return index(marks(0, 0));
     }
 

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
 #include "algo/solvers/options.hpp"
@@ -39,7 +38,7 @@ void fill_probes(B& backend, Probe kind, std::uint64_t seed, index first, View<T
 // Numbers that products were made of, or an error where these were not finite.
 inline std::vector<double> finite(std::vector<double> values) {
     for (const double value : values)
-        if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
+        if (!std::isfinite(value)) throw nonfinite_error(nonfinite_product);
     return values;
 }
 

@@ -89,7 +89,7 @@ class LanczosQuadrature {
                 const auto at = static_cast<std::size_t>(i);
                 alpha_(i, j) = host.row(0)[i];
                 double beta = std::sqrt(host.row(1)[i]);
-                if (!std::isfinite(alpha_(i, j)) || !std::isfinite(beta)) throw std::domain_error(nonfinite_product);
+                if (!std::isfinite(alpha_(i, j)) || !std::isfinite(beta)) throw nonfinite_error(nonfinite_product);
                 norm[at] = std::max(norm[at], std::abs(alpha_(i, j)) + beta - behind[at]);
                 // An invariant subspace: the rest is rounding (of a product, some eps |A| sqrt(size)). The probe goes on as zeros.
                 if (beta <= std::max(64.0, std::sqrt(double(size_))) * apply_.resolution * norm[at]) {
@@ -170,7 +170,7 @@ Small chebyshev_moments(B& backend, const Apply<T>& apply, index size, double ce
             for (index m = 0; m < both.rows; ++m)
                 for (index i = 0; i < s; ++i) {
                     const double value = host.row(m)[i];
-                    if (!std::isfinite(value)) throw std::domain_error(nonfinite_product);
+                    if (!std::isfinite(value)) throw nonfinite_error(nonfinite_product);
                     moments(first + i, k + m) = factor * value - (k > 0 ? moments(first + i, m) : 0);
                 }
         };

@@ -3,7 +3,6 @@
 
 #include <deque>
 #include <memory>
-#include <stdexcept>
 #include <type_traits>
 
 #include "algo/solvers/options.hpp"
@@ -60,7 +59,7 @@ class SnapshotReader {
             if (part.name == name && part.rows * part.cols == rows * cols && (rows * cols == 0 || part.cols == cols) &&
                 part.is_double == is_double)
                 return part;
-        throw std::invalid_argument(foreign_snapshot);
+        throw saved_state_error(foreign_snapshot);
     }
 
     const Snapshot& parts_;

@@ -236,13 +236,14 @@ def _conjugate_gradients(
                 f"preconditioner is {M.shape[0]} x {M.shape[1]} in {M.dtype} but op is {A.shape[0]} x {A.shape[1]} "
                 f"in {A.dtype}; pass one of the operator's own size and dtype"
             )
-    raw = A.device.core.solve(A.core, None if M is None else M.core, damping, tol, limit, report, right, x, from_zero)
+    inverse = None if M is None else M.core
+    found: _core.SolveResult = A.device.core.solve(A.core, inverse, damping, tol, limit, report, right, x, from_zero)
     return SolveInfo(
-        np.array(raw["residuals"]),
-        raw["iterations"],
-        raw["products"] + products,
-        raw["converged"],
-        raw["reason"],
+        np.array(found.residuals),
+        found.iterations,
+        found.products + products,
+        found.converged,
+        found.reason,
         f"block conjugate gradients, {name}",
     )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from gnfast import _arrays, _checks, thresholds
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._memory import check_memory
 from gnfast.estimators.results import Diagonal, Trace
 from gnfast.operators import SymmetricOperator
@@ -268,7 +268,7 @@ def _by_all_products(A: SymmetricOperator, block: int) -> KnownDiagonal:
         A.core.apply(rows, out)
         values[i : i + count] = _arrays.to_host(out.reshape(-1)[i :: size + 1])
     if not np.isfinite(values).all():
-        raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
+        raise _core.NonFiniteError("a product with the operator gave NaN or infinite values; check its entries")
     return KnownDiagonal(values, f"all {_checks.counted(size, 'product')}", size)
 
 

@@ -48,7 +48,7 @@ class Applied:
             lambda cotangent: self._pulled(self.leaves, X, cotangent),
             double if jax.config.jax_enable_x64 else None,
         )
-        if found and "derivative" in found:
+        if found and found.in_derivative:
             raise ValueError(
                 f"apply gives {found}, compared with the network that was read, whose matrix would be another than "
                 f"that of jax.grad of apply; {INSTEAD}"

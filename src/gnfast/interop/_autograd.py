@@ -20,6 +20,7 @@ from gnfast.interop._first_call import first_call
 from gnfast.interop._models import Model
 from gnfast.interop._plain import dense
 from gnfast.interop._probes import (
+    Fault,
     Probe,
     check_not_random,
     check_outputs,
@@ -140,6 +141,10 @@ class GraphPass:
         return torch.stack(rows)
 
 
+class RowsTooLargeError(ValueError):
+    """The rows of J at these samples exceed the room that they may take."""
+
+
 class RowsPass:
     """The same from J itself, made row by row by plain reverse mode: for what is differentiated once and no more."""
 
@@ -151,7 +156,7 @@ class RowsPass:
             outputs = plain.graph(model.given(X))
             size = float(outputs.numel()) * sum(model.numbers) * outputs.itemsize
             if size > room:
-                raise ValueError(f"the Jacobian's rows, which would serve, are {megabytes(size)}")
+                raise RowsTooLargeError(f"the Jacobian's rows, which would serve, are {megabytes(size)}")
             units = torch.eye(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
             rows = [torch.cat([part.reshape(-1) for part in plain.pull(outputs, u.view_as(outputs))]) for u in units]
         self._J, self.outputs = torch.stack(rows), outputs.detach()
@@ -327,33 +332,35 @@ class Products:
         if self.model.plain.draws:
             check_not_random(self.model, X)
         while True:
-            reason = ""
+            fault: Fault | None = None
             try:
                 made = self._differentiate(X) if made is None else made
                 if probe is None:
                     check_outputs(made.outputs, first)
                 else:
-                    reason = probe.difference(made, width)
+                    fault = probe.difference(made, width)
             except Exception as error:  # whatever transforms raise of an operation for which they have no rule
                 raise_of_memory(error)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if not reason:
+                words = (str(error).strip() or type(error).__name__).splitlines()[0]
+                fewer = ", or pass fewer samples" if isinstance(error, RowsTooLargeError) else ""
+                fault = Fault(words, f"change the operation{fewer}")
+            if fault is None:
                 break
             made = None
             self._tested = {pair for pair in self._tested if pair[0] != first}
             check_not_random(self.model, X)
-            self._refuse(reason)
+            self._refuse(fault)
         assert made is not None
         if probe is not None:
             self._tested.add((first, width))
         return made, self.hessian(made.outputs, first)
 
-    def _refuse(self, reason: str) -> None:
-        self._refused.append(f"{self._ways[0]}: {reason}")
+    def _refuse(self, fault: Fault) -> None:
+        self._refused.append(f"{self._ways[0]}: {fault.words}")
         if len(self._ways) == 1:
             raise ValueError(
                 "PyTorch gives no products with this model's Jacobian that agree with its gradients "
-                f"({'; '.join(self._refused)}); {_cure(reason)}"
+                f"({'; '.join(self._refused)}); {fault.cure}"
             )
         self._ways = self._ways[1:]
 
@@ -449,16 +456,6 @@ def _blocks(vectors: int, width: int) -> Iterator[tuple[slice, int]]:
     for j in range(0, vectors, width):
         start = max(0, min(j, vectors - width))
         yield slice(start, start + width), j - start
-
-
-def _cure(reason: str) -> str:
-    """Advice where even rows of J by plain reverse mode fail, of which sums are made."""
-    if reason.startswith("its J"):
-        return (
-            "its gradients are no linear function of those of its outputs: compute in one dtype throughout, without "
-            "torch.autocast, and without gradients that are clipped or rounded"
-        )
-    return "change the operation" + (", or pass fewer samples" if "rows, which would serve" in reason else "")
 
 
 @contextlib.contextmanager

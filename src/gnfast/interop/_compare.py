@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -30,6 +31,20 @@ SQUARES_FIT = (1e-15, 1e15)  # a norm whose squares neither overflow in float32 
 CLOSE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 
 
+@dataclass(frozen=True)
+class Difference:
+    """What differs beyond rounding, in words: false where nothing does."""
+
+    words: str = ""
+    in_derivative: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    def __str__(self) -> str:
+        return self.words
+
+
 def spaced(count: int) -> Array:
     """Which samples: from all of the data, in order."""
     return np.unique(np.linspace(0, count - 1, min(count, SAMPLES)).astype(int))
@@ -37,10 +52,10 @@ def spaced(count: int) -> Array:
 
 def difference(
     net: gn.Network, samples: Array, names: Sequence[str], source: Source, double: Source | None = None
-) -> str | None:
-    """Differences beyond rounding between a network's function at samples and its source's, in words.
+) -> Difference | None:
+    """The difference beyond rounding between a network's function at samples and its source's.
 
-    Empty where nothing does; None where that cannot be told, since the outputs are not finite.
+    None where that cannot be told, since the outputs are not finite.
 
     Args:
         names: Of the parameters, in the network's order.
@@ -65,7 +80,7 @@ class _Pair:
         self.close, self.least = (CLOSE[net.dtype], NEVER) if sharp else (KINK, SURE * self.eps)
         self.u: Array = np.empty(0)
 
-    def judged(self, source: Source) -> str | None:
+    def judged(self, source: Source) -> Difference | None:
         found = self.net(self.samples)
         if not np.isfinite(found).all():
             return None
@@ -78,15 +93,15 @@ class _Pair:
 
         wanted, parts = source(cotangent)
         if wanted.shape != found.shape:
-            return f"outputs of shape {wanted.shape} and not {found.shape}"
+            return Difference(f"outputs of shape {wanted.shape} and not {found.shape}")
         # In float64 nobody knows what rounding does to our own, and its root is no more than rounding in float32.
         unit = max(ROUNDING * self.eps, float(np.sqrt(np.finfo(np.float64).eps)))
         if self._off(wanted, found, lambda: self.exact[0], _largest, unit, 0.0):
             off, scale = _largest(wanted - found), _largest(found)
-            return f"outputs that are off by {off:.2g} where they are up to {scale:.2g}"
+            return Difference(f"outputs that are off by {off:.2g} where they are up to {scale:.2g}")
         return self._derivatives(parts)
 
-    def _derivatives(self, parts: Sequence[Array | None]) -> str:
+    def _derivatives(self, parts: Sequence[Array | None]) -> Difference:
         own = _pulled(self.net, self.samples, self.u)
         # Root of the mean square of each, so that a small array is not hidden beside a large one.
         floor = self.least * max(_norm(part) / np.sqrt(part.size) for part in own)
@@ -95,10 +110,10 @@ class _Pair:
             least = floor * float(np.sqrt(ours.size))
             if self._off(wanted, ours, lambda i=i: self.exact[1][i], _norm, self.close, least):  # type: ignore[misc]
                 if not wanted.any():
-                    return f"no derivative in {name!r}"
+                    return Difference(f"no derivative in {name!r}", in_derivative=True)
                 off = _norm(wanted - ours) / max(_norm(wanted), _norm(ours))
-                return f"another derivative in {name!r}, off by {off:.2g} of its norm"
-        return ""
+                return Difference(f"another derivative in {name!r}, off by {off:.2g} of its norm", in_derivative=True)
+        return Difference()
 
     def _off(
         self,

@@ -206,7 +206,7 @@ class Gram(OnTensors, Decoupling):
 
     def _apply(self, rows: Array, out: Array) -> None:
         if not np.isfinite(rows).all():
-            raise ValueError("V has NaN or infinite values; pass finite vectors")
+            raise _core.NonFiniteError("V has NaN or infinite values; pass finite vectors")
         self.core.apply(rows, out)
 
     def enlarged(self) -> Gram:

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
+from gnfast import _core
 from gnfast.interop._compare import SQUARES_FIT
 from gnfast.interop._models import Model
 
 Tensor: TypeAlias = Any  # torch.Tensor, which a type checker sees only where PyTorch is installed
 # A parameter's share below so many eps of the largest is rounding of sums that cancel: a bias before batch norm.
 FLOOR = 100
+# Where even rows of J by plain reverse mode fail, of which sums are made.
+NOT_LINEAR = (
+    "its gradients are no linear function of those of its outputs: compute in one dtype throughout, without "
+    "torch.autocast, and without gradients that are clipped or rounded"
+)
 
 
 class Products(Protocol):
@@ -33,6 +39,13 @@ class Products(Protocol):
 
     def pull(self, U: Tensor) -> Tensor:
         """(s, n, k) to (s, p)."""
+
+
+class Fault(NamedTuple):
+    """Why a way to products is not taken, and what to do where no other is left."""
+
+    words: str
+    cure: str = "change the operation"
 
 
 class Probe:
@@ -87,10 +100,10 @@ class Probe:
         parts = torch.split(self._signs(self._g[0]), self._model.numbers)
         return torch.cat([part * weight for part, weight in zip(parts, weights, strict=True)])
 
-    def difference(self, made: Products, width: int) -> str:
-        """The fault of products of blocks of so many vectors: empty if there is none."""
+    def difference(self, made: Products, width: int) -> Fault | None:
+        """The fault of products of blocks of so many vectors, if there is one."""
         if not close(made.outputs, self.outputs):
-            return "its outputs differ"
+            return Fault("its outputs differ")
         width = width if made.batched else 1
         factors = torch.tensor([2.0 ** (i % 3) * (-1) ** i for i in range(width)], dtype=self._v.dtype)
         factors = factors.to(self._v.device)
@@ -99,13 +112,13 @@ class Probe:
             for i, factor, row in zip(which, factors, made.pull(U), strict=True):
                 name = worst(self._model, row / factor, self._g[i], self._sizes[i])
                 if name:
-                    return f"its J^T u differs in {name}"
+                    return Fault(f"its J^T u differs in {name}", NOT_LINEAR)
         V = self._v * factors[:, None]
         for _ in range(2):
             for factor, row in zip(factors, made.push(V), strict=True):
                 if self._is_wrong(row / factor):
-                    return "its J v is not the adjoint of J^T u"
-        return ""
+                    return Fault("its J v is not the adjoint of J^T u", NOT_LINEAR)
+        return None
 
     def _is_wrong(self, w: Tensor) -> bool:
         if not bool(torch.isfinite(w).all()):
@@ -163,10 +176,12 @@ def finite(U: Tensor, at: Products, V: Tensor) -> Tensor:
     if bool(torch.isfinite(U).all()):
         return U
     if not bool(torch.isfinite(V).all()):
-        raise ValueError("V has NaN or infinite values; pass finite vectors")
+        raise _core.NonFiniteError("V has NaN or infinite values; pass finite vectors")
     if bool(torch.isfinite(at.push(V / V.abs().max())).all()):
         raise ValueError("V overflows in the product; pass vectors of smaller entries")
-    raise ValueError("the derivative of the model is NaN or infinite (a root, norm or logarithm at 0, for example)")
+    raise _core.NonFiniteError(
+        "the derivative of the model is NaN or infinite (a root, norm or logarithm at 0, for example)"
+    )
 
 
 def _sizes(model: Model, vector: Tensor) -> list[float]:

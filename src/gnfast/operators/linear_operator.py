@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from gnfast import _arrays, _checks
+from gnfast import _arrays, _checks, _core
 from gnfast._arrays import Array, Device
 from gnfast._vectors import Rows, converted
 
@@ -179,4 +179,6 @@ class BlockOperator(LinearOperator):  # type: ignore[misc]
 def check_finite(values: Array, name: str) -> None:
     """Raise a ValueError that names the values if any is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors")
+        raise _core.NonFiniteError(
+            f"{name} has NaN or infinite values, or overflows in the product; pass finite vectors"
+        )

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.spectrum.checkpoints import Checkpoint
+from gnfast.spectrum.outcome import Outcome
 from gnfast.spectrum.task import Task
 
 LOOK = 6  # steps of a look at least; it goes on until it is answered
@@ -27,25 +28,27 @@ ROUNDS = 4  # searches, each wider than the one before
 CHECK = 0.05  # of the products, for the check of the residuals
 STAGES = {"LA": "largest eigenvalues", "SA": "smallest eigenvalues", "BE": "eigenvalues of both ends"}
 
+Engine: TypeAlias = Callable[[_core.Operator, Array, _core.SearchOptions], _core.SearchResult]
+
 
 @dataclass
 class Found:
     """The result of a search of the core.
 
     Attributes:
-        raw: As the core says it.
+        raw: As the core says it, until a check corrects it.
         rows: (k, N) the vectors.
         core: The operator that was searched.
-        engine: The solver, called as `_core.lanczos`.
+        engine: The solver.
         random: Columns of its first block that were drawn; 0 where a start was given.
         steps: Of a look with the same solver.
         checkpoint: Where its state is kept.
     """
 
-    raw: dict[str, Any]
+    raw: Outcome
     rows: Array
     core: _core.Operator
-    engine: Callable[..., dict[str, Any]]
+    engine: Engine
     random: int
     steps: int = LOOK
     checkpoint: Checkpoint | None = None
@@ -55,12 +58,17 @@ class Found:
     @property
     def whole(self) -> bool:
         """Whether there are all pairs, within tolerance."""
-        return bool(self.raw["converged"]) and len(self.raw["values"]) == len(self.rows)
+        return self.raw.converged and len(self.raw.values) == len(self.rows)
 
     def fail(self, reason: str) -> Found:
         """The same, not converged, with the reason."""
-        self.raw |= {"converged": False, "reason": reason}
+        self.raw.converged, self.raw.reason = False, reason
         return self
+
+    def interrupt(self) -> Found:
+        """The same, ended by the caller."""
+        self.raw.interrupted = True
+        return self.fail("interrupted")
 
 
 def complete(task: Task, run: Callable[[Task], Found]) -> Found:
@@ -73,13 +81,13 @@ def complete(task: Task, run: Callable[[Task], Found]) -> Found:
             found.fail("eigenvalues beyond those found were met")
             break
         block = min(task.size, max(task.k, 2 * found.random))
-        left = task.limit - found.raw["products"]
+        left = task.limit - found.raw.products
         if left < 2 * block:
             found.fail("max_products reached, and eigenvalues beyond those found were met")
             break
         wider = replace(task, start=None, block=block, seed=_checks.other_seed(task.seed, round), path=None, limit=left)
         found = _after(found, _searched(wider, run))
-    if found.checkpoint is not None and found.raw["converged"]:
+    if found.checkpoint is not None and found.raw.converged:
         found.checkpoint.remove()
     return found
 
@@ -87,7 +95,7 @@ def complete(task: Task, run: Callable[[Task], Found]) -> Found:
 def _searched(task: Task, run: Callable[[Task], Found]) -> Found:
     """The pairs that `run` finds, with true residuals: once more from them where these exceed the tolerance."""
     found = _true(task, run(task))
-    left = task.limit - found.raw["products"]
+    left = task.limit - found.raw.products
     if not found.inexact or left <= len(found.rows):
         return found
     again = replace(task, start=_arrays.as_c_contiguous(found.rows), path=None, limit=left)
@@ -97,8 +105,8 @@ def _searched(task: Task, run: Callable[[Task], Found]) -> Found:
 def _after(before: Found, now: Found) -> Found:
     """The later of two searches, with the products of both."""
     now.checkpoint = before.checkpoint
-    now.raw["products"] += before.raw["products"]
-    now.raw["passes"] += before.raw["passes"]
+    now.raw.products += before.raw.products
+    now.raw.passes += before.raw.passes
     return now
 
 
@@ -120,8 +128,8 @@ def _doubtful(task: Task, found: Found) -> bool:
         return False
     if found.random == 0:
         return True
-    values, residuals = np.array(found.raw["values"]), np.array(found.raw["residuals"])
-    norm = found.raw["norm"]
+    values, residuals = found.raw.values, found.raw.residuals
+    norm = found.raw.norm
     for _, side in _sides(task, found):
         if len(side) < found.random:
             continue
@@ -136,31 +144,43 @@ def _doubtful(task: Task, found: Found) -> bool:
 
 def _is_missed(task: Task, found: Found) -> bool:
     """Whether there are eigenvalues beyond the pairs found; where that remains open, `found` is no longer converged."""
-    values, norm = np.array(found.raw["values"]), found.raw["norm"]
+    values, norm = found.raw.values, found.raw.norm
     rounding = thresholds.rounding_error(norm, task.A.dtype)
     sides = [(sign, float(sign * (sign * values[side]).min())) for sign, side in _sides(task, found)]
     slack = [task.tol * abs(inner) + rounding for _, inner in sides]
     bars = [inner + sign * more for (sign, inner), more in zip(sides, slack, strict=True)]
-    left = task.limit - found.raw["products"]
+    left = task.limit - found.raw.products
     if left < found.steps:
         found.fail("max_products reached before a look for missed eigenvalues")
         return False
     rows = task.device.zeros((len(sides), task.size), task.op.dtype)
     far = sum(inner for _, inner in sides) / 2 if len(sides) == 2 else -2 * sides[0][0] * norm
-    numbers = (1, 100, left, task.tol, norm, _checks.other_seed(task.seed), task.report)
-    more = {"min_steps": found.steps, "bars": bars, "keep": True, "both": len(sides) == 2}
+    options = task.device.core.SearchOptions(
+        max_basis=100,
+        max_products=left,
+        tol=task.tol,
+        norm=norm,
+        seed=_checks.other_seed(task.seed),
+        progress=task.report,
+        largest=sides[0][0] > 0,
+        both=len(sides) == 2,
+        min_steps=found.steps,
+        bars=bars,
+        keep=True,
+    )
     try:
-        raw = found.engine(_deflated(task, found, far), rows, sides[0][0] > 0, *numbers, **more)
+        raw = found.engine(_deflated(task, found, far), rows, options)
     except KeyboardInterrupt:
-        found.fail("interrupted")
+        found.interrupt()
         return False
-    found.raw["products"] += raw["products"]
-    found.raw["passes"] += raw["passes"]
-    if not raw["converged"]:
-        found.fail(raw["reason"])
+    found.raw.products += raw.products
+    found.raw.passes += raw.passes
+    if not raw.converged:
+        found.fail(raw.reason)
+        found.raw.interrupted = raw.ended is _core.Ended.INTERRUPTED
         return False
-    found.look = raw["passes"]
-    beyond = [sign * (value - bar) for (sign, _), value, bar in zip(sides, raw["values"], bars, strict=False)]
+    found.look = raw.passes
+    beyond = [sign * (value - bar) for (sign, _), value, bar in zip(sides, raw.values, bars, strict=False)]
     return bool(max(beyond) > 0)
 
 
@@ -187,51 +207,51 @@ def _true(task: Task, found: Found) -> Found:
     All pairs are multiplied where that is a twentieth of what was; else random combinations of them, each pair in one,
     and all where one of these has a longer residual than those of its pairs allow.
     """
-    raw, count = found.raw, len(found.raw["values"])
-    left = task.limit - raw["products"]
-    if count == 0 or left < 1 or raw["reason"] == "interrupted":
+    raw, count = found.raw, len(found.raw.values)
+    left = task.limit - raw.products
+    if count == 0 or left < 1 or raw.interrupted:
         return found
     try:
-        few = int(min(count, left, max(1, CHECK * raw["products"])))
-        if few < count and (_combined(task, found, few) or task.limit - raw["products"] < count):
+        few = int(min(count, left, max(1, CHECK * raw.products)))
+        if few < count and (_combined(task, found, few) or task.limit - raw.products < count):
             return found
-        stated = np.array(raw["residuals"])
-        raw["residuals"] = residuals = _residuals(task, found, np.eye(count))
+        stated = raw.residuals
+        raw.residuals = residuals = _residuals(task, found, np.eye(count))
     except KeyboardInterrupt:
-        return found.fail("interrupted")
-    if (residuals <= 1.1 * stated + thresholds.rounding_error(raw["norm"], task.A.dtype)).all():
+        return found.interrupt()
+    if (residuals <= 1.1 * stated + thresholds.rounding_error(raw.norm, task.A.dtype)).all():
         return found  # as the search judged them
-    beyond = 10 * thresholds.zero_threshold(raw["norm"], task.size, task.A.dtype)
+    beyond = 10 * thresholds.zero_threshold(raw.norm, task.size, task.A.dtype)
     if (residuals > 10 * stated + beyond).any():
         worst = int(np.argmax(residuals - 10 * stated))
         return found.fail(
             f"a residual is {residuals[worst]:.1e} where the search had {stated[worst]:.1e}: the products are not "
             "those of one symmetric matrix, or have larger rounding errors than their dtype"
         )
-    if raw["converged"] and not is_within(task, raw).all():
+    if raw.converged and not is_within(task, raw).all():
         found.inexact = True
         return found.fail("the residuals, computed anew, exceed the tolerance")
     return found
 
 
-def is_within(task: Task, raw: dict[str, Any]) -> Array:
+def is_within(task: Task, raw: Outcome) -> Array:
     """Which of the values are within tolerance by the residuals that are stated, or known to rounding."""
-    values, residuals = np.array(raw["values"]), np.array(raw["residuals"])
-    errors = np.array(_core.ritz_errors([*raw["values"], *raw["others"]], [*residuals]))
-    floor = thresholds.zero_threshold(raw["norm"], task.size, task.A.dtype)
+    values, residuals = raw.values, raw.residuals
+    errors = np.array(_core.ritz_errors([*raw.values, *raw.others], [*residuals]))
+    floor = thresholds.zero_threshold(raw.norm, task.size, task.A.dtype)
     within: Array = (errors <= task.tol * np.abs(values)) | (residuals <= floor)
     return within
 
 
 def _combined(task: Task, found: Found, few: int) -> bool:
     """Whether random combinations of the pairs have no longer residuals than the pairs' own allow."""
-    residuals = np.array(found.raw["residuals"])
+    residuals = found.raw.residuals
     rng = np.random.default_rng(task.seed)
     count = len(residuals)
     size = rng.choice([-1.0, 1.0], count) * rng.uniform(1, 2, count)
     weights = np.zeros((few, count))
     weights[np.arange(count) * few // count, np.arange(count)] = size
-    rounding = thresholds.rounding_error(found.raw["norm"], task.A.dtype)
+    rounding = thresholds.rounding_error(found.raw.norm, task.A.dtype)
     made = _residuals(task, found, weights)
     return bool((made <= np.abs(weights) @ (1.1 * residuals + rounding)).all())
 
@@ -244,13 +264,13 @@ def _residuals(task: Task, found: Found, weights: Array) -> Array:
     mixed = _arrays.as_c_contiguous(home.upload(weights.astype(dtype)) @ rows)
     image = home.empty(mixed.shape, dtype)
     found.core.apply(mixed, image)
-    image -= home.upload((weights * np.array(raw["values"])).astype(dtype)) @ rows
+    image -= home.upload((weights * raw.values).astype(dtype)) @ rows
     made: Array = _arrays.to_host(np.linalg.norm(image, axis=1)).astype(float)
     if not np.isfinite(made).all():
-        raise ValueError("a product with the operator gave NaN or infinite values; check its entries")
-    raw["products"] += len(mixed)
-    raw["passes"] += 1
+        raise _core.NonFiniteError("a product with the operator gave NaN or infinite values; check its entries")
+    raw.products += len(mixed)
+    raw.passes += 1
     if task.report:
-        stated = max(float(made.max()), 0.0) if len(made) == len(rows) else max(raw["residuals"])
-        task.report(STAGES[task.which], raw["products"], 0, stated)
+        stated = max(float(made.max()), 0.0) if len(made) == len(rows) else max(raw.residuals)
+        task.report(STAGES[task.which], raw.products, 0, stated)
     return made

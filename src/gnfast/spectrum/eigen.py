@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from gnfast import _arrays, _checks, thresholds
+from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import Dual, GaussNewton, SymmetricOperator
 from gnfast.operators.layer_blocks import Block
@@ -157,7 +157,7 @@ def eigsh(
         task.report = report
         values, vectors, info = _in_units(task, method, return_eigenvectors)
     if len(values) == 0:
-        if info.reason == "interrupted":
+        if info.interrupted:
             raise KeyboardInterrupt
         raise ValueError(
             "the operator is zero up to rounding, so that a sketch of it finds nothing; use method='lanczos'"
@@ -165,7 +165,7 @@ def eigsh(
     if info.converged and (doubt := _lost_in_rounding(task, values, info)):
         info = info._replace(converged=False, reason=doubt)
     if not info.converged:
-        how = "was interrupted" if info.reason == "interrupted" else "stopped"
+        how = "was interrupted" if info.interrupted else "stopped"
         warnings.warn(
             f"{info.method} {how} after {info.products} products with residuals from {info.residuals.min():.1e} to "
             f"{info.residuals.max():.1e}: {info.reason}; the best pairs so far are returned",
@@ -254,8 +254,8 @@ def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
     if not doubtful or not units.settled():  # of a checkpoint there is one search only
         try:
             pairs = found(task)
-        except ValueError as error:
-            if "NaN or infinite" not in str(error) or not units.settled():
+        except _core.NonFiniteError:
+            if not units.settled():
                 raise
     if pairs is not None and (
         matrices.is_ordinary(pairs.info.norm, task.A.dtype)
@@ -307,7 +307,7 @@ def _low_end(task: Task) -> Pairs:
     if task.limit < first + task.size:
         return methods.lanczos(task)
     quick = methods.lanczos(replace(task, limit=first))
-    if quick.info.converged or quick.info.reason == "interrupted":
+    if quick.info.converged or quick.info.interrupted:
         return quick
     rest = replace(task, limit=task.limit - quick.info.products)
     found = methods.inverse(rest) or methods.lanczos(rest)

@@ -353,4 +353,6 @@ def check_finite(K: Array) -> None:
     """The other triangle is not looked at: it may never have been written."""
     blocks = ((i, K[i : i + BLOCK, : i + BLOCK]) for i in range(0, len(K), BLOCK))
     if not all(np.isfinite(np.tril(rows, i)).all() for i, rows in blocks):
-        raise ValueError("the matrix has NaN or infinite entries: a product with the operator gave them, or overflowed")
+        raise _core.NonFiniteError(
+            "the matrix has NaN or infinite entries: a product with the operator gave them, or overflowed"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.certificates import intervals, inverse_intervals, randomized_error
 from gnfast.spectrum.checkpoints import Checkpoint
-from gnfast.spectrum.complete import LOOK, Found, complete, is_within
+from gnfast.spectrum.complete import LOOK, Engine, Found, complete, is_within
+from gnfast.spectrum.outcome import Outcome
 from gnfast.spectrum.task import Task
 
 EigenMethod: TypeAlias = Literal[
@@ -45,6 +46,7 @@ class EigenInfo(NamedTuple):
             was no need for them: a search from a random block meets as many copies of an eigenvalue as it has vectors.
             An eigenvalue beyond the pairs by the share `certificates.randomized_error(N, look)` of the distance from
             the other end would have been met but for a probability of 1e-6.
+        interrupted: Whether Ctrl-C ended it.
     """
 
     residuals: Array
@@ -58,6 +60,7 @@ class EigenInfo(NamedTuple):
     norm: float = 0.0
     steps: int = 0
     look: int = 0
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         return brief("EigenInfo", zip(self._fields, self, strict=True))
@@ -92,16 +95,17 @@ def dense(task: Task) -> Pairs:
     # LAPACK's residuals are a few eps |A|, whatever the values; others say that products are not those of the matrix.
     true = bool((residuals <= 10 * thresholds.zero_threshold(norm, len(K), task.A.dtype)).all())
     reason = "the whole spectrum was computed" if true else "the pairs' products are not those of the matrix formed"
-    raw = {"products": products + k, "passes": products // 256 + 1, "converged": true, "reason": reason, "norm": norm}
-    return _pairs(task, raw, values, vectors, residuals, "dense")
+    found = Outcome(values, residuals, values[:0], products + k, products // 256 + 1, norm, true, reason)
+    return _pairs(task, found, values, vectors, residuals, "dense")
 
 
 def _norm(task: Task, K: Array) -> float:
     """|K| to a tenth, by products with K as it is stored."""
     ends = min(2, len(K))
     rows = task.device.zeros((ends, len(K)), K.dtype)
-    numbers = (ends, 60, 200, 0.1, 0.0, task.seed, None)
-    return float(task.device.core.lanczos(task.device.core.stored(K), rows, True, *numbers, both=True)["norm"])
+    core = task.device.core
+    options = core.SearchOptions(block=ends, max_basis=60, max_products=200, tol=0.1, seed=task.seed, both=True)
+    return float(core.lanczos(core.stored(K), rows, options).norm)
 
 
 def lanczos(task: Task, method: str = "lanczos") -> Pairs:
@@ -123,20 +127,27 @@ def nystrom(task: Task) -> Pairs:
     """A one-pass sketch, then block Krylov steps from its vectors until the tolerance is met."""
     if task.limit < 2 * task.block_or(task.k + OVERSAMPLING):
         sketch = _sketch(task)
-        kept = min(task.k, len(sketch.raw["values"]))
-        raw = {name: part[:kept] if name in ("values", "residuals") else part for name, part in sketch.raw.items()}
+        kept = min(task.k, len(sketch.raw.values))
+        raw = replace(sketch.raw, values=sketch.raw.values[:kept], residuals=sketch.raw.residuals[:kept])
         return _ascending(task, replace(sketch, raw=raw, rows=sketch.rows[:kept]), "nystrom")
 
     def run(task: Task) -> Found:
         sketch = _sketch(task)
-        block, count = len(sketch.rows), len(sketch.raw["values"])
+        block, count = len(sketch.rows), len(sketch.raw.values)
         rows = task.device.zeros((task.k, task.size), task.op.dtype)
-        more: dict[str, Any] = {"start": sketch.rows[:count] if count else None, "keep": True}
-        limit = max(1, task.limit - sketch.raw["products"] - 1)
-        numbers = (block, 12 * block, limit, task.tol, 0.0, task.seed, task.report)
-        raw = sketch.engine(task.op.core, rows, True, *numbers, **more)
-        raw["products"] += sketch.raw["products"]
-        raw["passes"] += sketch.raw["passes"]
+        options = task.device.core.SearchOptions(
+            block=block,
+            max_basis=12 * block,
+            max_products=max(1, task.limit - sketch.raw.products - 1),
+            tol=task.tol,
+            seed=task.seed,
+            progress=task.report,
+            keep=True,
+            start=sketch.rows[:count] if count else None,
+        )
+        raw = Outcome.of(sketch.engine(task.op.core, rows, options))
+        raw.products += sketch.raw.products
+        raw.passes += sketch.raw.passes
         return replace(sketch, raw=raw, rows=rows)
 
     return _ascending(task, complete(task, run), "nystrom")
@@ -145,8 +156,9 @@ def nystrom(task: Task) -> Pairs:
 def _sketch(task: Task) -> Found:
     block, core = task.block_or(task.k + OVERSAMPLING), task.device.core
     rows = task.device.zeros((block, task.size), task.op.dtype)
-    raw = core.nystrom(task.op.core, rows, task.seed, task.report, start=task.start)
-    return Found(raw, rows, task.op.core, core.lanczos, _drawn(task, block))
+    options = core.SearchOptions(seed=task.seed, progress=task.report, start=task.start)
+    found = Outcome.of(core.nystrom(task.op.core, rows, options))
+    return Found(found, rows, task.op.core, core.lanczos, _drawn(task, block))
 
 
 def davidson(task: Task, method: str = "davidson") -> Pairs:
@@ -173,8 +185,8 @@ def davidson(task: Task, method: str = "davidson") -> Pairs:
 
     left = max(1, task.limit - norm.products)
     found = complete(replace(task, limit=left), run)
-    found.raw["products"] += norm.products
-    found.raw["passes"] += norm.products
+    found.raw.products += norm.products
+    found.raw.passes += norm.products
     return _ascending(task, found, method)
 
 
@@ -205,7 +217,7 @@ def inverse(task: Task) -> Pairs | None:
     norm = largest(task.A, 1, 0.1, task.seed, task.report)
     pairs, found = _by_factor(task, K, shift, norm.value)
     left = task.limit - pairs.info.products
-    if found.raw["converged"] and not pairs.info.converged and left > 2 * task.k and (shift > 0 or shifted()):
+    if found.raw.converged and not pairs.info.converged and left > 2 * task.k and (shift > 0 or shifted()):
         core = compiled.cholesky_inverse(K, 1, False)
 
         def run(task: Task) -> Found:
@@ -230,11 +242,10 @@ def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, 
 
     # A relative accuracy of 1 / mu is one of mu.
     found = complete(replace(task, which="LA"), run)
-    raw, count = dict(found.raw), len(found.raw["values"])
-    mu, r = np.array(raw["values"]), np.array(raw["residuals"])
+    count = len(found.raw.values)
+    mu, r = found.raw.values, found.raw.residuals
     vectors = found.rows[:count].T
     image = op.matmat(vectors) if count else vectors
-    raw["products"] += count
     quotients = np.einsum("ij,ij->j", vectors, image, dtype=float)
     residuals = _arrays.to_host(np.linalg.norm(image - vectors * quotients.astype(K.dtype), axis=0)).astype(float)
     quotients = _arrays.to_host(quotients)
@@ -245,14 +256,15 @@ def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, 
     by_quotient = np.ptp(direct, axis=1) < np.ptp(bounds, axis=1)
     bounds = np.where(by_quotient[:, None], direct, bounds)
     values = np.where(by_quotient | (shift > 0), quotients, 1 / mu)
-    others = np.array(raw["others"])
-    raw |= {"norm": norm, "values": values, "residuals": residuals, "others": 1 / others[others > 0] - shift}
+    others = found.raw.others
+    others, products = 1 / others[others > 0] - shift, found.raw.products + count
+    raw = replace(found.raw, norm=norm, values=values, residuals=residuals, others=others, products=products)
     within = (rounding <= task.tol * mu) | is_within(task, raw)  # by the inverse, where rounding in it is less; or by A
     within |= np.abs(bounds - values[:, None]).max(axis=1) <= task.tol * np.abs(values)
-    if raw["converged"] and not within.all():
+    if raw.converged and not within.all():
         worst = float(residuals.max())
         reason = f"the residuals are up to {worst:.1e}: the matrix is too near to a singular one for its inverse"
-        raw |= {"converged": False, "reason": reason}
+        raw = replace(raw, converged=False, reason=reason)
     order = np.argsort(values, kind="stable")
     pairs = _pairs(task, raw, values.astype(K.dtype)[order], vectors[:, order], residuals[order], "inverse", found.look)
     return pairs._replace(info=pairs.info._replace(intervals=bounds[order])), found
@@ -262,10 +274,8 @@ def inverse_cg(task: Task) -> Pairs | None:
     """The low end as the top of the inverse, by conjugate gradients; None where there is a negative eigenvalue."""
     try:
         found = davidson(task, "inverse-cg")
-    except ValueError as error:
-        if "not positive definite" in str(error):
-            return None
-        raise
+    except _core.NotPositiveDefiniteError:
+        return None
     cut = thresholds.zero_threshold(found.info.norm, task.size, task.A.dtype)
     return None if found.values.min(initial=0) < -cut else found
 
@@ -292,69 +302,87 @@ def _drawn(task: Task, block: int) -> int:
 
 def _by_lanczos(task: Task, method: str, block: int, basis: int, core: _core.Operator) -> Found:
     rows = task.device.zeros((task.k, task.size), task.op.dtype)
-    found = Found({}, rows, core, task.device.core.lanczos, _drawn(task, block))
-    return _checkpointed(task, method, block, basis, found)
+    engine: Engine = task.device.core.lanczos
+    return _checkpointed(task, method, block, basis, rows, core, engine)
 
 
 def _by_davidson(
     task: Task, method: str, block: int, basis: int, preconditioner: _core.Operator | None, norm: float
 ) -> Found:
-    def engine(op: _core.Operator, rows: Array, upper: bool, *numbers: Any, **more: Any) -> dict[str, Any]:
-        raw: dict[str, Any] = task.device.core.davidson(op, preconditioner, rows, *numbers, largest=upper, **more)
-        return raw
+    def engine(op: _core.Operator, rows: Array, options: _core.SearchOptions) -> _core.SearchResult:
+        found: _core.SearchResult = task.device.core.davidson(op, preconditioner, rows, options)
+        return found
 
     rows = task.device.zeros((task.k, task.size), task.op.dtype)
     steps = LOOK if preconditioner is None else LOOK // 3
-    return _checkpointed(
-        task, method, block, basis, Found({}, rows, task.op.core, engine, _drawn(task, block), steps), norm
-    )
+    return _checkpointed(task, method, block, basis, rows, task.op.core, engine, steps, norm)
 
 
-def _checkpointed(task: Task, method: str, block: int, basis: int, found: Found, norm: float = 0.0) -> Found:
+def _checkpointed(
+    task: Task,
+    method: str,
+    block: int,
+    basis: int,
+    rows: Array,
+    core: _core.Operator,
+    engine: Engine,
+    steps: int = LOOK,
+    norm: float = 0.0,
+) -> Found:
     """A search of the core, with its state kept in the task's checkpoint."""
-    more: dict[str, Any] = {"both": task.which == "BE", "start": task.start, "keep": True}
+    drawn, checkpoint = _drawn(task, block), None
     if task.path is not None:
         search = {"which": task.which, "k": task.k, "method": method, "block": block, "basis": basis, "seed": task.seed}
         search["precision"] = task.op.dtype.name
-        found.checkpoint = Checkpoint(task.path, task.A, search, drawn=found.random)
-        more |= {"save": found.checkpoint.save, "restore": found.checkpoint.load()}
-        found.random = found.checkpoint.drawn
-    limit = max(1, task.limit - 1)  # a product is left for the check of the residuals
-    numbers = (block, basis, limit, task.tol, norm, task.seed, task.report)
+        checkpoint = Checkpoint(task.path, task.A, search, drawn=drawn)
+    options = task.device.core.SearchOptions(
+        block=block,
+        max_basis=basis,
+        max_products=max(1, task.limit - 1),  # a product is left for the check of the residuals
+        tol=task.tol,
+        norm=norm,
+        seed=task.seed,
+        progress=task.report,
+        largest=task.which != "SA",
+        both=task.which == "BE",
+        keep=True,
+        start=task.start,
+        restore=None if checkpoint is None else checkpoint.load(),
+        save=None if checkpoint is None else checkpoint.save,
+    )
     try:
-        found.raw = found.engine(found.core, found.rows, task.which != "SA", *numbers, **more)
-    except ValueError as error:
-        if found.checkpoint is None or "saved state" not in str(error):
-            raise
-        raise found.checkpoint.damaged(error) from error
-    return found
+        raw = Outcome.of(engine(core, rows, options))
+    except _core.SavedStateError as error:
+        raise error if checkpoint is None else checkpoint.damaged(error) from error
+    return Found(raw, rows, core, engine, drawn if checkpoint is None else checkpoint.drawn, steps, checkpoint)
 
 
 def _ascending(task: Task, found: Found, method: str) -> Pairs:
     """The core's pairs, which start at the end that was asked for."""
     raw, rows = found.raw, found.rows
-    values = np.array(raw["values"], rows.dtype)
-    order = np.argsort(raw["values"], kind="stable")
-    return _pairs(task, raw, values[order], rows[order].T, np.array(raw["residuals"])[order], method, found.look)
+    values = raw.values.astype(rows.dtype)
+    order = np.argsort(raw.values, kind="stable")
+    return _pairs(task, raw, values[order], rows[order].T, raw.residuals[order], method, found.look)
 
 
 def _pairs(
-    task: Task, raw: dict[str, Any], values: Array, vectors: Array, residuals: Array, method: str, look: int = 0
+    task: Task, raw: Outcome, values: Array, vectors: Array, residuals: Array, method: str, look: int = 0
 ) -> Pairs:
     coarse = task.tol < _arrays.eps(task.op.dtype)
     reason = f"tol {task.tol:.1e} is below what {task.op.dtype} resolves, {_arrays.eps(task.op.dtype):.1e}"
     info = EigenInfo(
         residuals,
-        raw["products"],
-        raw["converged"] and not coarse,
-        reason if raw["converged"] and coarse else raw["reason"],
+        raw.products,
+        raw.converged and not coarse,
+        reason if raw.converged and coarse else raw.reason,
         method,
-        raw["passes"],
-        intervals(values, residuals, raw["norm"], task.A.dtype),
+        raw.passes,
+        intervals(values, residuals, raw.norm, task.A.dtype),
         task.A.space,
-        raw["norm"],
-        raw.get("steps", 0),
+        raw.norm,
+        raw.steps,
         look,
+        raw.interrupted,
     )
     return Pairs(values, vectors, info)
 
@@ -374,11 +402,11 @@ class End(NamedTuple):
     error: float = 1.0
 
     @classmethod
-    def of(cls, raw: dict[str, Any], size: int, block: int = 1) -> End:
+    def of(cls, raw: _core.SearchResult, size: int, block: int = 1) -> End:
         """The end that the core found, with the error of its random start."""
-        whole = raw["reason"] == "the basis spans the whole space"
-        error = 0.0 if whole else randomized_error(size, raw["steps"], block)
-        return cls(raw["values"][0], raw["residuals"][0], raw["products"], raw["converged"], raw["reason"], error)
+        whole = raw.ended is _core.Ended.WHOLE_SPACE
+        error = 0.0 if whole else randomized_error(size, raw.steps, block)
+        return cls(raw.values[0], raw.residuals[0], raw.products, raw.converged, raw.reason, error)
 
 
 def largest(A: SymmetricOperator, block: int, tol: float, seed: int, report: _core.Progress, min_steps: int = 0) -> End:
@@ -386,5 +414,8 @@ def largest(A: SymmetricOperator, block: int, tol: float, seed: int, report: _co
     row = A.device.zeros((1, A.shape[0]), A.dtype)
     block = min(block, A.shape[0])
     basis = max(60, (min_steps + 2) * block)
-    raw = A.device.core.lanczos(A.core, row, True, block, basis, 20_000, tol, 0.0, seed, report, min_steps=min_steps)
-    return End.of(raw, A.shape[0], block)
+    core = A.device.core
+    options = core.SearchOptions(
+        block=block, max_basis=basis, max_products=20_000, tol=tol, seed=seed, progress=report, min_steps=min_steps
+    )
+    return End.of(core.lanczos(A.core, row, options), A.shape[0], block)

@@ -114,10 +114,18 @@ class Search:
         cut = self._cut(top.value)
         row, block = A.device.zeros((1, A.shape[0]), op.dtype), A.vectors_at_once
         basis = max(20, 10 * block)
-        raw = A.device.core.davidson(
-            op.core, preconditioner.core, row, block, basis, 20_000, self.tol, top.value, self.seed, self.report
+        core = A.device.core
+        options = core.SearchOptions(
+            block=block,
+            max_basis=basis,
+            max_products=20_000,
+            tol=self.tol,
+            norm=top.value,
+            seed=self.seed,
+            progress=self.report,
+            largest=False,
         )
-        low = End.of(raw, A.shape[0])
+        low = End.of(core.davidson(op.core, preconditioner.core, row, options), A.shape[0])
         if low.value <= cut:
             return None
         method = "block Lanczos above, block Davidson with the wide-limit preconditioner below"
@@ -171,10 +179,16 @@ class Search:
         row = home.zeros((1, len(K)), K.dtype)
         inverse = home.core.cholesky_inverse(K, 1, False)
         block = min(8, len(K))
-        basis, tol = block * (STEPS + 2), self.tol
-        numbers = (block, basis, 4000, tol, 0.0, self.seed, self.report)
-        raw = home.core.lanczos(inverse, row, True, *numbers, min_steps=STEPS)
-        end = End.of(raw, len(K), block)
+        options = home.core.SearchOptions(
+            block=block,
+            max_basis=block * (STEPS + 2),
+            max_products=4000,
+            tol=self.tol,
+            seed=self.seed,
+            progress=self.report,
+            min_steps=STEPS,
+        )
+        end = End.of(home.core.lanczos(inverse, row, options), len(K), block)
         # An eigenvalue of the inverse within r of mu is one of K within r / mu^2 of 1 / mu, on the side that matters.
         return end._replace(value=1 / end.value, residual=end.residual / end.value**2)
 

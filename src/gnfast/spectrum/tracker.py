@@ -130,7 +130,7 @@ class Tracker:
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = eigsh(A, count, which, method, tol, self.seed, True, v0=start, precision=self.precision)
         values, vectors, info = cast(tuple[Array, Array, EigenInfo], found)
-        if info.reason == "interrupted":
+        if info.interrupted:
             raise KeyboardInterrupt
         self._vectors[which] = vectors
         if which == "LA":
