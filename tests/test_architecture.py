@@ -7,6 +7,8 @@
 A room is an entry of the package, folder or file. An arrow may skip rooms, never climb. Rooms of one height may use
 each other as long as no circle results, neither of rooms nor of files: imports for a type checker count. What is
 imported inside a function is an extra.
+
+No decision reads words that are meant for people: an error's, a reason's, or the name of a class.
 """
 
 from __future__ import annotations
@@ -54,6 +56,13 @@ PYTHON_HEIGHTS = {
 ROOT_ROOM, INTEROP = "__init__", "interop"
 MAY_USE_ROOT = {"__main__", "cli", INTEROP}
 HARD_DEPENDENCIES = {"numpy", "scipy"}
+
+WORDS = {"reason", "message", "note"}  # variables and attributes that hold prose
+TOLD = WORDS | {"words", "notes", "args", "excluded"}  # attributes that do
+CLASS_NAMES = {"__name__", "__qualname__", "__module__"}
+READING = {"startswith", "endswith", "find", "rfind", "index", "count", "match", "search", "fullmatch", "findall"}
+# Files and functions that must read the words of others, which have no class for what they tell.
+READERS_OF_OTHERS = {("interop/_probes.py", "raise_of_memory")}  # the allocator of PyTorch for the CPU
 
 
 # ---------------------------------------------------------------- C++
@@ -205,6 +214,97 @@ def length_faults(root: Path) -> list[str]:
     ]
 
 
+# ---------------------------------------------------------------- decisions
+def prose_faults(package: Path) -> list[str]:
+    found = []
+    for path in sources(package, "py"):
+        relative = path.relative_to(package).as_posix()
+        for name, function in functions(ast.parse(path.read_text(), str(path))):
+            if (relative, name) not in READERS_OF_OTHERS:
+                found += [f"{relative}:{line}: a decision reads {what}" for line, what in read_words(function)]
+    return sorted(set(found))
+
+
+def functions(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node
+
+
+def read_words(function: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, what is read) of each comparison with words, and of each search in them."""
+    errors = {node.name for node in ast.walk(function) if isinstance(node, ast.ExceptHandler) and node.name}
+    told: set[str] = set()  # variables that hold an error's words
+    assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr)]
+    for _ in assigned:  # as often as it takes for words to be handed from one to the next
+        for node in assigned:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if node.value is not None and prose(node.value, errors, told):
+                told |= {target.id for target in targets if isinstance(target, ast.Name)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            literal = any(
+                isinstance(side, ast.Constant) and isinstance(side.value, str) and side.value for side in sides
+            )
+            inside = any(isinstance(op, ast.In | ast.NotIn) for op in node.ops)
+            held = sides[1:] if inside else sides
+            if not (inside or literal):
+                continue
+            for side in held:
+                if what := prose(side, errors, told) or (class_name(side) if literal else ""):
+                    yield node.lineno, what
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READING:
+            for side in (node.func.value, *node.args):
+                if what := prose(side, errors, told):
+                    yield node.lineno, what
+
+
+def prose(node: ast.AST, errors: set[str], told: set[str]) -> str:
+    """What words are in an expression; empty if there are none."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and part.id in told | WORDS:
+            return f"the words of {part.id}"
+        if isinstance(part, ast.Attribute) and part.attr in TOLD and not is_named(part.value, {"node", "size", "self"}):
+            return f"the words of .{part.attr}"
+        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant) and part.slice.value in TOLD:
+            return f"the words of [{part.slice.value!r}]"
+        shown = isinstance(part, ast.Call) and is_named(part.func, {"str", "repr", "format"})
+        if (shown or isinstance(part, ast.FormattedValue)) and any(
+            is_named(x, errors) for x in ast.iter_child_nodes(part)
+        ):
+            return "the words of an error"
+    return ""
+
+
+def class_name(node: ast.AST) -> str:
+    """Whether an expression is the name of a class."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and part.attr in CLASS_NAMES and not is_module_name(part):
+            return f"the name of a class, {ast.unparse(part)}"
+    return ""
+
+
+def is_module_name(node: ast.Attribute) -> bool:
+    """Whether it tells which library arrays are of: xp.__name__, xp a module."""
+    owner = node.value
+    return node.attr == "__name__" and ("xp" in (getattr(owner, "id", ""), getattr(owner, "attr", "").lstrip("_")))
+
+
+def is_named(node: ast.AST, names: set[str]) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+def what_faults(csrc: Path) -> list[str]:
+    """Only what hands an error to Python reads what it says."""
+    return [
+        f"{path.relative_to(csrc)}:{number}: the words of an error are read outside of bind"
+        for path in sources(csrc, "hpp", "cpp", "h", "cu", "cuh")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"[.>]what\(\)", line) and path.relative_to(csrc).parts[0] != "bind"
+    ]
+
+
 # ---------------------------------------------------------------- the house as it stands
 def test_csrc_arrows_point_downwards() -> None:
     assert sources(ROOT / "csrc", "hpp", "cpp"), "no sources found"
@@ -218,6 +318,11 @@ def test_python_arrows_point_downwards() -> None:
 
 def test_no_file_is_too_long() -> None:
     assert length_faults(ROOT) == []
+
+
+def test_no_decision_reads_prose() -> None:
+    assert prose_faults(ROOT / "src" / "gnfast") == []
+    assert what_faults(ROOT / "csrc") == []
 
 
 def test_oracles_do_not_use_what_they_check() -> None:
@@ -299,6 +404,47 @@ def test_planted_import_is_caught(tmp_path: Path, name: str, text: str, fault: s
     faults = python_faults(package)
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+CAUGHT = "def f(x):\n    try:\n        x()\n    except ValueError as error:\n        "
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (CAUGHT + "return 'not positive definite' in str(error)", "an error"),
+        (CAUGHT + "return 'saved state' not in f'{error}'", "an error"),
+        (CAUGHT + "return error.args[0] == 'no'", ".args"),
+        (CAUGHT + "return str(error).startswith('no')", "an error"),
+        (
+            CAUGHT + "text = str(error).strip()\n        first = text.splitlines()[0]\n        return 'no' in first",
+            "first",
+        ),
+        (CAUGHT + "import re\n        return re.search('no', repr(error))", "an error"),
+        ("def f(info):\n    return info.reason == 'interrupted'", ".reason"),
+        ("def f(raw):\n    return raw['reason'] != 'interrupted'", "'reason'"),
+        ("def f(reason):\n    if reason.startswith('its J'):\n        return 1", "reason"),
+        ("def f(x):\n    return type(x).__name__ == 'Gram'", "the name of a class"),
+        ("class C:\n    def f(self, x):\n        return 'torch.' in type(x).__qualname__", "the name of a class"),
+    ],
+)
+def test_planted_decision_from_prose_is_caught(tmp_path: Path, text: str, fault: str) -> None:
+    write(
+        tmp_path / "operators.py",
+        CAUGHT + "raise TypeError(f'no: {error}') from error\ndef g(found):\n    return found.reason or 'none'\n",
+    )
+    assert prose_faults(tmp_path) == []
+    write(tmp_path / "study" / "jobs.py", f"{text}\n")
+    faults = prose_faults(tmp_path)
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_planted_read_of_what_is_caught(tmp_path: Path) -> None:
+    write(tmp_path / "bind" / "module.cpp", "PyErr_SetString(kind, error.what());\n")
+    assert what_faults(tmp_path) == []
+    write(tmp_path / "algo" / "cg.hpp", 'if (std::strstr(error.what(), "definite")) return;\n')
+    assert [fault.split(": ")[0] for fault in what_faults(tmp_path)] == ["algo/cg.hpp:1"]
 
 
 def test_planted_long_file_is_caught(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, TypeAlias
@@ -300,8 +301,9 @@ class Network:
 def check_network(net: Any) -> Network:
     """`net` if it is a network."""
     if not isinstance(net, Network):
-        torch = any(cls.__module__.partition(".")[0] == "torch" for cls in type(net).__mro__)
-        cure = "pass gnfast.from_torch(net)" if torch else "make one with gnfast.mlp"
+        torch = sys.modules.get("torch")  # there if anything is of its classes
+        is_theirs = torch is not None and isinstance(net, torch.nn.Module)
+        cure = "pass gnfast.from_torch(net)" if is_theirs else "make one with gnfast.mlp"
         raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; {cure}")
     return net
 
