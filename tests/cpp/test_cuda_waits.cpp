@@ -66,7 +66,8 @@ void check_steps(const Count& count, Cost cost, bool all = true) {
     std::string found;
     for (const auto& [one, times] : count.seen) {
         (one == cost ? steps : others) += times;
-        found += " " + std::to_string(times) + " of " + std::to_string(one.waits) + " waits, " + std::to_string(one.calls) + " calls;";
+        found.append(" ").append(std::to_string(times)) +=
+            " of " + std::to_string(one.waits) + " waits, " + std::to_string(one.calls) + " calls;";
     }
     if (steps < 4 || others > (all ? 0 : steps / 2)) test::fail(__FILE__, __LINE__, "steps:" + found);
 }
