@@ -10,8 +10,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
-from gnfast.operators import GaussNewton, Gram, SymmetricOperator
-from gnfast.operators.diagonal import rows_fit
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting, tolerance
 from gnfast.spectrum.quadrature import stored_where_cheaper
@@ -229,7 +228,7 @@ def _conjugate_gradients(
         name = f"Nystrom preconditioner of rank {M.rank}"
     elif preconditioner is not None:
         M, name = matrices.as_symmetric(preconditioner), "the given preconditioner"
-        if M.shape == A.shape and M.dtype == matrices.product_dtype(A):
+        if M.shape == A.shape and M.dtype == A.product_dtype:
             M = matrices.in_precision(M, A.dtype)
         if M.shape != A.shape or M.dtype != A.dtype:
             raise ValueError(
@@ -265,7 +264,7 @@ def nystrom(
         values = np.array(A.device.core.nystrom_factors(A.core, seed, rows))
         products += at
         # Of a singular operator with no damping to speak of, what is rounding would scale all the rest to its level.
-        known = values + damping > thresholds.node_threshold(float(values[0]), size, matrices.product_dtype(A))
+        known = values + damping > thresholds.node_threshold(float(values[0]), size, A.product_dtype)
         kappa = 1 + float(values[-1]) / damping if damping > 0 else np.inf
         left = vectors * min(size, math.sqrt(kappa) * math.log(2 / tol) / 2)
         if at >= most or kappa <= 11 or not known[-1] or left <= 2 * at:
@@ -274,24 +273,23 @@ def nystrom(
         at = min(2 * at, most)
 
 
-def _dual_of(A: SymmetricOperator, space: str, damping: float, x0: Any, preconditioner: Any) -> Gram | None:
-    """The Gram dual if that is where the system is to be solved."""
-    possible = isinstance(A, GaussNewton) and damping > 0 and x0 is None and isinstance(preconditioner, str | None)
-    if space == "dual" and not possible:
+def _dual_of(
+    A: SymmetricOperator, space: str, damping: float, x0: Any, preconditioner: Any
+) -> SymmetricOperator | None:
+    """The dual if that is where the system is to be solved."""
+    possible = damping > 0 and x0 is None and isinstance(preconditioner, str | None)
+    found = A.dual_for_systems(space == "dual") if possible and space != "parameters" else None
+    if space == "dual" and found is None:
         raise ValueError(
             "space is 'dual', which needs a GaussNewton, a positive damping, no x0 and no preconditioner but 'nystrom' "
             "or None"
         )
-    if not isinstance(A, GaussNewton) or not possible or space == "parameters":
-        return None
-    # The linear map's dual has no cheap way from parameters; its networks are solved in the space of samples as others.
-    wide = A.plan().space != "parameters" and len(A.X) * A.outputs < A.shape[0] // 4 and rows_fit(A.problem)
-    return A.gram(reduced=True) if space == "dual" or wide else None
+    return found
 
 
 def _solve_in_dual(
     G: SymmetricOperator,
-    gram: Gram,
+    gram: SymmetricOperator,
     right: Array,
     damping: float,
     tol: float,
@@ -311,7 +309,7 @@ def _solve_in_dual(
     x, left = np.zeros_like(right), right
     best, iterations, products = np.full(len(right), np.inf), 0, 0
     M: Any = preconditioner
-    name = ""
+    name = "no preconditioner"
     K = matrices.in_precision(stored_where_cheaper(gram, EXPECTED_STEPS * len(right), report), right.dtype)
     while True:
         if isinstance(M, str):
@@ -335,7 +333,7 @@ def _solve_in_dual(
         converged = bool(best.max() <= tol)
         if converged or not improved or iterations >= limit:
             reason = "tolerance met" if converged else "refinement gains nothing more"
-            method = f"block conjugate gradients, {name or info.method.partition(', ')[2]}, in sample space"
+            method = f"block conjugate gradients, {name}, in sample space"
             return x, SolveInfo(best, iterations, products, converged, reason, method)
 
 
@@ -347,5 +345,5 @@ def _right_hand_sides(b: Any, A: SymmetricOperator, name: str = "b", count: int 
         wanted = f"({size},) or ({size}, s)" if count is None else f"that of b, {count} right-hand sides"
         raise ValueError(f"{name} has shape {found.shape} but must be {wanted}")
     rows = _arrays.as_c_contiguous(found.reshape(size, columns).T)
-    dtype = A.dtype if rows.dtype == A.dtype else matrices.product_dtype(A)
+    dtype = A.dtype if rows.dtype == A.dtype else A.product_dtype
     return _checks.array(rows, name, (columns, size), dtype, "op", A.device).astype(A.dtype, copy=False)

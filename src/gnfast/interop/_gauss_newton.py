@@ -143,6 +143,11 @@ class GaussNewton(OnTensors, SymmetricOperator):
         """The smaller of G and its Gram dual, unless memory decides: see `plan()`."""
         return self.gram(reduced=True) if self.plan().space == "samples" else self
 
+    def dual_for_systems(self, asked: bool) -> Gram | None:
+        """Its Gram, where vectors are less than a quarter as long and it may be stored, or it is `asked` for."""
+        shorter = self._products.n * self._products.k < self.shape[0] // 4
+        return self.gram(reduced=True) if asked or (shorter and self.plan().space == "samples") else None
+
     def plan(self) -> AutogradPlan:
         """Both spaces, which is taken, and how a product is made."""
         products, n = self._products, len(self.model.X)

@@ -9,7 +9,7 @@ from gnfast._arrays import Array
 from gnfast.losses import LossName
 from gnfast.networks.network import Network
 from gnfast.operators.conv_dual import ConvDual
-from gnfast.operators.costs import BLOCK
+from gnfast.operators.costs import BLOCK, MEMORY_BOUND, gram_costs
 from gnfast.operators.diagonal import diagonal_of, rows_fit
 from gnfast.operators.gram import Gram
 from gnfast.operators.jacobian import Jacobian, jacobian_of
@@ -170,6 +170,42 @@ class GaussNewton(SymmetricOperator):
         return {"parameters": lambda: self, "samples": lambda: self.gram(reduced=True), "linear map": self.linear_dual}[
             self.plan().space
         ]()
+
+    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
+        """The operator that gives the k largest eigenvalues for the fewest flops, setting up included.
+
+        Up to the size `dense` a whole spectrum by LAPACK costs next to nothing.
+        """
+        n, plan = len(self.X), self.plan(1)
+        spaces = {space.name: space for space in plan.spaces}
+        vectors = 2 * k + 10
+        cost = {"parameters": vectors * plan.flops}
+        linear, samples = spaces["linear map"], spaces["samples"]
+        if not linear.excluded and k < linear.size:
+            cost["linear map"] = linear.flops  # dominated by forming the small matrices
+        forms = False
+        costs, size = gram_costs(self.problem, samples.size // n), samples.size
+        if k < size and (self.memory_limit is None or costs.kept + costs.more <= self.memory_limit):
+            loose = costs.start + vectors * costs.product
+            stored = costs.forming + vectors * MEMORY_BOUND * size**2
+            cost["samples"] = min(loose, stored)
+            forms = stored < loose and not samples.excluded and size > dense
+        best = min(cost, key=lambda name: cost[name])
+        if best == "linear map":
+            return self.linear_dual()
+        if best == "parameters":
+            return self
+        dual = self.gram(reduced=True)
+        if forms and not dual.stored:
+            dual.to_dense()
+        return dual
+
+    def dual_for_systems(self, asked: bool) -> Gram | None:
+        """Its Gram, where vectors are less than a quarter as long or it is `asked` for."""
+        # The linear map's dual has no cheap way from parameters; its networks are solved in the space of samples too.
+        shorter = len(self.X) * self.outputs < self.shape[0] // 4
+        wide = shorter and self.plan().space != "parameters" and rows_fit(self.problem)
+        return self.gram(reduced=True) if asked or wide else None
 
     def diagonal(self) -> Array:
         """diag G, (p,), exactly, in float64 and where products are: less than one product for plain dense networks.

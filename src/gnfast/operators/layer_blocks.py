@@ -52,6 +52,10 @@ class Block(SymmetricOperator):
         """The smaller of the two."""
         return self if self.shape[0] <= self._gram.shape[0] else self._gram
 
+    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
+        """The smaller of the two, if its spectrum is not wanted as a whole."""
+        return self.dual() if k < self._gram.shape[0] else self
+
     def enlarged(self) -> Block:
         """The same times a power of two, for entries too small for the dtype."""
         return Block(self.problem.enlarged(), self.part)

@@ -49,6 +49,7 @@ class SymmetricOperator(BlockOperator):
     parameters: int | None = None  # entries of what `lift` makes of a vector; None where it is lifted to nothing
     decouples = False  # whether it has a `preconditioner` unless it is singular
     cheap_products = False  # whether they cost so much less than the matrix that solvers should not form it
+    preconditioning_hint = ""  # what to do where it has no `preconditioned`, for a message
     exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
     _looked = False  # whether products underflow
 
@@ -60,6 +61,17 @@ class SymmetricOperator(BlockOperator):
     def stored(self) -> bool:
         """Whether products use the whole matrix."""
         return False
+
+    @property
+    def size_seen(self) -> float | None:
+        """About |A|, where it costs nothing; else None."""
+        return None
+
+    @property
+    def product_dtype(self) -> np.dtype[Any]:
+        """The dtype of the products, which limits what can be said about the eigenvalues."""
+        found: np.dtype[Any] = self.dtype
+        return found
 
     @property
     def known_nullity(self) -> int:
@@ -108,6 +120,29 @@ class SymmetricOperator(BlockOperator):
     def dual(self) -> SymmetricOperator:
         """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
         return self
+
+    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
+        """The operator that gives the k largest eigenvalues for the fewest flops, setting up included.
+
+        Up to the size `dense` a whole spectrum by LAPACK costs next to nothing.
+        """
+        return self
+
+    def dual_for_systems(self, asked: bool) -> SymmetricOperator | None:
+        """The dual in which damped systems are solved: where that saves work, or, `asked`, wherever there is one."""
+        return None
+
+    def preconditioned(self, preconditioner: Any, damping: float) -> SymmetricOperator | None:
+        """D^(-1/2) A D^(-1/2) or its dual, D the preconditioner + damping I, where that can be made; else None."""
+        return None
+
+    def lift(self, Y: Any) -> Array:
+        """Columns of (N, s) taken to parameters, (parameters, s): of duals, which say how many these are."""
+        raise TypeError(f"{type(self).__name__} has no map to parameters")
+
+    def restrict(self, rows: Array) -> Array:
+        """Rows (s, parameters) taken to the dual, (s, N): the adjoint of `lift`."""
+        raise TypeError(f"{type(self).__name__} has no map from parameters")
 
     def enlarged(self) -> Self | None:
         """The same times a power of two, made anew where products underflow in the dtype; None where it cannot be."""

@@ -178,11 +178,11 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
         if damping != 0:
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
         return matrices.as_symmetric(G).dual()
-    make = getattr(G, "preconditioned", None)
-    if make is None:
-        kind, hint = f"{type(G).__module__}.{type(G).__qualname__}", getattr(G, "preconditioning_hint", "")
-        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{hint}")
-    found: SymmetricOperator = make(preconditioner, damping)
+    A = matrices.as_symmetric(G)
+    found = A.preconditioned(preconditioner, damping)
+    if found is None:
+        kind = f"{type(G).__module__}.{type(G).__qualname__}"
+        raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{A.preconditioning_hint}")
     return found
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
-from gnfast.operators import Dual, GaussNewton, SymmetricOperator
-from gnfast.operators.layer_blocks import Block
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum import matrices, methods, spaces
 from gnfast.spectrum.methods import METHODS, EigenInfo, End, Pairs, largest
 from gnfast.spectrum.progress import reporting
@@ -249,7 +248,7 @@ def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
     def found(task: Task) -> Pairs:
         return _in_best_space(task, with_vectors) if method == "auto" else _solve(task, method)
 
-    units, pairs, size = matrices.InUnits(task.A), None, matrices.size_seen(task.A)
+    units, pairs, size = matrices.InUnits(task.A), None, task.A.size_seen
     doubtful = task.path is not None or not (size is None or matrices.is_ordinary(size, task.A.dtype))
     if not doubtful or not units.settled():  # of a checkpoint there is one search only
         try:
@@ -272,8 +271,8 @@ def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
     """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
     G = task.A
-    dual = spaces.cheapest(G, task.k) if isinstance(G, GaussNewton | Block) and task.which == "LA" else G
-    if not isinstance(dual, Dual) or dual is G:
+    dual = G.dual_for_largest(task.k, matrices.DENSE_SIZE) if task.which == "LA" else G
+    if dual is G:
         return _solve_auto(task)
     start = task.start
     if start is not None:

@@ -44,6 +44,11 @@ class Stored(SymmetricOperator):
         np.copyto(out, self.lower)
         return 0
 
+    @property
+    def size_seen(self) -> float:
+        """The largest entry of the diagonal, which has that of a semi-definite matrix."""
+        return float(abs(self.lower.diagonal()).max())
+
     def known_diagonal(self) -> KnownDiagonal:
         """The matrix's."""
         return KnownDiagonal(self.lower.diagonal().astype(np.float64), "entries of the matrix")
@@ -68,12 +73,17 @@ class Foreign(SymmetricOperator):
     def _recipe(self) -> tuple[Any, ...]:
         return type(self), (self._function, self.shape[0], self.dtype, self.device)
 
+    @property
+    def size_seen(self) -> float:
+        """The largest entry of its product with two random vectors."""
+        return self._size_seen
+
     def _check_symmetry(self) -> None:
         """u^T A v = v^T A u for two random vectors: one that is not symmetric passes with probability zero."""
         probe = np.asfortranarray(np.random.default_rng(0).standard_normal((self.shape[0], 2)), self.dtype)
         image = _arrays.to_host(self.matmat(self.device.upload(probe.T).T)).astype(np.float64)
-        self.size_seen = float(np.abs(image).max())
-        image = image / unit_of(self.size_seen)
+        self._size_seen = float(np.abs(image).max())
+        image = image / unit_of(self._size_seen)
         both = probe.T @ image
         size = float(np.linalg.norm(probe) * np.linalg.norm(image))
         rounding = thresholds.asymmetry(size, _arrays.eps(self.dtype))
@@ -163,6 +173,12 @@ class Wide(SymmetricOperator):
     def _recipe(self) -> tuple[Any, ...]:
         return type(self), (self.op,)
 
+    @property
+    def product_dtype(self) -> np.dtype[Any]:
+        """That of the operator."""
+        found: np.dtype[Any] = self.op.dtype
+        return found
+
     def form(self, out: Array, progress: _core.Progress = None) -> int:
         """Write the lower triangle into `out` (N, N) in C order, and return the number of products made for it."""
         # In float32 in the second half of the memory; row i, made wide, ends before the narrow row i + 1 begins.
@@ -182,12 +198,6 @@ def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
     if wanted == np.float32:
         raise ValueError("precision is 'float32' but op has float64; leave it out, or pass an operator in float32")
     return Wide(A)
-
-
-def product_dtype(A: SymmetricOperator) -> np.dtype[Any]:
-    """The dtype of the products, which limits what can be said about the eigenvalues."""
-    found: np.dtype[Any] = A.op.dtype if isinstance(A, Wide) else A.dtype
-    return found
 
 
 def operator(
@@ -288,13 +298,6 @@ def is_ordinary(size: float, dtype: np.dtype[Any]) -> bool:
     """Whether an operator of this size is worked on as it is: see `InUnits`."""
     most = 1e60 if dtype == np.float64 else 1e8
     return 1 / most < size < most
-
-
-def size_seen(A: SymmetricOperator) -> float | None:
-    """About |A|, where it costs nothing; else None."""
-    if isinstance(A, Stored):
-        return float(abs(A.lower.diagonal()).max())
-    return A.size_seen if isinstance(A, Foreign) else None
 
 
 def times_powers(rows: Array, exponents: Array) -> Array:

@@ -291,7 +291,7 @@ def default_block(A: SymmetricOperator, k: int) -> int:
     """
     if 4 * k > A.shape[0]:  # most of the spectrum: whatever is repeated is among what is asked for
         return k
-    compute_bound = A.space == "parameters" or (A.space == "samples" and not getattr(A, "stored", False))
+    compute_bound = A.space == "parameters" or (A.space == "samples" and not A.stored)
     return 2 if compute_bound else max(4, min(k, 6))
 
 

@@ -11,52 +11,12 @@ import numpy as np
 
 from gnfast import _arrays, thresholds
 from gnfast._arrays import Array
-from gnfast.operators import Dual, GaussNewton, SymmetricOperator
-from gnfast.operators.costs import gram_costs
-from gnfast.operators.layer_blocks import Block
-from gnfast.spectrum import matrices
+from gnfast.operators import SymmetricOperator
 from gnfast.spectrum.certificates import intervals
 from gnfast.spectrum.methods import Pairs
 
-# A pass over stored memory against a matrix product: bytes are dear to a single-precision multiply-add. Measured on two
-# cores: 130 GF/s in products, 10 GB/s from memory, which is 4 flops (float32) a number read once for a narrow block.
-MEMORY_BOUND = 10.0
 
-
-def cheapest(G: GaussNewton | Block, k: int) -> SymmetricOperator:
-    """The operator that gives the k largest eigenvalues of G for the fewest flops, setting up included."""
-    if isinstance(G, Block):
-        return G.dual() if k < G.gram().shape[0] else G
-    n, plan = len(G.X), G.plan(1)
-    spaces = {space.name: space for space in plan.spaces}
-    vectors = 2 * k + 10
-    cost: dict[str, float] = {"parameters": vectors * plan.flops}
-    linear, samples = spaces["linear map"], spaces["samples"]
-    if not linear.excluded and k < linear.size:
-        chain = linear.flops  # dominated by forming the small matrices
-        cost["linear map"] = chain
-    gram = None
-    rank = samples.size // n
-    costs = gram_costs(G.problem, rank)
-    limit = G.memory_limit
-    if k < samples.size and (limit is None or costs.kept + costs.more <= limit):
-        size = samples.size
-        loose = costs.start + vectors * costs.product
-        stored = costs.forming + vectors * MEMORY_BOUND * size**2
-        cost["samples"] = min(loose, stored)
-        gram = (stored < loose and not samples.excluded) or size <= matrices.DENSE_SIZE
-    best = min(cost, key=lambda name: cost[name])
-    if best == "linear map":
-        return G.linear_dual()
-    if best == "samples":
-        dual = G.gram(reduced=True)
-        if gram and not dual.stored and dual.shape[0] > matrices.DENSE_SIZE:
-            dual.to_dense()
-        return dual
-    return G
-
-
-def lifted(dual: Dual, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
+def lifted(dual: SymmetricOperator, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
     """The dual's pairs as those of G, or None if one belongs to the null space, which has no unique image.
 
     Without vectors they stay as they are: lifting costs as much as some products with G.
