@@ -225,6 +225,25 @@ def prose_faults(package: Path) -> list[str]:
     return sorted(set(found))
 
 
+def class_faults(package: Path) -> list[str]:
+    """An operator answers for itself: solvers and estimators do not ask which of ours it is."""
+    ours = {
+        node.name
+        for path in sources(package / "operators", "py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) != "Protocol" for base in node.bases)
+    } - {"SymmetricOperator", "BlockOperator"}
+    return [
+        f"{path.relative_to(package)}:{node.lineno}: asks whether it is a {part.id}, which should answer for itself"
+        for room in ("spectrum", "estimators")
+        for path in sources(package / room, "py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and is_named(node.func, {"isinstance", "issubclass"})
+        for part in ast.walk(node.args[1])
+        if isinstance(part, ast.Name) and part.id in ours
+    ]
+
+
 def functions(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -323,6 +342,10 @@ def test_no_file_is_too_long() -> None:
 def test_no_decision_reads_prose() -> None:
     assert prose_faults(ROOT / "src" / "gnfast") == []
     assert what_faults(ROOT / "csrc") == []
+
+
+def test_no_solver_asks_for_the_class_of_an_operator() -> None:
+    assert class_faults(ROOT / "src" / "gnfast") == []
 
 
 def test_oracles_do_not_use_what_they_check() -> None:
@@ -438,6 +461,14 @@ def test_planted_decision_from_prose_is_caught(tmp_path: Path, text: str, fault:
     faults = prose_faults(tmp_path)
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+def test_planted_question_for_a_class_is_caught(tmp_path: Path) -> None:
+    write(tmp_path / "operators" / "gram.py", "class Gram(SymmetricOperator): ...\nclass Origin(Protocol): ...\n")
+    write(tmp_path / "spectrum" / "eigen.py", "def f(x):\n    return isinstance(x, SymmetricOperator | str)\n")
+    assert class_faults(tmp_path) == []
+    write(tmp_path / "estimators" / "systems.py", "def f(x):\n    return isinstance(x, int | Gram)\n")
+    assert [fault.split(": ")[0] for fault in class_faults(tmp_path)] == ["estimators/systems.py:2"]
 
 
 def test_planted_read_of_what_is_caught(tmp_path: Path) -> None:

@@ -243,6 +243,22 @@ def test_solvers_take_it(mode: str) -> None:
     assert gn.density(G).nullity == len(D) - G.dual().shape[0]
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("space", ["auto", "dual", "parameters"])
+def test_systems_of_a_wide_module_are_solved_in_samples(loss: str, space: str) -> None:
+    module = nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3)).double()
+    G = GaussNewton(module, None, block(5, 4), loss)
+    D = dense_of(G)
+    B = block(len(D), 2)
+    X, info = gn.solve(G, B, damping=1e-3, space=space)
+    assert close(X, np.linalg.solve(D + 1e-3 * np.eye(len(D)), B), 1e-6)
+    assert info.converged and ("in sample space" in info.method) == (space != "parameters")
+
+
+def dense_of(G: GaussNewton) -> np.ndarray:
+    return G @ np.eye(G.shape[0])
+
+
 def test_agrees_with_the_native_operator_in_float32() -> None:
     net = gn.mlp([5, 40, 3], bias=True, seed=4, dtype="float32")
     W, b, V, c = (torch.from_numpy(array.copy()) for array in net.parameters())

@@ -183,7 +183,7 @@ TEST("cuda_products: NaN in a vector is an error, as on the processor") {
         bool refused = false;
         try {
             product.apply(world.give(v), world.room(vectors, network.parameters()));
-        } catch (const std::invalid_argument&) {
+        } catch (const nonfinite_error&) {
             refused = true;
         }
         CHECK(refused);

@@ -11,6 +11,7 @@ import numpy as np
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import Array
 from gnfast.operators import SymmetricOperator
+from gnfast.operators.symmetric import Lifting
 from gnfast.spectrum import matrices
 from gnfast.spectrum.eigen import ConvergenceWarning, reporting, tolerance
 from gnfast.spectrum.quadrature import stored_where_cheaper
@@ -273,9 +274,7 @@ def nystrom(
         at = min(2 * at, most)
 
 
-def _dual_of(
-    A: SymmetricOperator, space: str, damping: float, x0: Any, preconditioner: Any
-) -> SymmetricOperator | None:
+def _dual_of(A: SymmetricOperator, space: str, damping: float, x0: Any, preconditioner: Any) -> Lifting | None:
     """The dual if that is where the system is to be solved."""
     possible = damping > 0 and x0 is None and isinstance(preconditioner, str | None)
     found = A.dual_for_systems(space == "dual") if possible and space != "parameters" else None
@@ -289,7 +288,7 @@ def _dual_of(
 
 def _solve_in_dual(
     G: SymmetricOperator,
-    gram: SymmetricOperator,
+    gram: Lifting,
     right: Array,
     damping: float,
     tol: float,

@@ -25,7 +25,7 @@ from gnfast.operators.jacobian import Jacobian
 from gnfast.operators.masked import operator_of
 from gnfast.operators.plan import Space
 from gnfast.operators.problem import Reduction
-from gnfast.operators.symmetric import KnownDiagonal
+from gnfast.operators.symmetric import KnownDiagonal, Lifting
 from gnfast.operators.wide_limit import Decoupling
 
 
@@ -176,7 +176,7 @@ class GaussNewton(OnTensors, SymmetricOperator):
         return f"GaussNewton({p} x {p}, {self.loss}, {n} samples, autograd engine of PyTorch, {self.dtype})"
 
 
-class Gram(OnTensors, Decoupling):
+class Gram(OnTensors, Decoupling, Lifting):
     """The Gram (NTK) dual of a PyTorch model: applied by a product with J^T and one with J, until it is stored."""
 
     __module__ = "gnfast.interop.torch"

@@ -9,10 +9,11 @@ from gnfast._arrays import Array
 from gnfast.operators.linear_operator import check_finite
 from gnfast.operators.masked import KeptGram, operator_of
 from gnfast.operators.problem import Problem
+from gnfast.operators.symmetric import Lifting
 from gnfast.operators.wide_limit import Decoupling
 
 
-class Dual(Decoupling):
+class Dual(Decoupling, Lifting):
     """The common base of the duals of a network: vectors that can be taken to parameters."""
 
     problem: Problem

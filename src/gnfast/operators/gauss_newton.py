@@ -11,6 +11,7 @@ from gnfast.networks.network import Network
 from gnfast.operators.conv_dual import ConvDual
 from gnfast.operators.costs import BLOCK, MEMORY_BOUND, gram_costs
 from gnfast.operators.diagonal import diagonal_of, rows_fit
+from gnfast.operators.dual import Dual
 from gnfast.operators.gram import Gram
 from gnfast.operators.jacobian import Jacobian, jacobian_of
 from gnfast.operators.layer_blocks import Block
@@ -171,8 +172,8 @@ class GaussNewton(SymmetricOperator):
             self.plan().space
         ]()
 
-    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
-        """The operator that gives the k largest eigenvalues for the fewest flops, setting up included.
+    def dual_for_largest(self, k: int, dense: int) -> Dual | None:
+        """The dual that gives the k largest eigenvalues for fewer flops, setting up included; else None.
 
         Up to the size `dense` a whole spectrum by LAPACK costs next to nothing.
         """
@@ -194,7 +195,7 @@ class GaussNewton(SymmetricOperator):
         if best == "linear map":
             return self.linear_dual()
         if best == "parameters":
-            return self
+            return None
         dual = self.gram(reduced=True)
         if forms and not dual.stored:
             dual.to_dense()
@@ -271,6 +272,10 @@ class GaussNewton(SymmetricOperator):
         """
         root, name = preconditioner_of(self.problem, preconditioner, damping)
         return Preconditioned(self.gram(reduced=True), root, name)
+
+    def with_preconditioner(self, preconditioner: Any, damping: float) -> Preconditioned:
+        """See `preconditioned`."""
+        return self.preconditioned(preconditioner, damping)
 
     def plan(self, vectors: int = BLOCK) -> Plan:
         """Sizes, flops and memory of the three spaces and of the two ways to a product, what is chosen and why.

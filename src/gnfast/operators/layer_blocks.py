@@ -52,9 +52,9 @@ class Block(SymmetricOperator):
         """The smaller of the two."""
         return self if self.shape[0] <= self._gram.shape[0] else self._gram
 
-    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
-        """The smaller of the two, if its spectrum is not wanted as a whole."""
-        return self.dual() if k < self._gram.shape[0] else self
+    def dual_for_largest(self, k: int, dense: int) -> Gram | None:
+        """Its Gram, if that is smaller and its spectrum not wanted as a whole."""
+        return self._gram if k < self._gram.shape[0] < self.shape[0] else None
 
     def enlarged(self) -> Block:
         """The same times a power of two, for entries too small for the dtype."""

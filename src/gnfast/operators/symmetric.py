@@ -49,7 +49,7 @@ class SymmetricOperator(BlockOperator):
     parameters: int | None = None  # entries of what `lift` makes of a vector; None where it is lifted to nothing
     decouples = False  # whether it has a `preconditioner` unless it is singular
     cheap_products = False  # whether they cost so much less than the matrix that solvers should not form it
-    preconditioning_hint = ""  # what to do where it has no `preconditioned`, for a message
+    preconditioning_hint = ""  # what to do where it takes no preconditioner, for a message
     exponent = 0  # it is 2^exponent times what it stands for: see `enlarged`
     _looked = False  # whether products underflow
 
@@ -121,28 +121,20 @@ class SymmetricOperator(BlockOperator):
         """The operator with the same non-zero spectrum that costs least: of one that knows none, itself."""
         return self
 
-    def dual_for_largest(self, k: int, dense: int) -> SymmetricOperator:
-        """The operator that gives the k largest eigenvalues for the fewest flops, setting up included.
+    def dual_for_largest(self, k: int, dense: int) -> Lifting | None:
+        """The dual that gives the k largest eigenvalues for fewer flops, setting up included; else None.
 
         Up to the size `dense` a whole spectrum by LAPACK costs next to nothing.
         """
-        return self
+        return None
 
-    def dual_for_systems(self, asked: bool) -> SymmetricOperator | None:
+    def dual_for_systems(self, asked: bool) -> Lifting | None:
         """The dual in which damped systems are solved: where that saves work, or, `asked`, wherever there is one."""
         return None
 
-    def preconditioned(self, preconditioner: Any, damping: float) -> SymmetricOperator | None:
+    def with_preconditioner(self, preconditioner: Any, damping: float) -> SymmetricOperator | None:
         """D^(-1/2) A D^(-1/2) or its dual, D the preconditioner + damping I, where that can be made; else None."""
         return None
-
-    def lift(self, Y: Any) -> Array:
-        """Columns of (N, s) taken to parameters, (parameters, s): of duals, which say how many these are."""
-        raise TypeError(f"{type(self).__name__} has no map to parameters")
-
-    def restrict(self, rows: Array) -> Array:
-        """Rows (s, parameters) taken to the dual, (s, N): the adjoint of `lift`."""
-        raise TypeError(f"{type(self).__name__} has no map from parameters")
 
     def enlarged(self) -> Self | None:
         """The same times a power of two, made anew where products underflow in the dtype; None where it cannot be."""
@@ -229,3 +221,17 @@ class SymmetricOperator(BlockOperator):
     @property
     def _square_bytes(self) -> int:
         return int(self.shape[0]) ** 2 * int(self.dtype.itemsize)
+
+
+class Lifting(SymmetricOperator):
+    """A dual whose vectors can be taken to parameters and back."""
+
+    parameters: int
+
+    def lift(self, Y: Any) -> Any:
+        """Vectors of the dual taken to parameters: columns of (N, s) to columns of (p, s)."""
+        raise NotImplementedError
+
+    def restrict(self, rows: Array) -> Array:
+        """Each row v of `rows` (s, p) taken to the dual, (s, N): the adjoint of `lift`."""
+        raise NotImplementedError

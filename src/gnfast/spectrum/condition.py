@@ -179,7 +179,7 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
         return matrices.as_symmetric(G).dual()
     A = matrices.as_symmetric(G)
-    found = A.preconditioned(preconditioner, damping)
+    found = A.with_preconditioner(preconditioner, damping)
     if found is None:
         kind = f"{type(G).__module__}.{type(G).__qualname__}"
         raise TypeError(f"preconditioner needs a gnfast.GaussNewton but G is a {kind}{A.preconditioning_hint}")

@@ -270,9 +270,8 @@ def _in_units(task: Task, method: str, with_vectors: bool) -> Pairs:
 
 def _in_best_space(task: Task, with_vectors: bool) -> Pairs:
     """The top of a Gauss-Newton matrix by a dual where that is cheaper; else the operator itself."""
-    G = task.A
-    dual = G.dual_for_largest(task.k, matrices.DENSE_SIZE) if task.which == "LA" else G
-    if dual is G:
+    dual = task.A.dual_for_largest(task.k, matrices.DENSE_SIZE) if task.which == "LA" else None
+    if dual is None:
         return _solve_auto(task)
     start = task.start
     if start is not None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from gnfast import _arrays, thresholds
 from gnfast._arrays import Array
-from gnfast.operators import SymmetricOperator
+from gnfast.operators.symmetric import Lifting
 from gnfast.spectrum.certificates import intervals
 from gnfast.spectrum.methods import Pairs
 
 
-def lifted(dual: SymmetricOperator, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
+def lifted(dual: Lifting, pairs: Pairs, with_vectors: bool = True) -> Pairs | None:
     """The dual's pairs as those of G, or None if one belongs to the null space, which has no unique image.
 
     Without vectors they stay as they are: lifting costs as much as some products with G.
