@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -26,7 +27,19 @@ struct ForwardRoom {
 template <class B, class T>
 class Forward {
    public:
-    using AllKept = std::vector<layers::Kept<T>>;
+    using Kept = layers::Kept<T>;
+    using AllKept = std::vector<Kept>;
+    // Values at the block's samples: somebody else's, or a buffer that is freed unless it is kept; and where they are kept, if they are.
+    struct Value {
+        View<const double> view;
+        std::shared_ptr<void> owner;
+        std::shared_ptr<View<const T>> kept;
+    };
+    struct Made {
+        View<double> view;
+        std::shared_ptr<void> owner;
+        operator Value() const { return {view, owner, std::make_shared<View<const T>>()}; }
+    };
     static constexpr bool rounds = !std::is_same_v<T, double>;
 
     // Bytes of a sample in a block, `live` numbers being what stands before and behind a layer: half as much again for derivatives.
@@ -55,18 +68,14 @@ class Forward {
         }
     }
 
-   private:
-    // Values at the block's samples: somebody else's, or a buffer that is freed unless it is kept; and where they are kept, if they are.
-    struct Value {
-        View<const double> view;
-        std::shared_ptr<void> owner;
-        std::shared_ptr<View<const T>> kept;
-    };
-    struct Made {
-        View<double> view;
-        std::shared_ptr<void> owner;
-        operator Value() const { return {view, owner, std::make_shared<View<const T>>()}; }
-    };
+    // ------------------------------------------------------------------------------------------ what layers make their outputs with
+    B& backend() const { return backend_; }
+    Workspace<B, double>& work() { return work_; }
+    InDouble<B, T> in_double(View<const T> parameters) const { return {backend_, parameters}; }
+    // Rows of a weight that are in double at a time.
+    index weight_rows(index rows, index cols) const {
+        return rounds ? std::clamp<index>(index(half_ / (8 * double(cols))), 1, rows) : rows;
+    }
 
     Made make(index rows, index cols) {
         auto owner = std::make_shared<typename B::template buffer<double>>(backend_.template allocate<double>(rows * cols));
@@ -79,11 +88,6 @@ class Forward {
         return {View<double>(const_cast<double*>(x.view.data), x.view.rows, x.view.cols), x.owner};
     }
 
-    // The block's rows of a matrix of all samples that the store made.
-    template <class U>
-    View<U> rows_of(View<const U> all, index count) const {
-        return View<U>(const_cast<U*>(all.data), all.rows, all.cols).row_range(first_, count);
-    }
     void keep(const Value& x, View<const T>& target) {
         if (!store_) return;
         if (!x.kept->data) {
@@ -98,89 +102,36 @@ class Forward {
         }
         target = *x.kept;
     }
+    // One row that is the same for n samples.
+    void keep_for_all(const Made& one, index n, View<const T>& target) {
+        if (!store_) return;
+        const View<T> row = store_->make(1, one.view.cols);
+        backend_.copy(View<const double>(one.view), row);
+        target = View<const T>(row.data, n, row.cols, 0);
+    }
+    // Room for what is chosen at n samples, kept or for as long as what is returned with it lives.
+    std::pair<View<std::int32_t>, layers::Store<B, T>> choices(View<const std::int32_t>& target, index n, index cols) {
+        layers::Store<B, T> passing(backend_);
+        if (!store_) {
+            const View<std::int32_t> all = passing.template make<std::int32_t>(n, cols);
+            return {all, std::move(passing)};
+        }
+        if (!target.data) target = store_->template make<std::int32_t>(samples_, cols);
+        return {rows_of(target, n), std::move(passing)};
+    }
 
     Value walk(const std::vector<Layer<T>>& all, Value x, AllKept& kept) {
         kept.resize(all.size());
-        for (std::size_t l = 0; l < all.size(); ++l) x = std::visit([&](const auto& layer) { return one(layer, x, kept[l]); }, all[l]);
+        for (std::size_t l = 0; l < all.size(); ++l)
+            x = std::visit([&](const auto& layer) -> Value { return layer.forward(*this, x, kept[l]); }, all[l]);
         return x;
     }
 
-    // z = x W^T + b
-    Value one(const layers::Dense<T>& layer, const Value& x, layers::Kept<T>& kept) {
-        keep(x, kept.input);
-        const index rows = layer.fan_out(), fit = index(half_ / (8 * double(layer.fan_in())));
-        const index panel = rounds ? std::clamp<index>(fit, 1, rows) : rows;
-        const Made out = make(x.view.rows, rows);
-        for (index row = 0; row < rows; row += panel) {
-            const index count = std::min(panel, rows - row);
-            const InDouble<B, T> weight(backend_, layer.weight.row_range(row, count));
-            backend_.gemm(Op::none, Op::transpose, 1.0, x.view, weight.view(), 0.0, out.view.block(0, out.view.rows, row, count));
-        }
-        if (layer.bias) {
-            const InDouble<B, T> bias(backend_, View<const T>(layer.bias, 1, rows));
-            backend_.add_row(Batch<double>(out.view, 1, 0), Batch<const double>(bias.view(), 1, 0));
-        }
-        return out;
-    }
-
-    Value one(const layers::Convolution<T>& layer, const Value& x, layers::Kept<T>& kept) {
-        keep(x, kept.input);
-        const InDouble<B, T> weight(backend_, layer.weight), bias(backend_, View<const T>(layer.bias, 1, layer.weight.rows));
-        const Made out = make(x.view.rows, layer.outputs());
-        layers::Convolution<double>{weight.view(), bias.view().data, layer.windows, layer.groups, 0}.forward(work_, x.view, out.view);
-        return out;
-    }
-
-    Value one(const layers::Norm<T>& layer, const Value& x, layers::Kept<T>& kept) {
-        const index n = x.view.rows;
-        const bool batch = layer.couples_samples(), keeps = layer.kept_numbers() > 0;
-        const Made out = make(n, x.view.cols), normalized = keeps ? make(n, x.view.cols) : out;
-        const Made factors = layer.given() ? Made{} : make(batch ? 1 : n, layer.shape.groups());
-        layer.forward(backend_, x.view, normalized.view, factors.view, out.view);
-        if (keeps) keep(normalized, kept.normalized);
-        if (!batch && !layer.given()) keep(factors, kept.inverse);
-        if (batch && store_) {  // every sample's row is the same one
-            const View<T> row = store_->make(1, factors.view.cols);
-            backend_.copy(View<const double>(factors.view), row);
-            kept.inverse = View<const T>(row.data, n, row.cols, 0);
-        }
-        return out;
-    }
-
-    Value one(const layers::Pool<T>& layer, const Value& x, layers::Kept<T>& kept) {
-        const Made out = make(x.view.rows, layer.outputs());
-        if (!layer.max) {
-            backend_.pool_average(x.view, layer.windows, 0.0, out.view);
-            return out;
-        }
-        layers::Store<B, T> passing(backend_);
-        layers::Store<B, T>& store = store_ ? *store_ : passing;
-        if (!store_ || !kept.chosen.data) kept.chosen = store.template make<std::int32_t>(store_ ? samples_ : out.view.rows, out.view.cols);
-        const index before = store_ ? first_ : 0;
-        const View<std::int32_t> all(const_cast<std::int32_t*>(kept.chosen.data), kept.chosen.rows, kept.chosen.cols);
-        backend_.pool_max(x.view, layer.windows, out.view, all.row_range(before, out.view.rows));
-        return out;
-    }
-
-    Value one(const layers::Activation& layer, const Value& x, layers::Kept<T>& kept) {
-        const Made derivative = make(x.view.rows, x.view.cols), out = make_like(x);
-        layer.forward(backend_, x.view, out.view, derivative.view);
-        keep(derivative, kept.derivative);
-        return out;
-    }
-
-    Value one(const layers::Scale& layer, const Value& x, layers::Kept<T>&) {
-        const Made out = make_like(x);
-        backend_.scale_add(layer.factor, x.view, 0.0, out.view);
-        return out;
-    }
-
-    Value one(const layers::Residual<T>& block, const Value& x, layers::Kept<T>& kept) {
-        const Value body = walk(block.body, x, kept.body), shortcut = walk(block.shortcut, x, kept.shortcut);
-        const Made out = make(x.view.rows, body.view.cols);
-        backend_.copy(shortcut.view, out.view);
-        backend_.scale_add(block.scale, body.view, 1.0, out.view);
-        return out;
+   private:
+    // The block's rows of a matrix of all samples that the store made.
+    template <class U>
+    View<U> rows_of(View<const U> all, index count) const {
+        return View<U>(const_cast<U*>(all.data), all.rows, all.cols).row_range(first_, count);
     }
 
     B& backend_;

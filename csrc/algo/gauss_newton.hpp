@@ -27,7 +27,8 @@ class GaussNewton {
           limit_(memory_limit),
           plan_(network.is_feedforward_dense() ? blocking::plan_product(network, x.rows, hessian_.rank(true), method, memory_limit)
                                                : blocking::plan_general(network, x.rows, hessian_.rank(true), method, memory_limit)),
-          x_(x) {}
+          x_(x),
+          work_(network.backend()) {}
 
     const Network<B, T>& network() const { return network_; }
     // The forward pass, made at the first product: the linear dual never asks for it.
@@ -193,8 +194,8 @@ class GaussNewton {
                 if (!own && !moved) continue;
                 now = 1 - now;
                 const Batch<T> next = tangent(now, s, n, dense->fan_out());
-                if (own) part.within(*dense).direction(backend, pass().kept(l).row_range(i, n), v, next);
-                if (moved) dense->push(backend, Batch<const T>(t), next, own ? T(1) : T(0));
+                if (own) part.within(*dense).direction(work_, pass().kept(l, i, n), v, next);
+                if (moved) dense->push(work_, {}, Batch<const T>(t), next, own ? T(1) : T(0));
                 t = next;
                 moved = true;
             } else if (moved) {
@@ -211,15 +212,14 @@ class GaussNewton {
         const index s = out.rows, n = g.first.rows;
         std::size_t now = g.first.data == tangents_[0].data() ? 0 : 1;
         std::size_t first_dense = 0;
-        while (!touches(network_.layers()[first_dense], part)) ++first_dense;
+        while (!touched(network_.layers()[first_dense], part)) ++first_dense;
         for (std::size_t l = network_.layers().size(); l-- > first_dense;) {
             if (const auto* dense = std::get_if<layers::Dense<T>>(&network_.layers()[l])) {
-                if (part.holds(dense->offset))
-                    part.within(*dense).gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(g), beta, out);
+                if (part.holds(dense->offset)) part.within(*dense).gradient(work_, pass().kept(l, i, n), Batch<const T>(g), beta, out);
                 if (l == first_dense) return;
                 now = 1 - now;
                 const Batch<T> below = tangent(now, s, n, dense->fan_in());
-                dense->pull(backend, Batch<const T>(g), below);
+                dense->pull(work_, {}, Batch<const T>(g), below);
                 g = below;
             } else {
                 backend.multiply_rows(g, pass().kept(l).row_range(i, n));
@@ -241,14 +241,14 @@ class GaussNewton {
             backend.fill(flat, T(0));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
                 const Batch<T> t = padded_tangent(s, n, dense.fan_out());
-                dense.direction(backend, pass().kept(l).row_range(i, n), v.row_range(j, s), t);
+                dense.direction(work_, pass().kept(l, i, n), v.row_range(j, s), t);
                 backend.contract_out(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(t), u);
             });
             check_finite(View<const T>(flat));
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
                 const Batch<T> t = padded_tangent(s, n, dense.fan_out());
                 backend.contract_in(backward->rows(l).row_range(i * r, n * r), r, Batch<const T>(u), t);
-                dense.gradient(backend, pass().kept(l).row_range(i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
+                dense.gradient(work_, pass().kept(l, i, n), Batch<const T>(t), i == 0 ? T(0) : T(1), out.row_range(j, s));
             });
         });
     }
@@ -294,6 +294,7 @@ class GaussNewton {
     double limit_;
     ProductPlan plan_;
     View<const T> x_;
+    Workspace<B, T> work_;
     std::once_flag once_;
     std::unique_ptr<ForwardPass<B, T>> pass_;
     std::unique_ptr<General<B, T>> general_;  // of a network that is no chain

@@ -16,7 +16,7 @@ class Gram {
    public:
     // reduced: without the null direction that softmax is known to have, (k - 1) rows a sample. J is that in the part's parameters.
     Gram(GaussNewton<B, T>& gauss_newton, bool reduced, Part part)
-        : owner_(gauss_newton), part_(part), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()) {}
+        : owner_(gauss_newton), part_(part), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()), work_(backend()) {}
 
     index size() const { return owner_.samples() * r_; }
 
@@ -66,8 +66,8 @@ class Gram {
                     layers::Dense<T> alone = dense;
                     alone.offset = 0;
                     const View<T> w(workspace_.data() + 2 * s * n * width, s, dense.parameters());
-                    alone.gradient(backend(), owner_.pass().kept(l), Batch<const T>(c), T(0), w);
-                    alone.direction(backend(), owner_.pass().kept(l), View<const T>(w), t);
+                    alone.gradient(work_, owner_.pass().kept(l, 0, n), Batch<const T>(c), T(0), w);
+                    alone.direction(work_, owner_.pass().kept(l, 0, n), View<const T>(w), t);
                 } else {
                     const View<const T> gram(input_grams_[at++].data(), n, n);
                     backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(gram, s, 0), Batch<const T>(c), T(0), t);
@@ -118,7 +118,7 @@ class Gram {
                 auto buffer = backend().template allocate<T>(n * dense.fan_out());
                 const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0);
                 backend().contract_in(rows_->rows(l), r_, u, t);
-                dense.gradient(backend(), owner_.pass().kept(l), Batch<const T>(t), T(0), out.row_range(j, 1));
+                dense.gradient(work_, owner_.pass().kept(l, 0, n), Batch<const T>(t), T(0), out.row_range(j, 1));
             });
         }
     }
@@ -131,7 +131,7 @@ class Gram {
         for (index j = 0; j < v.rows; ++j)
             for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
                 const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0), u(View<T>(out.row(j), n, r_), 1, 0);
-                dense.direction(backend(), owner_.pass().kept(l), v.row_range(j, 1), t);
+                dense.direction(work_, owner_.pass().kept(l, 0, n), v.row_range(j, 1), t);
                 backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), u);
             });
     }
@@ -198,6 +198,7 @@ class Gram {
     Part part_;
     std::shared_ptr<const BackwardRows<B, T>> rows_;
     index r_;
+    Workspace<B, T> work_;
     std::vector<typename B::template buffer<T>> input_grams_;  // of the layers that have not few inputs
     bool made_ = false;
     typename B::template buffer<T> workspace_;

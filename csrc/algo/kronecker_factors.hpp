@@ -26,18 +26,19 @@ void kronecker_factors(GaussNewton<B, T>& owner, std::span<const Moments> all) {
     };
     if (network.is_feedforward_dense()) {
         const auto rows = owner.rows(true);
+        Workspace<B, T> work(backend);
         for (std::size_t l = 0; l < network.layers().size(); ++l) {
             const auto* dense = std::get_if<layers::Dense<T>>(&network.layers()[l]);
             if (!dense) continue;
             const auto one = find(dense->offset);
             if (one == all.end()) continue;
-            dense->add_input_moment(backend, owner.pass().kept(l), one->inputs);
-            dense->add_output_moment(backend, Batch<const T>(rows->rows(l), 1, 0), one->outputs);
+            dense->add_input_moment(work, owner.pass().kept(l, 0, owner.samples()), one->inputs);
+            dense->add_output_moment(work, Batch<const T>(rows->rows(l), 1, 0), one->outputs);
         }
         return;
     }
     owner.for_cotangents([&](const auto& layer, const layers::Kept<T>& kept, Batch<const T> g, bool first, Workspace<B, T>& work) {
-        if constexpr (requires { layer.add_output_moment(work, g, View<double>()); }) {
+        if constexpr (std::decay_t<decltype(layer)>::has_moments) {
             const auto one = find(layer.offset);
             if (one == all.end()) return;
             if (first) layer.add_input_moment(work, kept, one->inputs);

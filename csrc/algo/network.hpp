@@ -7,12 +7,15 @@
 
 #include "algo/forward.hpp"
 #include "algo/layers/layer.hpp"
+#include "algo/walk.hpp"
 #include "core/backend.hpp"
 
 namespace gnfast {
 
 template <class B, class T>
 class Network {
+    static_assert(all_answer<AnyLayer<T>, Forward<B, T>, Walk<B, T>>, "a layer leaves a question of LayerFor unanswered");
+
    public:
     using Buffer = typename B::template buffer<T>;
 
@@ -40,10 +43,8 @@ class Network {
 
     void add(Layer<T> layer) {
         chain_ = chain_ && (std::holds_alternative<layers::Dense<T>>(layer) || std::holds_alternative<layers::Activation>(layer));
-        std::vector<Layer<T>> one;
-        one.push_back(std::move(layer));
-        gnfast::account(one, account_);
-        layers_.push_back(std::move(one.front()));
+        std::visit([&](const auto& one) { one.tell(account_); }, layer);
+        layers_.push_back(std::move(layer));
     }
 
     B& backend() const { return backend_; }
@@ -96,7 +97,8 @@ class ForwardPass {
     index samples() const { return samples_; }
     // Of a chain, the input of layer l if it is dense, the derivative if it is an activation: (n, width).
     View<const T> kept(std::size_t l) const { return kept_[l].input.data ? kept_[l].input : kept_[l].derivative; }
-    // Of any network, what layers keep of some samples.
+    // What layers keep of some samples: layer l, or all.
+    layers::Kept<T> kept(std::size_t l, index first, index count) const { return kept_[l].range(first, count); }
     std::vector<layers::Kept<T>> kept(index first, index count) const {
         std::vector<layers::Kept<T>> out;
         for (const layers::Kept<T>& one : kept_) out.push_back(one.range(first, count));

@@ -101,64 +101,85 @@ GNFAST_HD index likeliest(const T* kept, index k, const Group& group) {
     return group.least(kept[best] < group.most(kept[best]) ? k : best);
 }
 
-// u <- scale H u, from what is kept.
-// Softmax: H does not see a shift of u, and relative to the likeliest class t, with d = u - u_t and m = <p, d>, (H u)_a = p_a (d_a - m) for
-// the others and minus their sum for t. No 1 - p_t is left, in which a confident sample would lose all its digits: p_t has no share in m,
-// and d - m = (I - 1 p^T) d for the others, whose probabilities add up to 1 - 1/k at most, is as well conditioned as k allows.
+// u <- scale w (diag(p) - p p^T) u. H does not see a shift of u, and relative to the likeliest class t, with d = u - u_t and m = <p, d>,
+// (H u)_a = p_a (d_a - m) for the others and minus their sum for t. No 1 - p_t is left, in which a confident sample would lose all its
+// digits: p_t has no share in m, and d - m = (I - 1 p^T) d for the others, whose probabilities add up to 1 - 1/k at most, is as well
+// conditioned as k allows.
+template <class T, class Group>
+GNFAST_HD void softmax_product(const T* kept, index k, T scale, T* u, const Group& group) {
+    const index t = likeliest(kept, k, group);
+    const T size = sample_size(kept, k, group), origin = u[t];
+    T mean = 0;
+    for (index a = group.first; a < k; a += group.step) {
+        const T q = kept[a] / size;
+        mean += q * q * (u[a] - origin);
+    }
+    mean = group.sum(mean);
+    T others = 0;
+    for (index a = group.first; a < k; a += group.step) {
+        if (a == t) continue;
+        u[a] = scale * kept[a] * kept[a] * (u[a] - origin - mean);
+        others += u[a];
+    }
+    others = group.sum(others);
+    if (t % group.step == group.first) u[t] = -others;
+}
+
+// u <- scale H u, from what is kept; without it H = I.
 template <class T, class Group = Alone>
 GNFAST_HD void hessian_product(Loss loss, const T* kept, index k, T scale, T* u, const Group& group = {}) {
-    if (is_softmax(loss)) {
-        const index t = likeliest(kept, k, group);
-        const T size = sample_size(kept, k, group), origin = u[t];
-        T mean = 0;
-        for (index a = group.first; a < k; a += group.step) {
-            const T q = kept[a] / size;
-            mean += q * q * (u[a] - origin);
-        }
-        mean = group.sum(mean);
-        T others = 0;
-        for (index a = group.first; a < k; a += group.step) {
-            if (a == t) continue;
-            u[a] = scale * kept[a] * kept[a] * (u[a] - origin - mean);
-            others += u[a];
-        }
+    switch (facts(loss).kept) {
+        case Kept::nothing:
+        case Kept::diagonal:
+            for (index a = group.first; a < k; a += group.step) u[a] *= kept ? scale * kept[a] * kept[a] : scale;
+            return;
+        case Kept::probabilities:
+            return softmax_product(kept, k, scale, u, group);
+    }
+}
+
+// H = w diag(q) (I - q q^T) diag(q), q = sqrt(p), and I - q q^T is a projector: R / sqrt(w) = diag(q) (I - q q^T),
+// or, reduced, diag(q) times the columns but t of the Householder reflection that takes e_t to -q:
+// v = q + e_t, columns e_c - v q_c / (1 + q_t). With t the likeliest class nothing cancels, but in 1 - p_t, the sum of the others.
+template <class T, class Group>
+GNFAST_HD void softmax_rows(const T* kept, index k, bool reduced, T root, T* row, const Group& group) {
+    const T size = sample_size(kept, k, group);
+    const index t = likeliest(kept, k, group);
+    T others = 0;
+    if (!reduced) {
+        for (index a = group.first; a < k; a += group.step) others += a == t ? T(0) : kept[a] / size * (kept[a] / size);
         others = group.sum(others);
-        if (t % group.step == group.first) u[t] = -others;
-    } else {
-        for (index a = group.first; a < k; a += group.step) u[a] *= kept ? scale * kept[a] * kept[a] : scale;
+    }
+    for (index c = 0; c < k; ++c) {
+        if (reduced && c == t) continue;
+        for (index a = group.first; a < k; a += group.step) {
+            const T qa = kept[a] / size, qc = kept[c] / size, qt = kept[t] / size;
+            T value = a == c ? T(1) : T(0);
+            if (reduced)
+                value = a == t ? -qc : value - qa * qc / (T(1) + qt);
+            else
+                value = a == t && c == t ? others : value - qa * qc;
+            row[a] = root * value * kept[a];
+        }
+        row += k;
     }
 }
 
 // rows (rank, k) <- sqrt(scale) R^T.
-// Softmax: H = w diag(q) (I - q q^T) diag(q), q = sqrt(p), and I - q q^T is a projector: R / sqrt(w) = diag(q) (I - q q^T),
-// or, reduced, diag(q) times the columns but t of the Householder reflection that takes e_t to -q:
-// v = q + e_t, columns e_c - v q_c / (1 + q_t). With t the likeliest class nothing cancels, but in 1 - p_t, the sum of the others.
 template <class T, class Group = Alone>
 GNFAST_HD void factor_rows(Loss loss, const T* kept, index k, bool reduced, T scale, T* rows, const Group& group = {}) {
     const T root = std::sqrt(scale);
-    const bool softmax = is_softmax(loss);
-    const T size = softmax ? sample_size(kept, k, group) : T(1);
-    const index t = softmax ? likeliest(kept, k, group) : 0;
-    T others = 0;
-    if (softmax && !reduced) {
-        for (index a = group.first; a < k; a += group.step) others += a == t ? T(0) : kept[a] / size * (kept[a] / size);
-        others = group.sum(others);
-    }
-    T* row = rows;
-    for (index c = 0; c < k; ++c) {
-        if (softmax && reduced && c == t) continue;
-        for (index a = group.first; a < k; a += group.step) {
-            T value = a == c ? T(1) : T(0);
-            if (softmax) {
-                const T qa = kept[a] / size, qc = kept[c] / size, qt = kept[t] / size;
-                if (reduced)
-                    value = a == t ? -qc : value - qa * qc / (T(1) + qt);
-                else
-                    value = a == t && c == t ? others : value - qa * qc;
-            }
-            row[a] = kept ? root * value * kept[a] : root * value;
-        }
-        row += k;
+    switch (facts(loss).kept) {
+        case Kept::nothing:
+        case Kept::diagonal:
+            for (index c = 0; c < k; ++c)
+                for (index a = group.first; a < k; a += group.step) {
+                    const T value = a == c ? T(1) : T(0);
+                    rows[c * k + a] = kept ? root * value * kept[a] : root * value;
+                }
+            return;
+        case Kept::probabilities:
+            return softmax_rows(kept, k, reduced, root, rows, group);
     }
 }
 

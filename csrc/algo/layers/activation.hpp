@@ -1,8 +1,11 @@
 // A pointwise activation: value and derivative in one pass, tangents and cotangents multiplied by the derivative.
 #pragma once
 
+#include <utility>
+
+#include "algo/layers/account.hpp"
+#include "algo/layers/part.hpp"
 #include "core/pointwise.hpp"
-#include "core/types.hpp"
 
 namespace gnfast::layers {
 
@@ -40,10 +43,27 @@ struct Activation {
         return f(pointwise::Identity{});
     }
 
-    // value may be z itself.
-    template <class B, class T>
-    void forward(B& backend, View<const T> z, View<T> value, View<T> derivative) const {
-        with_formula([&](auto formula) { backend.apply(formula, z, value, derivative); });
+    bool couples_samples() const { return false; }
+    bool touched(const Part&) const { return false; }
+    void tell(Account& seen) const {
+        seen.kept += double(seen.width);
+        seen.through(seen.width);
+    }
+
+    template <class Pass>
+    typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, typename Pass::Kept& kept) const {
+        const auto derivative = pass.make(x.view.rows, x.view.cols), out = pass.make_like(x);
+        with_formula([&](auto formula) { pass.backend().apply(formula, x.view, out.view, derivative.view); });
+        pass.keep(derivative, kept.derivative);
+        return out;
+    }
+    template <class W>
+    typename W::Tangent jvp(W& walk, const typename W::Kept& kept, typename W::Vectors, index, typename W::Tangent t) const {
+        return walk.multiplied(kept.derivative, std::move(t));
+    }
+    template <class W, class Sink>
+    typename W::Tangent vjp(W& walk, const typename W::Kept& kept, typename W::Tangent g, bool, Sink&) const {
+        return walk.multiplied(kept.derivative, std::move(g));
     }
 };
 

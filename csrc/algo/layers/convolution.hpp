@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "algo/in_double.hpp"
+#include "algo/layers/account.hpp"
 #include "algo/layers/kept.hpp"
+#include "algo/layers/part.hpp"
 #include "algo/workspace.hpp"
 #include "core/windows.hpp"
 
@@ -28,10 +30,33 @@ struct Convolution {
     // Numbers of one image's patches; none where the image is its patches.
     index patch_numbers() const { return windows.trivial() ? 0 : windows.patch() * windows.positions(); }
 
-    template <class B>
-    void forward(Workspace<B, T>& work, View<const T> x, View<T> out) const {
-        push(work, Kept<T>{}, Batch<const T>(x, 1, 0), Batch<T>(out, 1, 0), T(0));
-        if (bias) work.backend.add_channels(Batch<T>(out, 1, 0), Batch<const T>(View<const T>(bias, 1, weight.rows), 1, 0));
+    static constexpr bool has_moments = true;
+    bool couples_samples() const { return false; }
+    bool touched(const Part& part) const { return part.holds(offset); }
+    void tell(Account& seen) const {
+        seen.product(gemm());
+        seen.kept += double(seen.width);
+        seen.patches = std::max(seen.patches, double(patch_numbers()));
+        seen.through(outputs(), bias ? double(weight.rows) : 0);
+    }
+
+    template <class Pass>
+    typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, Kept<T>& kept) const {
+        pass.keep(x, kept.input);
+        const auto w = pass.in_double(weight), b = pass.in_double(View<const T>(bias, 1, weight.rows));
+        const auto out = pass.make(x.view.rows, outputs());
+        const Batch<double> target(out.view, 1, 0);
+        Convolution<double>{w.view(), nullptr, windows, groups, 0}.push(pass.work(), {}, Batch<const double>(x.view, 1, 0), target, 0.0);
+        if (bias) pass.backend().add_channels(target, Batch<const double>(b.view(), 1, 0));
+        return out;
+    }
+    template <class W>
+    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
+        return walk.through(*this, outputs(), kept, v, n, t);
+    }
+    template <class W, class Sink>
+    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
+        return walk.back(*this, inputs(), kept, g, needed, sink);
     }
 
     // out_j = the convolution of x with the direction dW_j in row j of v, plus db_j: the patches of x are made once for all j.
@@ -49,16 +74,16 @@ struct Convolution {
         convolve(work, flat(t), 1, [&](index g, index count) { return own_weights(g, count); }, beta, Batch<T>(flat(out), 1, 0));
     }
 
-    // t_j = beta t_j + the transposed convolution of g_j.
+    // t_j = the transposed convolution of g_j.
     template <class B>
-    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T beta) const {
+    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t) const {
         const View<const T> from = flat(g);
         const View<T> to = flat(t);
         if constexpr (B::own_convolutions)
             if (reads_images(work)) {
                 for (index q = 0; q < groups; ++q)
                     work.backend.convolve_back(own_weights(q, from.rows), part(Batch<const T>(from, 1, 0), 0, from.rows, q), of_group(),
-                                               beta, planes(to, q, 1));
+                                               T(0), planes(to, q, 1));
                 return;
             }
         const index most = images_at_a_time(work, from.rows);
@@ -69,9 +94,8 @@ struct Convolution {
             const View<T> patches(windows.trivial() ? target.data : lease.data(), count * windows.patch(), windows.positions());
             for (index q = 0; q < groups; ++q)
                 work.backend.gemm_grid(Op::transpose, Op::none, T(1), own_weights(q, count),
-                                       part(Batch<const T>(from, 1, 0), first, count, q), windows.trivial() ? beta : T(0),
-                                       shared(patches, q, 1, count));
-            if (!windows.trivial()) work.backend.scatter_patches(View<const T>(patches), windows, beta, target);
+                                       part(Batch<const T>(from, 1, 0), first, count, q), T(0), shared(patches, q, 1, count));
+            if (!windows.trivial()) work.backend.scatter_patches(View<const T>(patches), windows, T(0), target);
         }
     }
 

@@ -2,8 +2,12 @@
 // Blocks of s vectors over n samples are (s, n, width), contiguous.
 #pragma once
 
+#include <algorithm>
+
 #include "algo/in_double.hpp"
+#include "algo/layers/account.hpp"
 #include "algo/layers/kept.hpp"
+#include "algo/layers/part.hpp"
 #include "algo/workspace.hpp"
 #include "core/types.hpp"
 
@@ -19,68 +23,74 @@ struct Dense {
     index fan_out() const { return weight.rows; }
     index parameters() const { return fan_out() * (fan_in() + (bias ? 1 : 0)); }
 
+    static constexpr bool has_moments = true;
+    bool couples_samples() const { return false; }
+    bool touched(const Part& part) const { return part.holds(offset); }
+    void tell(Account& seen) const {
+        seen.product(double(fan_in()) * double(fan_out()));
+        seen.kept += double(seen.width);
+        seen.through(fan_out());
+    }
+
+    // z = x W^T + b, by some rows of W at a time.
+    template <class Pass>
+    typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, Kept<T>& kept) const {
+        auto& backend = pass.backend();
+        pass.keep(x, kept.input);
+        const index rows = fan_out(), panel = pass.weight_rows(rows, fan_in());
+        const auto out = pass.make(x.view.rows, rows);
+        for (index row = 0; row < rows; row += panel) {
+            const index count = std::min(panel, rows - row);
+            const auto some = pass.in_double(weight.row_range(row, count));
+            backend.gemm(Op::none, Op::transpose, 1.0, x.view, some.view(), 0.0, out.view.block(0, out.view.rows, row, count));
+        }
+        if (bias) {
+            const auto b = pass.in_double(View<const T>(bias, 1, rows));
+            backend.add_row(Batch<double>(out.view, 1, 0), Batch<const double>(b.view(), 1, 0));
+        }
+        return out;
+    }
+    template <class W>
+    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
+        return walk.through(*this, fan_out(), kept, v, n, t);
+    }
+    template <class W, class Sink>
+    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
+        return walk.back(*this, fan_in(), kept, g, needed, sink);
+    }
+
     // out_j = x dW_j^T + db_j, the direction dW_j being in row j of v; 2 n fan_in fan_out flops a vector.
     template <class B>
-    void direction(B& backend, View<const T> x, View<const T> v, Batch<T> out) const {
-        backend.gemm_batch(Op::none, Op::transpose, T(1), Batch<const T>(x, v.rows, 0), weights_of(v), T(0), out);
-        if (bias) backend.add_row(out, bias_of(v));
+    void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
+        work.backend.gemm_batch(Op::none, Op::transpose, T(1), Batch<const T>(kept.input, v.rows, 0), weights_of(v), T(0), out);
+        if (bias) work.backend.add_row(out, bias_of(v));
     }
 
     // out = beta out + t W^T, the layer's input being moved by t: one product with s n rows.
     template <class B>
-    void push(B& backend, Batch<const T> t, Batch<T> out, T beta) const {
-        backend.gemm(Op::none, Op::transpose, T(1), flat(t), weight, beta, flat(out));
+    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T beta) const {
+        work.backend.gemm(Op::none, Op::transpose, T(1), flat(t), weight, beta, flat(out));
     }
 
     // t = g W
     template <class B>
-    void pull(B& backend, Batch<const T> g, Batch<T> t) const {
-        backend.gemm(Op::none, Op::none, T(1), flat(g), weight, T(0), flat(t));
+    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t) const {
+        work.backend.gemm(Op::none, Op::none, T(1), flat(g), weight, T(0), flat(t));
     }
 
     // Row j of grad gets dW_j = beta dW_j + g_j^T x and db_j likewise; 2 n fan_in fan_out flops a vector.
     template <class B>
-    void gradient(B& backend, View<const T> x, Batch<const T> g, T beta, View<T> grad) const {
+    void gradient(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, T beta, View<T> grad) const {
         const View<T> first(grad.data + offset, fan_out(), fan_in());
-        backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(x, g.count, 0), beta, Batch<T>(first, g.count, grad.stride));
+        work.backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(kept.input, g.count, 0), beta,
+                                Batch<T>(first, g.count, grad.stride));
         if (bias) {
             const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, fan_out());
-            backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
+            work.backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
         }
     }
 
-    // The second moments of which K-FAC's factors are made, in double: their small eigenvalues are squares. out += x^T x, and below it,
-    // where there is a bias, the sums of x;
-    template <class B>
-    void add_input_moment(B& backend, View<const T> x, View<double> out) const {
-        const InDouble<B, T> wide(backend, x);
-        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, fan_in(), 0, fan_in()));
-        if (bias) backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
-    }
-    // and out += sum_j g_j^T g_j of cotangents behind the layer.
-    template <class B>
-    void add_output_moment(B& backend, Batch<const T> g, View<double> out) const {
-        const InDouble<B, T> wide(backend, flat(g));
-        backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out);
-    }
-
-    // The same between layers of other kinds: see convolution.hpp for what each means.
-    template <class B>
-    void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
-        direction(work.backend, kept.input, v, out);
-    }
-    template <class B>
-    void push(Workspace<B, T>& work, const Kept<T>&, Batch<const T> t, Batch<T> out, T beta) const {
-        push(work.backend, t, out, beta);
-    }
-    template <class B>
-    void pull(Workspace<B, T>& work, const Kept<T>&, Batch<const T> g, Batch<T> t, T) const {
-        pull(work.backend, g, t);
-    }
-    template <class B>
-    void gradient(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, T beta, View<T> grad) const {
-        gradient(work.backend, kept.input, g, beta, grad);
-    }
+    // rows[c] (n, parameters of the network): row i holds g_ci^T x_i and g_ci.
     template <class B>
     void sample_gradients(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> rows) const {
         const index n = g.first.rows, step = rows.first.stride;
@@ -92,13 +102,21 @@ struct Dense {
         for (index c = 0; bias && c < g.count; ++c)
             work.backend.copy(g[c], View<T>(at + fan_out() * fan_in() + c * rows.step, n, fan_out(), step));
     }
+
+    // The second moments of which K-FAC's factors are made, in double: their small eigenvalues are squares. out += x^T x, and below it,
+    // where there is a bias, the sums of x;
     template <class B>
     void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
-        add_input_moment(work.backend, kept.input, out);
+        const InDouble<B, T> wide(work.backend, kept.input);
+        work.backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, fan_in(), 0, fan_in()));
+        if (bias)
+            work.backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
     }
+    // and out += sum_j g_j^T g_j of cotangents behind the layer.
     template <class B>
     void add_output_moment(Workspace<B, T>& work, Batch<const T> g, View<double> out) const {
-        add_output_moment(work.backend, g, out);
+        const InDouble<B, T> wide(work.backend, flat(g));
+        work.backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out);
     }
 
    private:

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "algo/in_double.hpp"
+#include "algo/layers/account.hpp"
 #include "algo/layers/kept.hpp"
+#include "algo/layers/part.hpp"
 #include "algo/workspace.hpp"
 #include "core/norm.hpp"
 
@@ -27,25 +29,49 @@ struct Norm {
     index parameters() const { return shape.channels * ((weight ? 1 : 0) + (bias ? 1 : 0)); }
     bool given() const { return inverse != nullptr; }
     bool couples_samples() const { return !given() && shape.group == 0; }
+    static constexpr bool has_moments = false;  // no weight matrix
+    bool touched(const Part& part) const { return parameters() > 0 && part.holds(offset); }
+    void tell(Account& seen) const {
+        seen.kept += double(kept_numbers());
+        seen.moved = seen.moved || parameters() > 0;
+        seen.through(shape.width);
+    }
     // Numbers that are kept of a sample.
     index kept_numbers() const { return given() ? (weight ? shape.width : 0) : shape.width + shape.groups(); }
 
-    // out = y of x, in double whatever T, and what tangents need of it: `normalized` (n, width), which may be out where kept_numbers() is
-    // 0, and, unless statistics are given, the factors (1, channels) of the batch or (n, groups) of samples.
-    template <class B>
-    void forward(B& backend, View<const double> x, View<double> normalized, View<double> factors, View<double> out) const {
-        const InDouble<B, T> gains(backend, View<const T>(weight, 1, shape.channels)),
-            shifts(backend, View<const T>(bias, 1, shape.channels));
+    // Tangents need `normalized` (n, width), which is the outputs themselves where nothing is kept, and, unless statistics are given, the
+    // factors (1, channels) of the batch or (n, groups) of samples.
+    template <class Pass>
+    typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, Kept<T>& kept) const {
+        auto& backend = pass.backend();
         const auto each = [](View<const double> one) { return Batch<const double>(one, 1, 0); };
+        const bool keeps = kept_numbers() > 0;
+        const auto out = pass.make(x.view.rows, x.view.cols), normalized = keeps ? pass.make(x.view.rows, x.view.cols) : out;
+        const auto gains = pass.in_double(View<const T>(weight, 1, shape.channels));
+        const auto shifts = pass.in_double(View<const T>(bias, 1, shape.channels));
         if (given()) {
             const View<const double> a(inverse, 1, shape.channels), b(shift, 1, shape.channels);
-            backend.affine_channels(each(x), each(a), each(b), shape, 0.0, Batch<double>(normalized, 1, 0));
+            backend.affine_channels(each(x.view), each(a), each(b), shape, 0.0, Batch<double>(normalized.view, 1, 0));
         } else {
-            backend.normalize(x, shape, eps, normalized, factors);
-            if (eps == 0) check_spread(backend, factors);
+            const auto factors = pass.make(couples_samples() ? 1 : x.view.rows, shape.groups());
+            backend.normalize(x.view, shape, eps, normalized.view, factors.view);
+            if (eps == 0) check_spread(backend, factors.view);
+            couples_samples() ? pass.keep_for_all(factors, x.view.rows, kept.inverse) : pass.keep(factors, kept.inverse);
         }
-        if (weight || bias || normalized.data != out.data)
-            backend.affine_channels(each(normalized), each(gains.view()), each(shifts.view()), shape, 0.0, Batch<double>(out, 1, 0));
+        if (weight || bias || keeps)
+            backend.affine_channels(each(normalized.view), each(gains.view()), each(shifts.view()), shape, 0.0,
+                                    Batch<double>(out.view, 1, 0));
+        if (keeps) pass.keep(normalized, kept.normalized);
+        return out;
+    }
+
+    template <class W>
+    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
+        return walk.through(*this, shape.width, kept, v, n, t);
+    }
+    template <class W, class Sink>
+    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
+        return walk.back(*this, shape.width, kept, g, needed, sink);
     }
 
     // out_j = dweight_j normalized + dbias_j
@@ -62,8 +88,8 @@ struct Norm {
     }
 
     template <class B>
-    void pull(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> t, T beta) const {
-        move(work, kept, g, true, beta, t);
+    void pull(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> t) const {
+        move(work, kept, g, true, T(0), t);
     }
 
     template <class B>

@@ -1,8 +1,11 @@
 // Average and max pooling.
 #pragma once
 
+#include <utility>
+
+#include "algo/layers/account.hpp"
 #include "algo/layers/kept.hpp"
-#include "algo/workspace.hpp"
+#include "algo/layers/part.hpp"
 #include "core/windows.hpp"
 
 namespace gnfast::layers {
@@ -15,22 +18,41 @@ struct Pool {
     index inputs() const { return windows.inputs(); }
     index outputs() const { return windows.channels * windows.positions(); }
 
-    template <class B>
-    void push(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> t, Batch<T> out, T beta) const {
-        if (max) return work.backend.gather_chosen(kept.chosen, t, beta, out);
-        work.backend.pool_average(flat(t), windows, beta, flat(out));
+    bool couples_samples() const { return false; }
+    bool touched(const Part&) const { return false; }
+    void tell(Account& seen) const {
+        if (max) seen.kept += double(outputs());
+        seen.through(outputs());
     }
 
-    template <class B>
-    void pull(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> t, T beta) const {
-        if (max) return work.backend.scatter_chosen(kept.chosen, windows, g, beta, t);
-        work.backend.spread_average(flat(g), windows, beta, flat(t));
+    template <class Pass>
+    typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, Kept<T>& kept) const {
+        const auto out = pass.make(x.view.rows, outputs());
+        if (max) {
+            const auto [chosen, owner] = pass.choices(kept.chosen, x.view.rows, outputs());
+            pass.backend().pool_max(x.view, windows, out.view, chosen);
+        } else {
+            pass.backend().pool_average(x.view, windows, 0.0, out.view);
+        }
+        return out;
     }
-
-   private:
-    template <class U>
-    static View<U> flat(Batch<U> t) {
-        return {t.first.data, t.count * t.first.rows, t.first.cols};
+    template <class W>
+    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T>, index n, typename W::Tangent t) const {
+        auto out = walk.make(t.batch.count, n, outputs());
+        if (max)
+            walk.backend().gather_chosen(kept.chosen, Batch<const T>(t.batch), T(0), out.batch);
+        else
+            walk.backend().pool_average(View<const T>(t.flat()), windows, T(0), out.flat());
+        return out;
+    }
+    template <class W, class Sink>
+    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool, Sink&) const {
+        auto out = walk.make(g.batch.count, g.batch.first.rows, inputs());
+        if (max)
+            walk.backend().scatter_chosen(kept.chosen, windows, Batch<const T>(g.batch), T(0), out.batch);
+        else
+            walk.backend().spread_average(View<const T>(g.flat()), windows, T(0), out.flat());
+        return out;
     }
 };
 
