@@ -65,7 +65,7 @@ def test_any_layer_of_images_changes_its_dtype(name):
 def check_conversion(net, shape):
     X = np.random.default_rng(1).standard_normal((4, *shape)).astype("float32")
     double = net.with_parameters([array.astype("float64") for array in net.parameters()])
-    for layer in gn.networks.layers.flat_layers(double.layers):
+    for layer in gn.networks.traversal.flat_layers(double.layers):
         assert all(array.dtype == "float64" for array in layer.arrays().values())
     np.testing.assert_allclose(double(X.astype("float64")), net(X), rtol=2e-5, atol=2e-5)
     back = double.with_parameters([array.astype("float32") for array in double.parameters()])
@@ -74,6 +74,28 @@ def check_conversion(net, shape):
     again = pruned.with_parameters([array.astype("float64") for array in pruned.parameters()])
     np.testing.assert_array_equal(again(X.astype("float64")), double(X.astype("float64")))
     gn.bounds.all(net, X)  # computes in float64
+
+
+def test_the_walk_tells_names_shapes_and_places_of_parameters():
+    """Compared with the network's own lists of parameters and its outputs, layer by layer."""
+    inner = gn.Residual([gn.Conv2d(ones(2, 2, 1, 1), MEAN.copy())], [gn.BatchNorm(MEAN, VAR, MEAN, VAR)])
+    around = gn.Residual([gn.Conv2d(ones(2, 1, 1, 2)), gn.Activation("tanh"), inner], [gn.Conv2d(ones(2, 1, 1, 2))])
+    net = gn.Network([around, gn.Pool("max", (2, 1), 1), gn.Flatten(), gn.Dense(ones(3, 4), ones(3))])
+    X = np.random.default_rng(1).standard_normal((4, 1, 2, 3)).astype("float32")
+    steps = list(gn.networks.traversal.walk(net.layers, X.shape[1:]))
+    assert [step.name for step in steps] == [
+        *("layers.0.layers.0", "layers.0.layers.1", "layers.0.layers.2.layers.0", "layers.0.layers.2.shortcut.0"),
+        *("layers.0.shortcut.0", "layers.1", "layers.2", "layers.3"),
+    ]
+    arrays = [array for step in steps for array in step.layer.parameters()]
+    assert all(a is b for a, b in zip(arrays, net.parameters(), strict=True))
+    ends = np.cumsum([0, *(sum(array.size for array in step.layer.parameters()) for step in steps)])
+    assert [(step.first, step.size) for step in steps] == list(zip(ends[:-1], np.diff(ends), strict=True))
+    for i, step in enumerate(steps[-3:], 1):
+        for shape, upto in ((step.inputs, i), (step.outputs, i + 1)):
+            assert gn.Network([*net.layers[:upto], gn.Flatten()])(X).shape[1:] == (np.prod(shape),)
+    assert {step.outputs for step in steps[:5]} == {(2, 2, 2)}
+    assert [step.inputs for step in steps[:5]] == [(1, 2, 3), *[(2, 2, 2)] * 3, (1, 2, 3)]
 
 
 # ---------------------------------------------------------------------------------------------------- the last layer

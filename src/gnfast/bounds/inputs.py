@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from gnfast.bounds.bound import FloatArray
 from gnfast.networks import Network
-from gnfast.networks.layers import Activation, Dense, Flatten, Scale, flat_layers
+from gnfast.networks.layers import Activation, Dense, Flatten, Scale
+from gnfast.networks.traversal import flat_layers
 
 
 def as_data(net: Network, X: npt.ArrayLike) -> FloatArray:

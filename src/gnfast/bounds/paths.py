@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gnfast.bounds.bound import FloatArray
-from gnfast.networks.layers import Dense, Layer, Residual, Scale, flat_layers
+from gnfast.networks.layers import Dense, Layer, Residual, Scale
+from gnfast.networks.traversal import flat_layers
 
 
 def dense_layers(layers: Sequence[Layer]) -> list[Dense]:

@@ -322,15 +322,6 @@ def build_specs(layers: Iterable[Layer], shape: Shape, where: str = "layers") ->
     return specs, shape
 
 
-def flat_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """All layers, those of a residual block in its place: the body's, then the shortcut's, the parameters' order."""
-    for layer in layers:
-        if isinstance(layer, Residual):
-            yield from (inner for part in layer.parts().values() for inner in flat_layers(part))
-        else:
-            yield layer
-
-
 def _layers(value: Any, name: str) -> tuple[Layer, ...]:
     if not isinstance(value, Iterable):
         raise TypeError(f"{name} is of type {type(value).__name__} but must be a list of layers")

@@ -26,9 +26,9 @@ from gnfast.networks.layers import (
     Scale,
     Shape,
     build_specs,
-    flat_layers,
 )
 from gnfast.networks.norms import BatchNorm, LayerNorm
+from gnfast.networks.traversal import flat_layers
 
 LISTED_LAYERS = 12  # repr lists the layers up to this many
 KINDS: dict[str, type[Layer]] = {

@@ -10,9 +10,10 @@ import numpy as np
 
 from gnfast import _arrays, _checks
 from gnfast._arrays import Array
-from gnfast.networks.layers import Layer, flat_layers
+from gnfast.networks.layers import Layer
 from gnfast.networks.network import Network
 from gnfast.networks.norms import BatchNorm, LayerNorm
+from gnfast.networks.traversal import flat_layers
 
 
 class PrunedNetwork(Network):

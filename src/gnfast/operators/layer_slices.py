@@ -12,7 +12,7 @@ from gnfast import _checks
 from gnfast._results import Shown
 from gnfast.networks.layers import Layer
 from gnfast.networks.network import Network
-from gnfast.networks.traversal import named
+from gnfast.networks.traversal import walk
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,11 @@ class Layers(Shown, Sequence[LayerSlice]):
 
 def layers_of(net: Network) -> Layers:
     """The layers of a network that have parameters."""
-    kept, first = net.kept, 0
+    kept = net.kept
     parts: list[LayerSlice] = []
-    for name, layer in named(net.layers):
-        size = sum(array.size for array in layer.parameters())
-        if size:
-            ends = np.array([first, first + size])
+    for step in walk(net.layers):
+        if step.size:
+            ends = (step.first, step.first + step.size)
             start, stop = map(int, ends if kept is None else np.searchsorted(kept, ends))
-            parts.append(LayerSlice(len(parts), name, layer, (first, first + size), slice(start, stop)))
-            first += size
+            parts.append(LayerSlice(len(parts), step.name, step.layer, ends, slice(start, stop)))
     return Layers(parts)

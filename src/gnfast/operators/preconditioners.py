@@ -18,7 +18,8 @@ from gnfast._arrays import Array, Device
 from gnfast._memory import check_memory
 from gnfast._runtime import blas_threads
 from gnfast.networks.convolutions import Conv1d, Conv2d
-from gnfast.networks.layers import Dense, Layer, Residual
+from gnfast.networks.layers import Dense
+from gnfast.networks.traversal import walk
 from gnfast.operators.costs import gram_costs
 from gnfast.operators.diagonal import diagonal_of
 from gnfast.operators.gram import Gram
@@ -446,8 +447,9 @@ def _kronecker_factors(problem: Problem) -> Iterator[tuple[KroneckerFactors, Arr
             (d, m), groups = _sides(part)[:2], _groups(layer)
             sums[part.index] = home.zeros((groups * d, d), double), home.zeros((groups * m, m), double)
     problem.core.kronecker_factors([(parts[i].entries[0], *pair) for i, pair in sums.items()])
-    for part, positions in zip(parts, _positions(problem.net.layers, problem.X.shape[1:]), strict=True):
-        layer = part.layer
+    steps = (step for step in walk(problem.net.layers, problem.X.shape[1:]) if step.size)
+    for part, step in zip(parts, steps, strict=True):
+        layer, positions = part.layer, math.prod((step.outputs or ())[1:])  # where it gives its channels
         if not isinstance(layer, Dense | Conv1d | Conv2d):
             block = _arrays.to_host(Block(problem, part).to_dense()).astype(np.float64)
             yield KroneckerFactors(part, np.ones((1, 1)), block), part.own
@@ -474,14 +476,3 @@ def _places(layer: Dense | Conv1d | Conv2d, start: int, row: int, m: int) -> Arr
         return slice(start + row * d, start + (row + m) * d)
     rows = row + np.arange(m)[:, None]
     return np.hstack([start + rows * d + np.arange(d), start + len(layer.weight) * d + rows]).ravel()
-
-
-def _positions(layers: Sequence[Layer], shape: tuple[int, ...]) -> Iterator[int]:
-    """At how many positions each layer with parameters gives its channels, in the order of the parameters."""
-    for layer in layers:
-        if isinstance(layer, Residual):
-            for inner in layer.parts().values():
-                yield from _positions(inner, shape)
-        elif layer.parameters():
-            yield math.prod(layer.output_shape(shape)[1:])
-        shape = layer.output_shape(shape)
