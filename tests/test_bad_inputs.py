@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sqlite3
 import warnings
+from contextlib import closing
 
 import bad_inputs
 import numpy as np
@@ -18,6 +20,17 @@ pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
 
+GOOD = b"widths = [4]\ndepths = [3]\nseeds = [0]\noutputs = 2\ndata = 'X.npy'\n"
+STUDY_FILES = {
+    "GOOD.toml": GOOD,
+    "UNCLOSED.toml": GOOD + b"name = 'x",
+    "EMPTY.toml": b"# nothing yet\n",
+    "UTF16.toml": GOOD.decode().encode("utf-16"),
+    "NULS.toml": bytes(100),
+    "SLOPE.toml": GOOD + b"[[networks]]\nkind = 'tanh'\ninit = 'xavier_normal'\nslope = 0.01\n",
+}
+
+
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     """Return what the expressions may name."""
@@ -27,6 +40,13 @@ def names(tmp_path_factory):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((12, 5))
     np.save(folder / "X.npy", X)
+    for name, content in STUDY_FILES.items():
+        (folder / name).write_bytes(content)
+    (folder / "DAMAGED").mkdir()
+    (folder / "DAMAGED" / "results.sqlite").write_bytes(b"no database at all" * 9)
+    (folder / "OTHERS").mkdir()
+    with closing(sqlite3.connect(folder / "OTHERS" / "results.sqlite")) as db, db:
+        db.execute("CREATE TABLE points (x)")
     net = gn.mlp([5, 4, 3], seed=0)
     return {
         "gn": gn,
@@ -61,6 +81,7 @@ def test_api(names, expression, words):
 @pytest.mark.parametrize(("words_typed", "words"), bad_inputs.CLI)
 def test_command_line(names, capsys, words_typed, words):
     paths = {"DATA": names["DATA"], "CORRUPT": names["corrupt"], "FOLDER": names["folder"]}
+    paths |= {name: f"{names['folder']}/{name}" for name in (*STUDY_FILES, "DAMAGED", "OTHERS")}
     status = cli.main([paths.get(word, word) for word in shlex.split(words_typed)])
     out, err = capsys.readouterr()
     assert status == 2, (status, out, err)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+from killing import killed_at
 
 import gnfast as gn
 from gnfast import cli
@@ -110,34 +107,22 @@ def test_quick_figure(name, made):
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_table(made, tmp_path):
-    command = [sys.executable, "-m", "gnfast", "paper", "cnn", "--quick", "--out", str(tmp_path)]
+    command = ["paper", "cnn", "--quick", "--out", str(tmp_path)]
     folder = tmp_path / "cnn-quick"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    before = []
-    while len(before) < 3:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.005)
-        before = kept(folder)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_at(4, command)
     before = kept(folder)
-    assert 3 <= len(before) < len(FIGURES["cnn"].study(Options("quick")).points())
+    assert len(before) == 3 < len(FIGURES["cnn"].study(Options("quick")).points())
     assert not (folder / "table.csv").exists()
 
-    assert cli.main(command[3:]) == 0
+    assert cli.main(command) == 0
     assert set(before) < set(kept(folder))  # with the seconds they took: not one was computed again
     whole, _, rows = made("cnn")
     assert rows_of(folder) == rows and (folder / "claims.txt").read_text() == (whole / "claims.txt").read_text()
 
 
 def kept(folder):
-    """All rows of a results file as they are, none as long as there is no file."""
-    if not (folder / "results.sqlite").exists():
-        return []
-    try:
-        return sqlite3.connect(folder / "results.sqlite").execute("SELECT * FROM points").fetchall()
-    except sqlite3.OperationalError:  # the table is not there yet
-        return []
+    """All rows of a results file as they are."""
+    return sqlite3.connect(folder / "results.sqlite").execute("SELECT * FROM points").fetchall()
 
 
 def test_two_workers_give_the_numbers_of_one(tmp_path):

@@ -84,6 +84,15 @@ def test_threads_are_divided(pool, steps, tmp_path):
     assert all(v["pid"] != os.getpid() and v["series"] == [1.0, 2.0] for v in values)
 
 
+def test_the_environment_stays_as_it_was(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with workers.local(1):
+        pass
+    assert dict(os.environ) == before
+
+
 def test_a_killed_worker_costs_its_point_one_repeat(pool, steps, tmp_path):
     job = steps(count=12, deadly=5)
     found = ran(job, tmp_path, pool)

@@ -4,7 +4,7 @@
 # "from __future__ import annotations".
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,8 @@ def build(console: "Console") -> "typer.Typer":
     class RunByDefault(TyperGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             known = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
+            if args and not known:
+                _check_file_or_command(args[0], self.commands)
             return super().parse_args(ctx, args if known else ["run", *args])
 
     app = typer.Typer(
@@ -115,6 +117,12 @@ def build(console: "Console") -> "typer.Typer":
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
     return app
+
+
+def _check_file_or_command(word: str, commands: Collection[str]) -> None:
+    """Refuse a word without a dot or a slash that is no file: a command that was mistyped."""
+    if word and not word.startswith("-") and not set(word) & {".", "/", "\\"} and not Path(word).exists():
+        _checks.choice(word, "no file, so the command of gnfast study", commands)
 
 
 def pool_options() -> tuple[Any, Any]:

@@ -84,7 +84,7 @@ class Family:
     Args:
         kind: "linear", "residual" (linear with a skip), or any activation of `gnfast.Activation`.
         skip: strength of the skip connections, a number or "1/L", "1/sqrt(L)" of the depth L; 1 if residual, else 0.
-        slope: negative slope of "leaky_relu".
+        slope: negative slope of "leaky_relu", 0.01 by default; refused where no kind is that.
         bias: whether the layers have biases.
         init: name of the initialisation; kaiming's have no gain for elu, gelu_tanh, silu and softplus.
         widths, depths, samples: instead of the study's, where given.
@@ -92,7 +92,7 @@ class Family:
 
     kind: tuple[str, ...] = key(readers.several(readers.choice(KINDS)))
     skip: tuple[float | str, ...] = key(readers.several(_skip, empty=True), ())
-    slope: tuple[float, ...] = key(readers.several(_checks.real), (SLOPE,))
+    slope: tuple[float, ...] = key(readers.several(_checks.real, empty=True), ())
     bias: tuple[bool, ...] = key(readers.several(readers.flag), (False,))
     init: tuple[str, ...] = key(readers.several(readers.choice(initializers.NAMES)), ("kaiming_normal",))
     widths: tuple[int | str, ...] = key(readers.several(_width, empty=True), ())
@@ -101,6 +101,11 @@ class Family:
 
     def __post_init__(self) -> None:
         readers.read_fields(self)
+        if self.slope and "leaky_relu" not in self.kind:
+            raise ValueError(
+                f"slope is of leaky_relu alone but kind is {', '.join(self.kind)}; leave slope out, or say "
+                'kind = "leaky_relu"'
+            )
         if any(init.startswith("kaiming") for init in self.init):
             for kind in self.kind:
                 initializers.gain(KINDS[kind], SLOPE)  # or an error that says what to choose
@@ -108,7 +113,7 @@ class Family:
     def members(self) -> Iterable[dict[str, Any]]:
         """Return what the networks of each panel have in common, as fields of a Point."""
         for kind, bias, init in itertools.product(self.kind, self.bias, self.init):
-            slopes = self.slope if kind == "leaky_relu" else (SLOPE,)
+            slopes = (self.slope if kind == "leaky_relu" else ()) or (SLOPE,)
             for skip, slope in itertools.product(self.skip or (1.0 if kind == "residual" else 0.0,), slopes):
                 yield {"kind": kind, "skip": skip, "slope": slope, "bias": bias, "init": init}
 
@@ -245,14 +250,12 @@ class Study:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not TOML, an unknown key, a value that is not allowed.
+            OSError: a file that cannot be read.
+            ValueError: not TOML, empty, an unknown key, a value that is not allowed.
             TypeError: a value of the wrong type.
         """
         path = _checks.existing_file(path, "the study file")
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"study file {str(path)!r} is not valid TOML: {error}") from error
+        table = _toml(path)
         try:
             study: Study = readers.from_table(cls, {"name": path.stem} | table, "the study")
         except (TypeError, ValueError) as error:
@@ -281,7 +284,11 @@ class Study:
     @classmethod
     def from_definition(cls, definition: str, name: str) -> Study:
         """Return the study that has this definition."""
-        study: Study = readers.from_table(cls, json.loads(definition) | {"name": name}, "the study")
+        told = json.loads(definition)
+        for family in told["networks"]:
+            if "leaky_relu" not in family["kind"]:
+                family.pop("slope", None)  # older files have it of every kind
+        study: Study = readers.from_table(cls, told | {"name": name}, "the study")
         return study
 
     @classmethod
@@ -293,9 +300,20 @@ class Study:
 
         Raises:
             FileNotFoundError: No results are there.
+            NotADirectoryError: It is a file.
             ValueError: They are of another command, of another version, or damaged.
         """
         folder = _checks.path(folder, "folder")
+        if folder.is_file():
+            raise NotADirectoryError(
+                f"{str(folder)!r} is a file; pass the folder that gnfast study filled, gnfast-NAME unless --out said "
+                "another"
+            )
+        if not (folder / RESULTS).exists():
+            raise FileNotFoundError(
+                f"folder {str(folder)!r} holds no {RESULTS}; pass the folder that gnfast study filled, gnfast-NAME "
+                "unless --out said another"
+            )
         told = store.definition(folder / RESULTS)
         check_study(told, str(folder))
         study = cls.from_definition(told, folder.resolve().name or "study")
@@ -367,6 +385,22 @@ class Study:
         ]
         order = {seed: i for i, seed in enumerate(self.seeds)}
         return sorted(dict.fromkeys(grid), key=lambda point: (order[point.seed], point.width))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """The keys of a study file."""
+    name, form = f"study file {str(path)!r}", "write keys with values, such as widths = [16, 64]"
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except OSError as error:
+        raise type(error)(f"{name} cannot be read ({error.strerror}); pass one that you may read") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text in UTF-8; save it as UTF-8, or pass the TOML file") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid TOML: {error}; {form}") from error
+    if not table:
+        raise ValueError(f"{name} has no keys; {form}, or run the default study by: gnfast study run")
+    return table
 
 
 def _small(widths: Iterable[int | str]) -> tuple[int | str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -131,10 +132,29 @@ def local(count: int) -> Iterator[Pool]:
     # No limit of memory: Dask would stop a worker that comes near its share of it, and the point would start again.
     options: dict[str, Any] = dict(n_workers=count, threads_per_worker=1, memory_limit=None, dashboard_address=None)
     with (
+        _same_environment(),
         distributed.LocalCluster(processes=True, silence_logs=logging.CRITICAL, **options) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield Pool(client, get_num_threads())
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Give this process its environment back: Dask leaves one thread for OpenMP and BLAS in it, for all that it starts.
+
+    Their sums would be grouped otherwise than this process groups its own.
+    """
+    from dask import config
+
+    before = {name: os.environ.get(name) for name in config.get("distributed.nanny.pre-spawn-environ")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
