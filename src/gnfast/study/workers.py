@@ -130,7 +130,9 @@ def local(count: int) -> Iterator[Pool]:
     """
     distributed = _checks.optional_import("distributed", "running on workers", "study")
     # No limit of memory: Dask would stop a worker that comes near its share of it, and the point would start again.
-    options: dict[str, Any] = dict(n_workers=count, threads_per_worker=1, memory_limit=None, dashboard_address=None)
+    options: dict[str, Any] = dict(
+        n_workers=count, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0"
+    )
     with (
         _same_environment(),
         distributed.LocalCluster(processes=True, silence_logs=logging.CRITICAL, **options) as cluster,
