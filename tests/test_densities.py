@@ -30,7 +30,8 @@ def exact_rows(M, probes, f):
         return M @ V
 
     core = _core.callback(lambda block: np.ascontiguousarray(spy(block.T).T), len(M), "float64")
-    _core.lanczos_quadrature(core, probes, 1, probes, True, 0, None)
+    options = _core.QuadratureOptions(probes=probes, steps=1, block=probes, reorthogonalize=True, seed=0)
+    _core.lanczos_quadrature(core, options)
     weights = (vectors.T @ signs[0]) ** 2
     return f(values) @ weights
 
@@ -40,23 +41,23 @@ def exact_rows(M, probes, f):
 @pytest.mark.parametrize("keep", [True, False])
 def test_quadrature_is_exact_for_polynomials(keep, block):
     M = with_spectrum(SPECTRA["indefinite"])
-    nodes, weights, coarse, coarse_weights, residuals, products = _core.lanczos_quadrature(
-        matrices.Stored(M).core, 5, 6, block, keep, 0, None
-    )
+    options = _core.QuadratureOptions(probes=5, steps=6, block=block, reorthogonalize=keep, seed=0)
+    found = _core.lanczos_quadrature(matrices.Stored(M).core, options)
+    nodes, weights, residuals = found.nodes, found.weights, found.residuals
     assert nodes.shape == weights.shape == residuals.shape == (5, 6)
     # an eigenvalue lies within the residual of each node, and the residuals are not all large
     distance = np.abs(nodes[..., None] - SPECTRA["indefinite"]).min(axis=2)
     assert np.all(distance <= residuals + 1e-12)
     assert residuals.max() < 3
     assert residuals.min() > 0
-    assert coarse.shape == coarse_weights.shape == (5, 3)
-    assert products == 30
+    assert found.coarse_nodes.shape == found.coarse_weights.shape == (5, 3)
+    assert found.products == 30
     for degree in range(12):  # 2 * 6 - 1
         expected = exact_rows(M, 5, lambda x, degree=degree: x**degree)
         np.testing.assert_allclose(np.sum(weights * nodes**degree, axis=1), expected, atol=1e-11 * 3.0**degree)
         if degree < 6:
-            found = np.sum(coarse_weights * coarse**degree, axis=1)
-            np.testing.assert_allclose(found, expected, atol=1e-11 * 3.0**degree)
+            coarse = np.sum(found.coarse_weights * found.coarse_nodes**degree, axis=1)
+            np.testing.assert_allclose(coarse, expected, atol=1e-11 * 3.0**degree)
     assert np.abs(np.sum(weights * nodes**12, axis=1) - exact_rows(M, 5, lambda x: x**12)).max() > 1e-6
 
 
@@ -100,7 +101,8 @@ def test_without_reorthogonalization_the_answer_stays(monkeypatch):
 def test_chebyshev_moments():
     M = with_spectrum(SPECTRA["indefinite"])
     for block in (1, 4):
-        found = _core.chebyshev_moments(matrices.Stored(M).core, -0.5, 3.0, 5, 9, block, 0, None)
+        options = _core.QuadratureOptions(probes=5, steps=9, block=block, seed=0)
+        found = _core.chebyshev_moments(matrices.Stored(M).core, -0.5, 3.0, options)
         for k in range(9):
             expected = exact_rows(M, 5, lambda x, k=k: np.cos(k * np.arccos((x + 0.5) / 3)))
             np.testing.assert_allclose(found[:, k], expected, atol=1e-12)

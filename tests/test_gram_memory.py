@@ -110,7 +110,7 @@ def test_a_limit_without_room_for_the_matrix_is_refused() -> None:
     free = gn.GaussNewton(net, X).gram()
     square = 8 * len(X) ** 2 * 16
     core = gn.GaussNewton(net, X, method="usual", memory_limit=square).problem.products.plan(8)
-    held = core["bytes_forward"] + core["bytes_workspace"]
+    held = core.bytes_forward + core.bytes_workspace
     assert held < square
     tight = gn.GaussNewton(net, X, method="usual", memory_limit=square + held / 2).gram()
     with pytest.raises(

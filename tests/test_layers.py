@@ -288,7 +288,7 @@ def test_the_plan_stores_rows_where_weights_are_shared_widely():
     assert "stored (cheapest)" in str(plan)
     assert "stored product" in repr(G)
     kept = G.core.plan(8)
-    tight = gn.GaussNewton(net, X, memory_limit=kept["bytes_forward"] + kept["bytes_rows"])  # no tangent fits beside
+    tight = gn.GaussNewton(net, X, memory_limit=kept.bytes_forward + kept.bytes_rows)  # no tangent fits beside
     assert tight.plan().method == "usual"
     assert tight.plan().memory <= tight.memory_limit
     with pytest.raises(MemoryError, match="stored"):

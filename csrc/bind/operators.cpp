@@ -23,22 +23,22 @@ void product(api::DType dtype, const array& in, index in_cols, const array& out,
     f(from, to);
 }
 
-py::dict plan_of(const api::GaussNewton& self, index vectors) {
-    const ProductPlan& plan = self.plan();
-    py::dict out;
-    const Method method = self.method_for(vectors);
-    out["method"] = method == Method::factored ? "factored" : method == Method::stored ? "stored" : "usual";
-    out["sample_block"] = plan.sample_block;
-    out["vector_block"] = plan.vector_block;
-    out["flops_usual"] = plan.flops_usual;
-    out["flops_factored"] = plan.flops_factored;
-    out["flops_stored"] = plan.flops_stored;
-    out["flops_rows"] = plan.flops_rows;
-    out["coupled"] = self.couples_samples();
-    out["bytes_forward"] = plan.bytes_forward;
-    out["bytes_rows"] = plan.bytes_rows;
-    out["bytes_workspace"] = plan.bytes_workspace;
-    return out;
+const char* name_of(Method method) { return method == Method::factored ? "factored" : method == Method::stored ? "stored" : "usual"; }
+
+// How products with so many vectors are made.
+struct Plan {
+    ProductPlan plan;
+    Method method;
+    bool coupled;
+
+    double flops() const {
+        return method == Method::factored ? plan.flops_factored : method == Method::stored ? plan.flops_stored : plan.flops_usual;
+    }
+};
+
+template <auto member>
+auto of_plan() {
+    return [](const Plan& self) { return self.plan.*member; };
 }
 
 // Any symmetric operator of Python's: a callable that takes a block (s, n) and returns one. The callable may lead back to what keeps the
@@ -116,6 +116,20 @@ void register_operators(py::module_& m) {
             product(self.dtype(), in, self.cols(), out, self.rows(), [&](api::Array from, api::Array to) { self.apply(from, to); });
         });
 
+    py::class_<Plan>(m, "ProductPlan", py::module_local())
+        .def_property_readonly("method", [](const Plan& self) { return name_of(self.method); })
+        .def_property_readonly("flops", &Plan::flops)
+        .def_readonly("coupled", &Plan::coupled)
+        .def_property_readonly("sample_block", of_plan<&ProductPlan::sample_block>())
+        .def_property_readonly("vector_block", of_plan<&ProductPlan::vector_block>())
+        .def_property_readonly("flops_usual", of_plan<&ProductPlan::flops_usual>())
+        .def_property_readonly("flops_factored", of_plan<&ProductPlan::flops_factored>())
+        .def_property_readonly("flops_stored", of_plan<&ProductPlan::flops_stored>())
+        .def_property_readonly("flops_rows", of_plan<&ProductPlan::flops_rows>())
+        .def_property_readonly("bytes_forward", of_plan<&ProductPlan::bytes_forward>())
+        .def_property_readonly("bytes_rows", of_plan<&ProductPlan::bytes_rows>())
+        .def_property_readonly("bytes_workspace", of_plan<&ProductPlan::bytes_workspace>());
+
     py::class_<api::GaussNewton, api::Operator>(m, "GaussNewton", py::module_local())
         .def(py::init([](const api::Network& network, const array& x, const std::string& loss, const py::object& given, double scale,
                          const std::string& method, double memory_limit) {
@@ -126,7 +140,8 @@ void register_operators(py::module_& m) {
                  return api::make_gauss_newton(network, in, loss_of(loss), terms, scale, method_of(method), memory_limit);
              }),
              py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 5>())
-        .def("plan", &plan_of)
+        .def("plan", [](const api::GaussNewton& self,
+                        index vectors) { return Plan{self.plan(), self.method_for(vectors), self.couples_samples()}; })
         .def("diagonal",
              [](api::GaussNewton& self, const array& out) {
                  const api::Array to = output(out, self.dtype(), 1, self.cols());

@@ -288,11 +288,11 @@ def _moments(
     room = max(0.0, 0.1 * max(abs(low), abs(high)) - extent)
     low, high = low - room / 2, high + room / 2
     # Ritz values lie inside; a moment beyond 1 tells that an eigenvalue lies outside of the interval.
+    core = A.device.core
+    options = core.QuadratureOptions(probes=probes, steps=2 * steps, block=block, seed=seed, progress=report)
     for margin in (0.02, 0.1, 0.5):
         first, last = low - margin * extent, high + margin * extent
-        moments = A.device.core.chebyshev_moments(
-            A.core, (first + last) / 2, (last - first) / 2, probes, 2 * steps, block, seed, report
-        )
+        moments = core.chebyshev_moments(A.core, (first + last) / 2, (last - first) / 2, options)
         products += probes * steps
         if np.abs(moments).max() < 1 + 1e-3:
             return float(units.out_of(first)), float(units.out_of(last)), moments, products

@@ -237,7 +237,9 @@ def _conjugate_gradients(
                 f"in {A.dtype}; pass one of the operator's own size and dtype"
             )
     inverse = None if M is None else M.core
-    found: _core.SolveResult = A.device.core.solve(A.core, inverse, damping, tol, limit, report, right, x, from_zero)
+    core = A.device.core
+    options = core.SolveOptions(damping=damping, tol=tol, max_iterations=limit, from_zero=from_zero, progress=report)
+    found: _core.SolveResult = core.solve(A.core, inverse, right, x, options)
     return SolveInfo(
         np.array(found.residuals),
         found.iterations,

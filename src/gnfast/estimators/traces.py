@@ -108,13 +108,16 @@ def trace(
     with reporting(progress) as report:
         units = matrices.InUnits(stored_where_cheaper(A, probes, report))
         work = matrices.in_precision(units, precision)
-        found = A.device.core.trace(work.core, method, probes, limit, wanted, block, seed, report)
-        value, error = (float(units.out_of(np.float64(number))) for number in found[:2])
-        products, converged = found[2:]
+        core = A.device.core
+        options = core.EstimatorOptions(
+            samples=probes, max_products=limit, tol=wanted, block=block, seed=seed, progress=report
+        )
+        found: _core.Estimate = core.trace(work.core, method, options)
+        value, error = (float(units.out_of(np.float64(number))) for number in (found.value, found.error))
     A.warn_of_underflow("the trace underflows", abs(value), _arrays.vanishing(A.dtype))
-    if not converged:
-        _warn(method, products, error, value, wanted)
-    return Trace(value, error, method, False, products, converged)
+    if not found.converged:
+        _warn(method, found.products, error, value, wanted)
+    return Trace(value, error, method, False, found.products, found.converged)
 
 
 def diagonal(
@@ -187,23 +190,24 @@ def diagonal(
     work = matrices.in_precision(units, precision)
     mean, squares, without = (A.device.empty((1, size), work.dtype) for _ in range(3))
     with reporting(progress) as report:
-        count, student, products, converged = A.device.core.diagonal(
-            work.core, method, probes, limit, wanted, block, seed, report, mean, squares, without
+        core = A.device.core
+        options = core.EstimatorOptions(
+            samples=probes, max_products=limit, tol=wanted, block=block, seed=seed, progress=report
         )
-    error = np.full_like(mean[0], np.inf)
+        found: _core.DiagonalResult = core.diagonal(work.core, method, mean, squares, without, options)
+    error, count = np.full_like(mean[0], np.inf), found.count
     if count > 1:
         if method == "xdiag":  # the spread's error and the jackknife's, see csrc/algo/solvers/diagonal.hpp
             variance = np.sqrt(np.maximum(squares[0], 0)) * np.sqrt(np.maximum(without[0], 0)) / (count - 1)
         else:
             variance = np.maximum(squares[0], 0) / (count * (count - 1))
-        error = (student * np.sqrt(variance)).astype(work.dtype)
+        error = (found.student * np.sqrt(variance)).astype(work.dtype)
     mean, error = units.out_of(mean), units.out_of(error)
     A.warn_of_underflow("the diagonal underflows", float(np.abs(mean).max()), _arrays.vanishing(A.dtype))
-    if not converged:
-        _warn(method, products, float(np.linalg.norm(error)), float(np.linalg.norm(mean)), wanted)
-    return Diagonal(
-        mean[0], np.maximum(error, _rounding(A) * np.abs(mean[0]).max()), method, False, products, converged
-    )
+    if not found.converged:
+        _warn(method, found.products, float(np.linalg.norm(error)), float(np.linalg.norm(mean)), wanted)
+    error = np.maximum(error, _rounding(A) * np.abs(mean[0]).max())
+    return Diagonal(mean[0], error, method, False, found.products, found.converged)
 
 
 def _limit(max_products: int | None, size: int, probes: int) -> int:

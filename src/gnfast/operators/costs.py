@@ -44,13 +44,13 @@ def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> Gr
             product=2.0 * n**2 * sum(layer.out_features for layer in grams) + 4.0 * n * (through + rank * widths),
             more=n**2 * (len(grams) + 2) * item,
             room=0.0,
-            least=n * rank * widths * item + problem.products.plan(BLOCK)["bytes_forward"],
+            least=n * rank * widths * item + problem.products.plan(BLOCK).bytes_forward,
         )
     p, core = parameters or problem.parameters, problem.products.plan(BLOCK)
-    each, rest = float(rank * p * item), core["bytes_rows"] + core["bytes_workspace"]  # bytes of a sample's rows
-    rows = core["flops_rows"] * rank / problem.loss_at.rank
-    stored = core["method"] == "stored"
-    product = core["flops_stored"] if stored else core["flops_usual"]
+    each, rest = float(rank * p * item), core.bytes_rows + core.bytes_workspace  # bytes of a sample's rows
+    rows = core.flops_rows * rank / problem.loss_at.rank
+    stored = core.method == "stored"
+    product = core.flops_stored if stored else core.flops_usual
     at_least = 0.0 if stored else min(n, 2) * each
     return GramCosts(
         kept=each,
@@ -58,9 +58,9 @@ def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> Gr
         forming=float(n * rank) ** 2 * p + rows,
         product=product,
         more=0.0,
-        room=max(each, 0.0 if stored else min(n * each, _left(problem, n * rank, rest + core["bytes_forward"])) - each)
+        room=max(each, 0.0 if stored else min(n * each, _left(problem, n * rank, rest + core.bytes_forward)) - each)
         + rest,
-        least=at_least + rest + core["bytes_forward"],
+        least=at_least + rest + core.bytes_forward,
     )
 
 

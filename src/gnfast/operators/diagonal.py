@@ -30,5 +30,5 @@ def rows_fit(problem: Problem) -> bool:
 
 
 def _needed(problem: Problem) -> float:
-    kept: float = gram_costs(problem, problem.loss_at.rank).kept + problem.products.plan(1)["bytes_forward"]
+    kept: float = gram_costs(problem, problem.loss_at.rank).kept + problem.products.plan(1).bytes_forward
     return kept

@@ -286,6 +286,6 @@ class GaussNewton(SymmetricOperator):
         return make_plan(self.problem, _checks.integer(vectors, "vectors"))
 
     def __repr__(self) -> str:
-        p, n, method = self.shape[0], len(self.X), self.problem.products.plan(BLOCK)["method"]
+        p, n, method = self.shape[0], len(self.X), self.problem.products.plan(BLOCK).method
         loss = self.loss if self.weights is None else f"weighted {self.loss}"
         return f"GaussNewton({p} x {p}, {loss}, {n} samples, {method} product of the core, {self.dtype}, {self.device})"

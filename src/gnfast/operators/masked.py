@@ -56,7 +56,7 @@ class KeptGaussNewton(_Kept):
         super().__init__(kept, core.size)
         self._core = core
 
-    def plan(self, vectors: int) -> dict[str, Any]:
+    def plan(self, vectors: int) -> _core.ProductPlan:
         """The core's plan for so many vectors."""
         return self._core.plan(vectors)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from gnfast import _core
 from gnfast._memory import megabytes
 from gnfast._results import Shown
 from gnfast.operators.costs import BLOCK, conv_dual_bytes, conv_dual_flops, gram_costs, linear_dual_bytes
@@ -79,19 +79,19 @@ def make_plan(problem: Problem, vectors: int = BLOCK) -> Plan:
     """Compare the three spaces by the flops of a condition number, among those that fit in memory."""
     n = len(problem.X)
     core = problem.products.plan(vectors)
-    flops = core[f"flops_{core['method']}"]
+    flops = core.flops
     item, p = problem.dtype.itemsize, problem.parameters
 
     per_sample = problem.loss_at.rank
     size, costs = n * per_sample, gram_costs(problem, per_sample)
     spaces = [
         # The whole matrix by p products, then factored: its null space leaves nothing cheaper.
-        Space("parameters", p, p * flops + p**3, p**2 * item + core["bytes_forward"]),
+        Space("parameters", p, p * flops + p**3, p**2 * item + core.bytes_forward),
         Space(
             "samples",
             size,
             costs.forming + size**3 / 2,
-            size**2 * item + costs.kept + costs.room + core["bytes_forward"],
+            size**2 * item + costs.kept + costs.room + core.bytes_forward,
         ),
     ]
     spaces.append(_linear_map(problem))
@@ -106,15 +106,15 @@ def make_plan(problem: Problem, vectors: int = BLOCK) -> Plan:
     return Plan(
         space=min(allowed, key=lambda s: s.flops).name,
         spaces=tuple(spaces),
-        method=core["method"],
+        method=core.method,
         flops=flops,
-        flops_usual=core["flops_usual"],
-        flops_factored=core["flops_factored"],
-        flops_stored=core["flops_stored"],
+        flops_usual=core.flops_usual,
+        flops_factored=core.flops_factored,
+        flops_stored=core.flops_stored,
         why=_why(problem, core),
-        sample_block=core["sample_block"],
-        vector_block=core["vector_block"],
-        memory=core["bytes_forward"] + core["bytes_rows"] + core["bytes_workspace"],
+        sample_block=core.sample_block,
+        vector_block=core.vector_block,
+        memory=core.bytes_forward + core.bytes_rows + core.bytes_workspace,
     )
 
 
@@ -143,14 +143,14 @@ def _linear_map(problem: Problem) -> Space:
     return Space("linear map", k * rank, products + small, linear_dual_bytes(net, rank))
 
 
-def _why(problem: Problem, core: dict[str, Any]) -> str:
+def _why(problem: Problem, core: _core.ProductPlan) -> str:
     """Why products are made by the method that they are made by."""
     if problem.method != "auto":
         return "asked for"
-    if core["method"] != "usual":
+    if core.method != "usual":
         return "cheapest"
-    if core["flops_usual"] <= max(core["flops_factored"], core["flops_stored"]):
+    if core.flops_usual <= max(core.flops_factored, core.flops_stored):
         return "cheapest"
-    if core["coupled"]:
+    if core.coupled:
         return "the samples depend on each other"
     return "what the others keep costs more to make and to read than it saves, or does not fit in memory"

@@ -267,7 +267,7 @@ class Kfac(BlockDiagonal):
     def __init__(self, problem: Problem) -> None:
         if problem.net.kept is not None:
             raise ValueError("K-FAC needs all weights as parameters but the network is pruned; use 'diagonal'")
-        if problem.products.plan(1)["coupled"]:
+        if problem.products.plan(1).coupled:
             raise ValueError(
                 "K-FAC needs samples that do not depend on each other but the network normalises over the batch; give "
                 "gn.BatchNorm its statistics, or use 'diagonal'"
@@ -424,7 +424,7 @@ def _factor_bytes(problem: Problem) -> float:
     """
     sides = np.concatenate([_sides(part) for part in layers_of(problem.net)]).astype(np.float64)
     costs, plan = gram_costs(problem, problem.loss_at.rank), problem.products.plan(1)
-    passes = plan["bytes_forward"] + (costs.kept if problem.net.is_feedforward_dense else plan["bytes_workspace"])
+    passes = plan.bytes_forward + (costs.kept if problem.net.is_feedforward_dense else plan.bytes_workspace)
     kept = 8.0 * problem.parameters + (8 + problem.dtype.itemsize) * float((sides**2).sum())
     return float(kept + passes + 4 * 8 * sides.max() ** 2)
 

@@ -72,7 +72,7 @@ class ShardedGaussNewton(SymmetricOperator):
             return GaussNewton(net, X[share], whole.share(share), None, "sum", home, memory_limit, method)
 
         shards = group.run([partial(make, home, share) for home, share in zip(group.devices, shares, strict=True)])
-        if shards[0].problem.products.plan(1)["coupled"]:
+        if shards[0].problem.products.plan(1).coupled:
             raise ValueError(
                 "the samples of this network depend on each other and cannot be shared out; use GaussNewton"
             )

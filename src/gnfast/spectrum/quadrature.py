@@ -143,11 +143,14 @@ def measure(
     steps = min(steps, size)
     block = block_of(A, probes, block_size)
     keep = steps * block * size * item <= (BASIS_BYTES if A.memory_limit is None else A.memory_limit)
-    raw = A.device.core.lanczos_quadrature(A.core, probes, steps, block, keep, seed, report, first)
-    nodes, weights, coarse_nodes, coarse_weights, residuals, products = raw
-    nodes, coarse_nodes, residuals = map(units.out_of, (nodes, coarse_nodes, residuals))
+    core = A.device.core
+    options = core.QuadratureOptions(
+        probes=probes, steps=steps, block=block, reorthogonalize=keep, first=first, seed=seed, progress=report
+    )
+    found: _core.Quadrature = core.lanczos_quadrature(A.core, options)
+    nodes, coarse_nodes, residuals = map(units.out_of, (found.nodes, found.coarse_nodes, found.residuals))
     rounding = thresholds.node_threshold(float(np.abs(nodes).max()), size, dtype)
-    return Measure(nodes, weights, coarse_nodes, coarse_weights, residuals, products, keep, rounding)
+    return Measure(nodes, found.weights, coarse_nodes, found.coarse_weights, residuals, found.products, keep, rounding)
 
 
 def stored_where_cheaper(A: SymmetricOperator, vectors: int, report: _core.Progress) -> SymmetricOperator:
