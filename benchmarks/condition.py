@@ -41,7 +41,8 @@ def leaky(m: int, dtype: str, n: int = 500) -> Problem:
 
 def build(problem: Problem) -> tuple[gn.Network, np.ndarray]:
     """The same network and data in every process."""
-    net = gn.mlp(problem["widths"], problem["activation"], slope=SLOPE, seed=0, dtype=problem["dtype"])
+    slope = SLOPE if problem["activation"] == "leaky_relu" else 0.01
+    net = gn.mlp(problem["widths"], problem["activation"], slope=slope, seed=0, dtype=problem["dtype"])
     rng = np.random.default_rng(0)
     if problem["data"] == "gaussian":
         X = rng.standard_normal((problem["n"], problem["widths"][0]))

@@ -16,7 +16,7 @@ def network(widths, activation="identity", seed=0, bias=False, dtype="float64", 
     for d, m in itertools.pairwise(widths):
         weight = (rng.standard_normal((m, d)) / math.sqrt(d)).astype(dtype)
         layers += [gn.Dense(weight, rng.standard_normal(m).astype(dtype) if bias else None, skip)]
-        layers += [gn.Activation(activation, 0.1)]
+        layers += [gn.Activation(activation, 0.1) if activation == "leaky_relu" else gn.Activation(activation)]
     return gn.Network(layers[:-1])
 
 

@@ -24,7 +24,7 @@ def dense(rng, out, into, bias=False):
 def blocks(rng, widths, activation="identity", bias=False, scale=0.7):
     """Dense, two blocks (one with two layers, one with layers in its shortcut and a block in its body), dense."""
     d, m, h, k = widths
-    act = gn.Activation(activation, 0.3)
+    act = gn.Activation(activation, 0.3) if activation == "leaky_relu" else gn.Activation(activation)
     return gn.Network(
         [
             dense(rng, m, d, bias),

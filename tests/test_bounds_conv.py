@@ -172,7 +172,8 @@ def test_all_has_them_sorted():
     assert {bound.name for bound in found} <= {f"conv.{form}" for form in FORMS}
     assert found
     assert_bounds(found, net, X)
-    assert gn.bounds.all(net, X, "cross_entropy") == []
+    with pytest.warns(gn.bounds.NoBoundWarning, match=r"conv \(it is for loss 'mse', not 'cross_entropy'\)"):
+        assert gn.bounds.all(net, X, "cross_entropy") == []
 
 
 @pytest.mark.parametrize("name", REFUSED)

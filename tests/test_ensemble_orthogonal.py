@@ -36,8 +36,9 @@ CASES = {
 
 def law_of(case, init="orthogonal"):
     activation, hidden, k, skip, loss, bias = CASES[case]
+    slope = 0.1 if activation == "leaky_relu" else 0.01
     return gn.ensemble.NetworkLaw(
-        hidden, activation=activation, X=DATA, k=k, skip=skip, slope=0.1, loss=loss, bias=bias, init=init
+        hidden, activation=activation, X=DATA, k=k, skip=skip, slope=slope, loss=loss, bias=bias, init=init
     )
 
 

@@ -65,7 +65,7 @@ def convolutions(first_bias=True):
             stride=(1, 2),
             padding=1,
         ),
-        gn.Activation("tanh", 0.0),
+        gn.Activation("tanh"),
         gn.Conv2d(draw.standard_normal((2, 6, 1, 1)) / 2),
         gn.Flatten(),
         gn.Dense(draw.standard_normal((3, 2 * 5 * 3)) / 5, draw.standard_normal(3)),

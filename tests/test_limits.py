@@ -30,6 +30,11 @@ PHI = {
 }
 
 
+def slope_for(activation):
+    """What is given as the slope: only one activation has any."""
+    return SLOPE if activation == "leaky_relu" else 0.01
+
+
 def polar(f, a, b, t):
     """E f(u) f(v), u and v of standard deviations a and b at angle t: kinks at 0 are rays, where the panels end."""
     r, wr = np.polynomial.legendre.leggauss(200)
@@ -47,7 +52,7 @@ def polar(f, a, b, t):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_moments(name):
-    phi = Pointwise(name, SLOPE)
+    phi = Pointwise(name, slope_for(name))
     t = np.array([[0.0, 0.02, 1.3], [0.02, 0.0, 3.1], [1.3, 3.1, 0.0]])
     z = Covariance(np.array([0.3, 1.1, 2.4]), t)
     found = phi.moments(z)
@@ -65,7 +70,7 @@ def test_moments(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_pointwise(name):
     z = np.array([[-3.0, -0.2], [0.4, 7.0]])
-    values, slopes = Pointwise(name, SLOPE)(z)
+    values, slopes = Pointwise(name, slope_for(name))(z)
     np.testing.assert_allclose(values, PHI[name](z), rtol=1e-14)
     step = 1e-5
     np.testing.assert_allclose(slopes, (PHI[name](z + step) - PHI[name](z - step)) / (2 * step), atol=1e-9)
@@ -81,7 +86,9 @@ AWKWARD[4] = -AWKWARD[0]  # antipodal
 def drawn_parts(m, depth, activation, skip, c, seed):
     """For each layer <a_{l-1}, a_{l-1}'> and <b_l, b_l'> of one network, from explicit factors."""
     X = AWKWARD
-    net = gn.mlp([X.shape[1], *[m] * (depth - 1), 1], activation, SLOPE, skip, seed=seed, init=gaussian(c))
+    net = gn.mlp(
+        [X.shape[1], *[m] * (depth - 1), 1], activation, slope_for(activation), skip, seed=seed, init=gaussian(c)
+    )
     return oracles.gram_factors(net, X)
 
 
@@ -120,7 +127,14 @@ def drawn_kernel(parts, m, d, c, parameterization):
 def test_wide_networks_tend_to_the_limit_at_the_rate_of_the_root(activation, depth, skip, parameterization):
     c, draws = 1.3, 40
     found = gn.limits.gram(
-        AWKWARD, depth, activation, parameterization, slope=SLOPE, skip=skip, variances=c, neurons=200_000
+        AWKWARD,
+        depth,
+        activation,
+        parameterization,
+        slope=slope_for(activation),
+        skip=skip,
+        variances=c,
+        neurons=200_000,
     )
     size = np.linalg.norm(found.kernel)
     errors, widths = [], [40, 400]
@@ -209,9 +223,9 @@ def test_biases_add_their_part():
 def test_variance_of_one_hidden_layer(activation, parameterization):
     """Of single neurons, of which a wide layer is the mean; standard errors of variances, fourth moments included."""
     c, neurons, d = 1.3, 200_000, 7
-    found = gn.limits.variance(AWKWARD, activation, parameterization, slope=SLOPE, variances=c)
+    found = gn.limits.variance(AWKWARD, activation, parameterization, slope=slope_for(activation), variances=c)
     rng = np.random.default_rng(1)
-    phi = Pointwise(activation, SLOPE)
+    phi = Pointwise(activation, slope_for(activation))
     values, slopes = phi(rng.standard_normal((neurons, d)) @ AWKWARD.T * np.sqrt(c / d))
     own = {"standard": (0, 1), "ntk": (c / d, c), "mup": (1, 1)}[parameterization]
     slopes *= np.sqrt(own[0] * c) * rng.standard_normal((neurons, 1))
@@ -227,7 +241,7 @@ def test_mean_of_one_hidden_layer_is_known_at_any_width():
     options = dict(X=AWKWARD, k=1, variances=[c / 7, c / m], reduction="sum")
     law = gn.ensemble.NetworkLaw(m, depth=2, activation="tanh", **options)
     limit, ntk = (gn.limits.gram(AWKWARD, 2, "tanh", name, variances=c).kernel for name in ("standard", "ntk"))
-    first = c * AWKWARD @ AWKWARD.T * Pointwise("tanh", SLOPE).moments(of_rows(AWKWARD).times(c / 7)).slopes
+    first = c * AWKWARD @ AWKWARD.T * Pointwise("tanh", 0.01).moments(of_rows(AWKWARD).times(c / 7)).slopes
     drawn = np.array([law.draw(8, sample).gram for sample in range(draws)]) / m
     assert (np.abs(drawn.mean(axis=0) - limit - first / m) < 5 * drawn.std(axis=0) / np.sqrt(draws)).all()
     # in "ntk" both layers' parts are c / fan_in times these, at any m
@@ -285,11 +299,11 @@ def test_rows_of_zeros():
     """Where pre-activations are zero the derivative is the left side's, as in networks."""
     X = np.vstack([AWKWARD[:2], np.zeros((2, 7))])
     for activation in ("leaky_relu", "relu", "gelu", "silu", "tanh"):
-        slopes = Pointwise(activation, SLOPE).moments(of_rows(X)).slopes
+        slopes = Pointwise(activation, slope_for(activation)).moments(of_rows(X)).slopes
         z = np.random.default_rng(0).standard_normal((100_000, 7)) @ X.T
-        drawn = Pointwise(activation, SLOPE)(z)[1]
+        drawn = Pointwise(activation, slope_for(activation))(z)[1]
         np.testing.assert_allclose(slopes, drawn.T @ drawn / len(z), atol=1e-2)
-        found = gn.limits.gram(X, 3, activation, slope=SLOPE, variances="lecun")
+        found = gn.limits.gram(X, 3, activation, slope=slope_for(activation), variances="lecun")
         assert found.rank == (3 if activation == "softplus" else 2)
 
 

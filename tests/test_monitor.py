@@ -198,8 +198,10 @@ def test_a_training_that_diverges_is_recorded_not_stopped() -> None:
     monitor = CurvatureMonitor(net, data()[0], every=1, share=1)
     with torch.no_grad():
         net[0].weight.fill_(math.nan)
-    found = monitor.step()
+    with pytest.warns(RuntimeWarning, match="curvature after step 1 is NaN: .*NaN or infinite"):
+        found = monitor.step()
     assert math.isnan(found.kappa) and "NaN" in found.note
+    assert math.isnan(monitor.step().kappa)  # and not a word more
     with torch.no_grad():
         net[0].weight.fill_(0.1)
     assert monitor.step().lambda_max > 0
@@ -214,7 +216,8 @@ def test_no_failure_of_a_measurement_stops_the_training(error: Exception, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(monitor, "_of", fail)
-        found = monitor.step()
+        with pytest.warns(RuntimeWarning, match=r"is NaN: (CUDA out of memory|KeyError); training goes on"):
+            found = monitor.step()
     assert math.isnan(found.kappa) and found.note in ("CUDA out of memory", "KeyError")
     assert not monitor.step().note
 

@@ -95,7 +95,7 @@ def test_forward_and_order_of_parameters_are_those_of_torch(activation, bias):
     modules = [torch.nn.Linear(d, m, bias=bias, dtype=torch.float64) for d, m in itertools.pairwise(widths)]
     module = torch.nn.Sequential(*[part for linear in modules for part in (linear, kinds[activation]())][:-1])
     values = [value.detach().numpy() for value in module.parameters()]
-    net = gn.mlp(widths, activation, slope=0.2, bias=bias, init=values)
+    net = gn.mlp(widths, activation, slope=0.2 if activation == "leaky_relu" else 0.01, bias=bias, init=values)
     X = np.random.default_rng(0).standard_normal((7, 5))
     assert [a.shape for a in net.parameters()] == [tuple(a.shape) for a in module.parameters()]
     np.testing.assert_allclose(net(X), module(torch.tensor(X)).detach().numpy(), rtol=0, atol=rounding(net, X))

@@ -108,7 +108,8 @@ def test_a_linear_network_has_no_structured_dual_once_pruned() -> None:
     assert "the network is pruned" in str(G.plan())
     with pytest.raises(ValueError, match="the network is pruned; use gram"):
         G.linear_dual()
-    assert gn.bounds.all(net, X) == []
+    with pytest.warns(gn.bounds.NoBoundWarning, match=r"the network is pruned"):
+        assert gn.bounds.all(net, X) == []
     with pytest.raises(ValueError, match="not for a pruned one"):
         gn.bounds.deep(net, X)
 

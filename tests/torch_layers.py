@@ -133,9 +133,8 @@ class Maker:
         return kind(weight, self.bias(out), padding_mode=mode, groups=groups, **options)
 
     def activation(self):
-        return gn.Activation(
-            self.draw(st.sampled_from(sorted(ACTIVATIONS))), self.draw(st.sampled_from([0.0, 0.3, -0.5]))
-        )
+        name, slope = self.draw(st.sampled_from(sorted(ACTIVATIONS))), self.draw(st.sampled_from([0.0, 0.3, -0.5]))
+        return gn.Activation(name, slope) if name == "leaky_relu" else gn.Activation(name)
 
     def pool(self, shape):
         kernel = [self.draw(st.integers(1, min(3, size))) for size in shape[1:]]

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -206,11 +207,14 @@ def device(name: object) -> Device:
         ImportError: CuPy is not installed.
         RuntimeError: No driver, or no GPU.
     """
-    if name == "cpu":
+    plain = name.strip().lower() if isinstance(name, str) else ""
+    if plain == "cpu":
         return CPU
-    found = re.fullmatch(r"cuda(?::(\d+))?", name) if isinstance(name, str) else None
+    found = re.fullmatch(r"cuda(?::(\d+))?", plain)
     if found is None:
-        raise ValueError(f"device is {name!r} but must be 'cpu', 'cuda' or 'cuda:<number of a GPU>'")
+        error = ValueError if isinstance(name, str) else TypeError
+        meant = f"; did you mean {str(name)!r}?" if type(name).__name__ == "device" else ""  # PyTorch's
+        raise error(f"device is {reprlib.repr(name)} but must be 'cpu', 'cuda' or 'cuda:<number of a GPU>'{meant}")
     cupy, core = _cuda()
     index = int(found[1]) if found[1] else cupy.cuda.runtime.getDevice()
     if index >= (count := core.device_count()):
@@ -327,6 +331,12 @@ def is_tensor(value: object) -> bool:
     """Whether this is a tensor of PyTorch."""
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_module(value: object) -> bool:
+    """Whether this is a module of PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def like(found: Array, given: object) -> Any:

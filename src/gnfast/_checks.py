@@ -62,7 +62,8 @@ def array(
     if not finite.all():
         bad = np.argwhere(~_arrays.to_host(finite))
         count, where = counted(len(bad), "NaN or infinite value"), ", ".join(map(str, bad[0]))
-        raise ValueError(f"{name} has {count}, the first at [{where}]; replace them")
+        at = f"{name}[{where}]" if where else name
+        raise ValueError(f"{name} has {count}, the first is {at}; replace them by finite numbers")
     contiguous = _arrays.as_c_contiguous(found)
     if contiguous is not found and found.nbytes >= COPY_WARNING_BYTES:
         warnings.warn(
@@ -87,11 +88,13 @@ def inputs(X: object, features: int, dtype: np.dtype[Any], device: Device = CPU)
 def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     """'float32' or 'float64', in any of NumPy's spellings, as a NumPy dtype."""
     try:
-        found: np.dtype[Any] | None = None if value is None else np.dtype(value)  # NumPy reads None as float64
-    except TypeError:
+        spelled = value.strip().lower() if isinstance(value, str) else value
+        found: np.dtype[Any] | None = None if value is None else np.dtype(spelled)  # NumPy reads None as float64
+    except (TypeError, ValueError, SyntaxError):  # what NumPy says of odd values
         found = None
     if found is None or not _arrays.is_float(found):
-        raise ValueError(f"{name} is {_shown(value)} but must be 'float32' or 'float64'")
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} is {_shown(value)} but must be 'float32' or 'float64'")
     return found
 
 
@@ -137,11 +140,12 @@ def integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None)
         found = operator.index(value)
     except TypeError:
         found = None
+    limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
     if found is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {_shown(value)} but must be an integer")
+        whole = f"; pass {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise TypeError(f"{name} is {_shown(value)} but must be an integer, {limits}{whole}")
     if found < minimum or (maximum is not None and found > maximum):
-        limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} is {found} but must be {limits}")
+        raise ValueError(f"{name} is {_shown(found)} but must be {limits}")
     return found
 
 
@@ -163,21 +167,41 @@ def other_seed(value: int, number: int = 1) -> int:
 
 def integers(value: Any, name: str, at_least: int, minimum: int = 1) -> list[int]:
     """A sequence of `at_least` or more integers."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} is {_shown(value)} but must be a list of integers")
+    if isinstance(value, str) or not _is_iterable(value):
+        raise TypeError(f"{name} is {_shown(value)} but must be a list of integers, {at_least} or more")
     found = [integer(entry, f"{name}[{i}]", minimum) for i, entry in enumerate(value)]
     if len(found) < at_least:
-        raise ValueError(f"{name} has {counted(len(found), 'entry', 'entries')} but needs at least {at_least}")
+        got = counted(len(found), "entry", "entries")
+        raise ValueError(f"{name} has {got} but needs at least {at_least}, each an integer of {minimum} or more")
     return found
 
 
 def real(value: Any, name: str) -> float:
     """A finite real number."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {_shown(value)} but must be a real number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value} but must be finite")
-    return float(value)
+        number = f"; pass {_number(value)}" if _number(value) else ""
+        raise TypeError(f"{name} is {_shown(value)} but must be a real number{number}")
+    try:
+        found = float(value)
+    except OverflowError:  # of an integer or a fraction
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {_shown(value)} but must be finite, a real number of float64's range")
+    return found
+
+
+def _number(value: Any) -> str:
+    """The number that a string spells or a tensor or an array of one entry holds, for a message; empty for others."""
+    try:
+        held = value if isinstance(value, str) else value.item()
+        return f"{float(held):g}" if math.isfinite(float(held)) and not isinstance(held, bool) else ""
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return ""
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether it has entries; arrays and tensors of no dimension say that they are iterable and are not."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def positive(value: Any, name: str) -> float:
@@ -200,7 +224,7 @@ def reals(value: Any, name: str, count: int, each: str) -> list[float]:
     """One finite real number for all, or a sequence of `count` of them, one per `each`."""
     if isinstance(value, numbers.Real):
         return [real(value, name)] * count
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes) or not _is_iterable(value):
         raise TypeError(f"{name} is {_shown(value)} but must be a real number or a list with one per {each}")
     found = [real(entry, f"{name}[{i}]") for i, entry in enumerate(value)]
     if len(found) != count:
@@ -217,21 +241,37 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def choice(value: Any, name: str, allowed: Collection[str]) -> str:
-    """One of the allowed names, in any case and with - for _; a near miss is told what it may have meant."""
+    """One of the allowed names, in any case and with - or a blank for _; a near miss is told what it may have meant."""
+    names = {plain(one): one for one in allowed}
     if isinstance(value, str):
         if value in allowed:
             return value
-        alike = [one for one in allowed if _plain(one) == _plain(value)]
-        if len(alike) == 1:
-            return alike[0]
-    near = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+        if plain(value) in names:
+            return names[plain(value)]
+    # Functions and modules of other libraries have the names of ours: numpy.tanh, torch.nn.LeakyReLU().
+    spelled = value if isinstance(value, str) else ""
+    if callable(value):
+        spelled = getattr(value, "__name__", type(value).__name__)
+    tight = {one.replace("_", ""): known for one, known in names.items()}
+    near = difflib.get_close_matches(plain(spelled).replace("_", ""), tight, n=1)
+    meant = f"; did you mean {tight[near[0]]!r}?" if near else ""
     error = ValueError if isinstance(value, str) else TypeError
     raise error(f"{name} is {_shown(value)} but must be one of {', '.join(map(repr, allowed))}{meant}")
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+def plain(name: str) -> str:
+    """A name as names are compared: in lower case, with _ for - and blanks."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+class _Shortened(reprlib.Repr):
+    """On one line, since a message is one sentence: arrays and modules print themselves on several."""
+
+    def repr(self, x: Any) -> str:
+        return " ".join(super().repr(x).split())
+
+
+_Short = _Shortened()
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -240,7 +280,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def _shown(value: object) -> str:
-    return reprlib.repr(value)
+    return _Short.repr(value)
 
 
 # ------------------------------------------------------------------------------------------------- files and extras
@@ -259,8 +299,18 @@ def existing_file(value: Any, name: str = "path") -> Path:
     if found.is_dir():
         raise IsADirectoryError(f"{name} is the folder {str(found)!r}; pass the path of a file in it")
     if not found.exists():
-        raise FileNotFoundError(f"{name} is {str(found)!r}, and there is no such file")
+        near = difflib.get_close_matches(found.name, _siblings(found), n=1)
+        meant = f"did you mean {str(found.with_name(near[0]))!r}?" if near else "pass the path of a file that is there"
+        raise FileNotFoundError(f"{name} is {str(found)!r}, and there is no such file; {meant}")
     return found
+
+
+def _siblings(path: Path) -> list[str]:
+    """The names of what is in the path's folder; none where that cannot be read."""
+    try:
+        return [one.name for one in path.parent.iterdir()]
+    except OSError:
+        return []
 
 
 def optional_import(module: str, purpose: str, extra: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,29 @@ class Bound(Shown):
 
     def __repr__(self) -> str:
         return f"<Bound {self}>"
+
+
+class NoBoundWarning(UserWarning):
+    """None of the bounds says anything about a network at its samples."""
+
+    __module__ = "gnfast.bounds"
+
+
+class Bounds(list[Bound]):
+    """A list of bounds, and why there are no others.
+
+    Attributes:
+        left_out: Name -> why that bound, or all of its family, is not in the list.
+    """
+
+    def __init__(self, found: Iterable[Bound] = (), left_out: Mapping[str, str] | None = None) -> None:
+        super().__init__(found)
+        self.left_out = dict(left_out or {})
+
+    @property
+    def reason(self) -> str:
+        """Why the list is empty, bound by bound; empty where it is not."""
+        return "" if self else ", ".join(f"{name} ({why.partition(';')[0]})" for name, why in self.left_out.items())
 
 
 def silent(name: str, statement: str, reason: str, parts: Parts | None = None) -> Bound:

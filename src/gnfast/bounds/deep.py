@@ -17,6 +17,7 @@ from gnfast.losses import LossAt, loss_at
 from gnfast.networks import Network
 
 NAME = "deep.schur"
+LAYERS = "the network has other layers than dense ones, activations and residual blocks"
 STATEMENT = (
     "kappa(G) <= max_i lambda_max(sum_l U_li) / min_i lambda_min(sum_l L_li) with U_li = lambda_max(A_l) (B_l)_ii or "
     "lambda_max(B_l) (A_l)_ii I, L_li the same with lambda_min, A_l and B_l Grams of layer l's inputs and backward rows"
@@ -76,7 +77,7 @@ def deep(
     n, q = len(data), at.rank
     whole = n * q <= BACKWARD_GRAM_ROWS if backward_gram is None else backward_gram
     if not is_dense(net):
-        return silent(NAME, STATEMENT, "the network has other layers than dense ones, activations and residual blocks")
+        return silent(NAME, STATEMENT, LAYERS)
     if net.is_feedforward_dense and (reason := _narrowness(net, n, q, whole)):
         return silent(NAME, STATEMENT, reason)
     record = ForwardRecord.of(in_float64(net), data)

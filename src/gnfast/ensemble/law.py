@@ -18,7 +18,7 @@ from gnfast.ensemble.random_weights import Gaussian, Orthogonal, Weight
 from gnfast.ensemble.skips import skip_grams
 from gnfast.ensemble.stored import stored_bytes, uniform_grams
 from gnfast.factors import factor_of_moment
-from gnfast.networks.initializers import variance
+from gnfast.networks.initializers import family_name, variance
 
 INITS = {"gaussian": "Gaussian", "orthogonal": "Orthogonal (Haar)", "uniform": "Uniform"}
 VARIANCES = ("kaiming", "xavier", "lecun", "ntk", "pytorch")
@@ -128,7 +128,7 @@ class LinearLaw:
 def entry_variances(given: str | Sequence[float], shapes: Sequence[tuple[int, int]], gain: float = 1.0) -> list[float]:
     """The variance of the entries of each weight (out, in): by a name of `VARIANCES`, or one number each."""
     if isinstance(given, str):
-        family = _checks.choice(given, "variances", VARIANCES)
+        family = family_name(given, "variances", VARIANCES)
         return [variance(family, shape, gain) for shape in shapes]
     if isinstance(given, numbers.Real):
         raise TypeError(

@@ -20,7 +20,7 @@ from gnfast.ensemble.results import Ensemble, FloatArray, LawWarning
 from gnfast.ensemble.stored import stored_bytes, uniform_weights
 from gnfast.losses import LOSSES, check_loss
 from gnfast.networks import Network
-from gnfast.networks.initializers import gain
+from gnfast.networks.initializers import family_name, gain
 from gnfast.networks.layers import Activation, Dense
 from gnfast.operators import GaussNewton
 
@@ -78,7 +78,7 @@ class NetworkLaw:
         self.skips = _checks.reals(skip, "skip", len(self.widths), each="layer")
         self.bias = _checks.boolean(bias, "bias")
         self.shapes = list(zip(self.widths, [self.X.shape[1], *self.widths[:-1]], strict=True))
-        family = _checks.choice(variances, "variances", VARIANCES) if isinstance(variances, str) else ""
+        family = family_name(variances, "variances", VARIANCES) if isinstance(variances, str) else ""
         factor = gain(self.activation.name, self.activation.slope) if family == "kaiming" else 1.0
         self.variances = entry_variances(variances, self.shapes, factor)
         self.init = _checks.choice(init, "init", INITS)
@@ -216,7 +216,8 @@ def network(
 
     Args:
         widths: Units of the hidden layers: one number for all (with `depth`), or one for each; up to 2^34.
-        activation, slope: As `gnfast.Activation` has them, between any two layers and not after the last.
+        activation: A name of `gnfast.Activation`, between any two layers and not after the last.
+        slope: Of leaky_relu, and given for no other.
         X: Data (n, d), float32 or float64, of any rank: samples may be repeated.
         k: Outputs.
         depth: Layers with weights; not needed where `widths` has one number for each hidden layer.

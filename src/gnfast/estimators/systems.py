@@ -228,7 +228,7 @@ def _conjugate_gradients(
         M, products = nystrom(A, damping, rank, tol, len(right), seed)
         name = f"Nystrom preconditioner of rank {M.rank}"
     elif preconditioner is not None:
-        M, name = matrices.as_symmetric(preconditioner), "the given preconditioner"
+        M, name = matrices.as_symmetric(preconditioner, "preconditioner"), "the given preconditioner"
         if M.shape == A.shape and M.dtype == A.product_dtype:
             M = matrices.in_precision(M, A.dtype)
         if M.shape != A.shape or M.dtype != A.dtype:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -83,6 +85,9 @@ class CurvatureMonitor:
             where X comes with it. Once one operator has been made, a failure is no error of the training: it is
             recorded with its `note` (parameters that are NaN, a matrix that is zero).
 
+    Warns:
+        RuntimeWarning: A measurement is NaN, with the reason; once for each kind of reason.
+
     Examples:
         >>> import torch
         >>> import gnfast as gn
@@ -126,6 +131,7 @@ class CurvatureMonitor:
         self.steps = 0
         self._began: float | None = None
         self._spent = self._last = 0.0
+        self._told: set[str] = set()  # kinds of failures
         self._tracker = gn.Tracker(top=1, tol=self.tol)
         self.X: Tensor | None = None
         if X is not None:
@@ -161,6 +167,7 @@ class CurvatureMonitor:
         record = Curvature(self.steps, seconds=self._clock() - start, note=found.note, **values)
         self.history.append(record)
         self._tell(record)
+        self._warn(record)
         self._last = self._clock() - start
         self._spent += self._last
         return record
@@ -205,6 +212,8 @@ class CurvatureMonitor:
             kappa, top = found.value, found.lambda_max
         else:
             top = float(self._tracker.update(G)[-1])
+            if top <= 0:
+                raise ValueError("the Gauss-Newton matrix is zero: " + (G.why_zero() or "no output moves"))
         if "effective_rank" in self.quantities:
             effective_rank = gn.trace(G, tol=self.tol).value / top
         return Curvature(self.steps, kappa, top, effective_rank)
@@ -218,6 +227,18 @@ class CurvatureMonitor:
         if self.log is not None:
             del row["note"]
             self.log(row)
+
+    def _warn(self, record: Curvature) -> None:
+        """Tell each kind of failure once: another value in its sentence makes no other kind."""
+        kind = re.sub(r"[\d.]+", "", record.note)
+        if kind and kind not in self._told:
+            self._told.add(kind)
+            warnings.warn(
+                f"the curvature after step {record.step} is NaN: {record.note}; training goes on, and the notes of "
+                "further ones are in the monitor's history",
+                RuntimeWarning,
+                stacklevel=_checks.level_of_caller(),
+            )
 
     def _start_file(self) -> None:
         assert self.path is not None

@@ -123,7 +123,7 @@ def gram(
         depth: Dense layers L, at least 2.
         activation: A name of `gnfast.Activation`, or "erf".
         parameterization: "standard", "ntk" or "mup".
-        slope: The slope of leaky_relu for negative arguments.
+        slope: Of leaky_relu for negative arguments, and given for no other.
         skip: Strength, one number for all layers or one each.
         bias: Whether there are biases, zero at initialisation, but parameters.
         variances: c_l, fan_in times the variance of the entries that `gnfast.ensemble` takes: "kaiming" is the squared
@@ -281,8 +281,9 @@ def _squares(factor: FloatArray) -> tuple[FloatArray, float]:
 def variances_of(given: Any, phi: Pointwise, depth: int) -> list[float]:
     """The factors c_l of the layers, from a name, a number or a list."""
     if isinstance(given, str):
-        if _checks.choice(given, "variances", ("kaiming", "lecun", "pytorch")) != "kaiming":
-            return [1.0 if given == "lecun" else 1 / 3] * depth
+        family = initializers.family_name(given, "variances", ("kaiming", "lecun", "pytorch"))
+        if family != "kaiming":
+            return [1.0 if family == "lecun" else 1 / 3] * depth
         if phi.name not in (*initializers.GAINS, "leaky_relu"):
             raise ValueError(f"variances is 'kaiming', which has no gain for {phi.name}; pass 'lecun' or numbers")
         return [initializers.gain(phi.name, phi.slope) ** 2] * depth

@@ -16,7 +16,7 @@ from scipy.special import erf, spherical_jn
 from gnfast import _checks
 from gnfast.limits.covariance import Covariance, FloatArray, of_matrix
 from gnfast.networks import Network
-from gnfast.networks.layers import ACTIVATIONS, Activation, Dense
+from gnfast.networks.layers import ACTIVATIONS, Activation, Dense, slope_of
 
 NAMES = (*ACTIVATIONS, "erf")  # erf is no layer of networks, but the field's kernels are known by it
 
@@ -44,16 +44,16 @@ class Pointwise:
 
     Args:
         name: One of `NAMES`.
-        slope: The slope of leaky_relu for negative arguments.
+        slope: Of leaky_relu for negative arguments, and given for no other.
     """
 
     def __init__(self, name: str, slope: float) -> None:
         self.name = _checks.choice(name, "activation", NAMES)
-        self.slope = _checks.real(slope, "slope")
-        if name != "erf":
+        self.slope = slope_of(self.name, slope)
+        if self.name != "erf":
             # The formulas have one owner, in the core: a network of one unit evaluates them.
             one = [Dense(np.ones((1, 1))) for _ in range(2)]
-            self._network = Network([one[0], Activation(name, self.slope), one[1]])
+            self._network = Network([one[0], Activation(self.name, slope), one[1]])
 
     @property
     def is_linear(self) -> bool:

@@ -53,6 +53,8 @@ def resnet20(
     """
     classes, width = _checks.integer(classes, "classes"), _checks.integer(width, "width")
     batch_norm, training = _checks.boolean(batch_norm, "batch_norm"), _checks.boolean(training, "training")
+    if training and not batch_norm:
+        raise ValueError("training is True but batch_norm is False, so that nothing is trained; leave training out")
     kind, inputs = _checks.float_dtype(dtype), _checks.integer(channels, "channels")
     stages = [width, 2 * width, 4 * width]
     shapes = [(width, inputs * 9)]

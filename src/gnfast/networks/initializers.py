@@ -44,7 +44,8 @@ InitName: TypeAlias = Literal[
 ]
 NAMES: tuple[str, ...] = get_args(InitName)
 Initializer: TypeAlias = InitName | str | Callable[[Shape, int], Any]
-FAMILIES = ("kaiming", "xavier", "lecun")  # a name without a distribution means the normal one
+# A family without a distribution means the normal one; He and Glorot are whose two of them are.
+FAMILIES = {"kaiming": "kaiming", "he": "kaiming", "xavier": "xavier", "glorot": "xavier", "lecun": "lecun"}
 GAINS = {"identity": 1.0, "relu": math.sqrt(2), "tanh": 5 / 3, "gelu": math.sqrt(2), "sigmoid": 1.0}
 
 
@@ -64,6 +65,21 @@ def variance(family: str, shape: Shape, gain: float) -> float:
     return others.get(family, 1 / fan_in)
 
 
+def init_name(given: Any, name: str = "init") -> str:
+    """One of `NAMES`, in any case, from one of them, a family alone, or either of a family's authors."""
+    spelled = _checks.plain(given) if isinstance(given, str) else ""
+    family, _, distribution = spelled.partition("_")
+    if family in FAMILIES and distribution in ("", "normal", "uniform"):
+        given = f"{FAMILIES[family]}_{distribution or 'normal'}"
+    return _checks.choice(given, name, NAMES)
+
+
+def family_name(given: Any, name: str, allowed: Sequence[str]) -> str:
+    """One of the allowed families of variances, in any case, by the same names."""
+    spelled = _checks.plain(given) if isinstance(given, str) else ""
+    return _checks.choice(FAMILIES.get(spelled, given), name, allowed)
+
+
 def weights(
     init: Initializer, shapes: Sequence[Shape], activation: str, slope: float, seed: int, dtype: np.dtype[Any]
 ) -> list[Array]:
@@ -79,7 +95,7 @@ def weights(
     """
     if callable(init):
         return [_called(init, shape, seed, layer, dtype) for layer, shape in enumerate(shapes)]
-    name = _checks.choice(f"{init}_normal" if init in FAMILIES else init, "init", NAMES)
+    name = init_name(init)
     factor = gain(activation, slope) if name.startswith("kaiming") else 1.0
     return [_drawn(name, shape, factor, seed, layer, dtype) for layer, shape in enumerate(shapes)]
 

@@ -30,6 +30,8 @@ ActivationName: TypeAlias = Literal[
 ]
 ACTIVATIONS: tuple[str, ...] = get_args(ActivationName)
 
+SLOPE = 0.01  # the default, as in PyTorch
+
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = tuple[Any, ...]  # what the core is told of a layer: its kind, arrays and options
 
@@ -145,6 +147,17 @@ class Dense(Layer):
         return f"Dense({', '.join([*notes, self.weight.dtype.name])})"
 
 
+def slope_of(activation: str, slope: Any) -> float:
+    """The checked slope; another than the one that nobody has to give is an error where the activation has none."""
+    found = _checks.real(slope, "slope")
+    if found != SLOPE and activation != "leaky_relu":
+        raise ValueError(
+            f"slope is {found:g} but activation is {activation!r}, which has no slope; leave slope out, or pass "
+            "activation='leaky_relu'"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Activation(Layer):
     """An elementwise activation.
@@ -152,18 +165,18 @@ class Activation(Layer):
     Args:
         name: "identity", "relu", "leaky_relu", "elu" (alpha 1), "gelu" (with the error function), "gelu_tanh", "silu",
             "softplus", "tanh" or "sigmoid".
-        slope: Of leaky_relu for negative arguments; the others do not read it.
+        slope: Of leaky_relu for negative arguments; the others have none.
 
     At 0 the derivative of relu is 0 and that of leaky_relu its slope, as in PyTorch.
     """
 
     kind: ClassVar[str] = "activation"
     name: str
-    slope: float = 0.01
+    slope: float = SLOPE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _checks.choice(self.name, "activation", ACTIVATIONS))
-        object.__setattr__(self, "slope", _checks.real(self.slope, "slope"))
+        object.__setattr__(self, "slope", slope_of(self.name, self.slope))
 
     @property
     def is_linear(self) -> bool:  # type: ignore[override]

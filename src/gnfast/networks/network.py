@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -303,7 +304,7 @@ def check_network(net: Any) -> Network:
     if not isinstance(net, Network):
         torch = sys.modules.get("torch")  # there if anything is of its classes
         is_theirs = torch is not None and isinstance(net, torch.nn.Module)
-        cure = "pass gnfast.from_torch(net)" if is_theirs else "make one with gnfast.mlp"
+        cure = "pass gnfast.from_torch(net)" if is_theirs else "pass one such as gnfast.mlp([64, 256, 10])"
         raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; {cure}")
     return net
 
@@ -323,12 +324,13 @@ def mlp(
     Args:
         widths: [d, m_1, ..., k], at least two.
         activation: A name of `Activation`.
-        slope: Of leaky_relu.
+        slope: Of leaky_relu, and given for no other.
         skip: Strength of the residual connections, one number for all dense layers or one each.
         bias: Whether the dense layers have biases, zero unless `init` gives them.
         init: "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_normal", "pytorch_uniform",
             "orthogonal" or "ntk" (`networks.initializers` has their variances; the gain of kaiming is that of the
-            activation, 1 for "identity"); a function of (shape, seed) that returns a weight; or all arrays, ordered as
+            activation, 1 for "identity"), a family alone ("kaiming" or "he", "xavier" or "glorot", "lecun") being its
+            normal one; a function of (shape, seed) that returns a weight; or all arrays, ordered as
             `parameters()`.
         seed: An integer from 0 to 2^64 - 1, or a `numpy.random.Generator`; each layer draws its own numbers.
         dtype: "float32" or "float64".
@@ -348,11 +350,16 @@ def mlp(
     shapes = [(out, into) for into, out in itertools.pairwise(sizes)]
     skips = _checks.reals(skip, "skip", len(shapes), each="dense layer")
     biased = _checks.boolean(bias, "bias")
-    if isinstance(init, str) or callable(init):
+    if isinstance(init, str) or callable(init) or not isinstance(init, Iterable):  # the last as mistakes of a name
         seed = _checks.seed(seed)
         weights = initializers.weights(init, shapes, between.name, between.slope, seed, kind)
         biases = [np.zeros(out, kind) if biased else None for out, _ in shapes]
     else:
+        if not isinstance(seed, int) or seed:
+            raise ValueError(
+                f"seed is {reprlib.repr(seed)} but init has the weights themselves, which are not drawn; leave seed "
+                "out, or pass a name as init"
+            )
         flat = [shape for out, into in shapes for shape in ([(out, into), (out,)] if biased else [(out, into)])]
         values = _check_parameters(init, "init", flat, kind)
         weights = values[:: 1 + biased]
@@ -413,6 +420,8 @@ def _layer(record: _files.Record, tensors: Mapping[str, Array], prefix: str) -> 
         for part in found.keys() & {"layers", "shortcut"}:
             found[part] = [_layer(one, tensors, f"{prefix}{part}.{i}.") for i, one in enumerate(found[part])]
         return Residual(**found)
+    if kind is Activation and found.get("name") != "leaky_relu":
+        found.pop("slope", None)  # which files of earlier versions have for all
     return kind(**found, **{name: tensors[prefix + name] for name in _tensor_names(record)})
 
 

@@ -135,12 +135,12 @@ def cond(
     tol = tolerance(tol, A.dtype, double=1e-9, single=1e-4)
     certify, seed = _checks.boolean(certify, "certify"), _checks.seed(seed)
     with reporting(progress) as report:
-        search = Search(A, certify, tol, seed, report, precision)
+        search = Search(A, certify, tol, seed, report, precision, "G")
         try:
             found = search.run()
         except VanishingError as vanishing:
             A = vanishing.operator
-            search = Search(A, certify, tol, seed, report, precision)
+            search = Search(A, certify, tol, seed, report, precision, "G")
             found = search.run()
             search.notes.append(
                 f"found from 2^{A.exponent} times the matrix, whose entries are too small for {A.dtype}"
@@ -177,8 +177,8 @@ def _preconditioned(G: Any, preconditioner: Any, damping: float) -> SymmetricOpe
     if preconditioner is None:
         if damping != 0:
             raise ValueError(f"damping is {damping} but is a preconditioner's; pass one, or leave damping out")
-        return matrices.as_symmetric(G).dual()
-    A = matrices.as_symmetric(G)
+        return matrices.as_symmetric(G, "G").dual()
+    A = matrices.as_symmetric(G, "G")
     found = A.with_preconditioner(preconditioner, damping)
     if found is None:
         kind = f"{type(G).__module__}.{type(G).__qualname__}"

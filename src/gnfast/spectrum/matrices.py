@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from gnfast import _arrays, _checks, _core, thresholds
 from gnfast._arrays import CPU, Array, Device
 from gnfast.factors import pivoted_cholesky, unit_of
+from gnfast.networks.network import Network
 from gnfast.operators.linear_operator import BlockOperator
 from gnfast.operators.symmetric import KnownDiagonal, SymmetricOperator
 from gnfast.protocol import Operator
@@ -57,21 +58,31 @@ class Stored(SymmetricOperator):
 class Foreign(SymmetricOperator):
     """A symmetric operator of somebody else's, known by its products with blocks of vectors, (N, s) to (N, s)."""
 
-    def __init__(self, function: Callable[[Array], Any], size: int, dtype: np.dtype[Any], device: Device = CPU) -> None:
+    def __init__(
+        self,
+        function: Callable[[Array], Any],
+        size: int,
+        dtype: np.dtype[Any],
+        device: Device = CPU,
+        name: str = "op",
+    ) -> None:
         def product(block: Array) -> Array:
-            out = _arrays.as_array(function(block.T), "the product with op", device, "the operator")
+            out = _arrays.as_array(function(block.T), f"the product with {name}", device, "the operator")
             if out.dtype.kind == "c":
-                raise TypeError("op gave a complex product but must be real symmetric")
+                raise TypeError(f"{name} gave a complex product but must be real symmetric")
             if out.shape != block.T.shape:
-                raise ValueError(f"op gave a product of shape {out.shape} for a block of shape {block.T.shape}")
+                raise ValueError(
+                    f"{name} gave a product of shape {out.shape} for a block of vectors of shape {block.T.shape}; "
+                    "return one product a column, in an array of the block's shape"
+                )
             return _arrays.as_c_contiguous(out.T.astype(dtype, copy=False))
 
         super().__init__(device.core.callback(product, size, dtype.name), dtype, device)
-        self._function = function
+        self._function, self._name = function, name
         self._check_symmetry()
 
     def _recipe(self) -> tuple[Any, ...]:
-        return type(self), (self._function, self.shape[0], self.dtype, self.device)
+        return type(self), (self._function, self.shape[0], self.dtype, self.device, self._name)
 
     @property
     def size_seen(self) -> float:
@@ -91,27 +102,28 @@ class Foreign(SymmetricOperator):
         if skew > rounding:
             if self.dtype == np.float64 and skew <= rounding * np.finfo(np.float32).eps / np.finfo(np.float64).eps:
                 raise ValueError(
-                    "op is symmetric to the rounding of float32 only but has dtype float64; give it dtype float32, or "
-                    "pass (op + op.T) / 2 if its products are in float64 and its symmetric part is meant"
+                    f"{self._name} is symmetric to the rounding of float32 only but has dtype float64; give it dtype "
+                    f"float32, or pass {_halves(self._name)} if its products are in float64 and its symmetric part is "
+                    "meant"
                 )
-            raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
+            raise ValueError(_asymmetric(self._name))
 
 
 class Sparse(Foreign):
     """A sparse matrix of SciPy's."""
 
-    def __init__(self, matrix: Any) -> None:
-        super().__init__(aslinearoperator(matrix).matmat, matrix.shape[0], _real_dtype(matrix.dtype))
+    def __init__(self, matrix: Any, name: str = "op") -> None:
+        super().__init__(aslinearoperator(matrix).matmat, matrix.shape[0], _real_dtype(matrix.dtype, name), name=name)
         self._matrix = matrix
 
     def _recipe(self) -> tuple[Any, ...]:
-        return type(self), (self._matrix,)
+        return type(self), (self._matrix, self._name)
 
     def known_diagonal(self) -> KnownDiagonal:
         """The matrix's."""
         values = np.asarray(self._matrix.diagonal(), np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("the diagonal of op has NaN or infinite values; replace them")
+            raise ValueError(f"{self._name} has NaN or infinite values on its diagonal; replace them by finite numbers")
         return KnownDiagonal(values, "entries of the matrix")
 
 
@@ -122,8 +134,8 @@ class InUnits(SymmetricOperator):
     found of this one, times 2^taken, is found of A, to the last digit.
     """
 
-    def __init__(self, op: SymmetricOperator) -> None:
-        self._core = op.device.core.InUnits(op.core)
+    def __init__(self, op: SymmetricOperator, name: str = "op") -> None:
+        self._core, self._name = op.device.core.InUnits(op.core), name
         super().__init__(self._core, op.dtype, op.device)
         self.op, self.space, self.memory_limit = op, op.space, op.memory_limit
 
@@ -149,8 +161,8 @@ class InUnits(SymmetricOperator):
             found = np.ldexp(values, self.taken)
         if (np.isinf(found) & ~np.isinf(values)).any():
             raise ValueError(
-                f"op is so large that what is asked for is beyond {found.dtype}; pass "
-                + ("op in float64, or precision='float64'" if found.dtype == np.float32 else "op divided by its size")
+                f"{self._name} is so large that what is asked for is beyond {found.dtype}; pass {self._name} "
+                + ("in float64, or precision='float64'" if found.dtype == np.float32 else "divided by its size")
             )
         return found
 
@@ -190,13 +202,15 @@ class Wide(SymmetricOperator):
         return products
 
 
-def in_precision(A: SymmetricOperator, precision: Any) -> SymmetricOperator:
+def in_precision(A: SymmetricOperator, precision: Any, name: str = "op") -> SymmetricOperator:
     """The operator that solvers work on: A, or in float64 where that is asked for and its products are in float32."""
     wanted = A.dtype if precision is None else _checks.float_dtype(precision, "precision")
     if wanted == A.dtype:
         return A
     if wanted == np.float32:
-        raise ValueError("precision is 'float32' but op has float64; leave it out, or pass an operator in float32")
+        raise ValueError(
+            f"precision is 'float32' but {name} has float64; leave precision out, or pass {name} in float32"
+        )
     return Wide(A)
 
 
@@ -236,38 +250,63 @@ def operator(
     return Foreign(function, _checks.integer(size, "size"), _checks.float_dtype(dtype), _arrays.device(device))
 
 
-def as_symmetric(op: Any) -> SymmetricOperator:
-    """An operator of gnfast as it is, any other `gnfast.protocol.Operator`, array or sparse matrix once it fits."""
+def as_symmetric(op: Any, name: str = "op") -> SymmetricOperator:
+    """An operator of gnfast as it is, any other `gnfast.protocol.Operator`, array or sparse matrix once it fits.
+
+    `name` is that of the argument, for the messages.
+    """
     if isinstance(op, SymmetricOperator):
         op.check_unchanged()
         return op
     if scipy.sparse.issparse(op):
-        _check_square(tuple(op.shape))
-        return Sparse(op)
+        _check_square(tuple(op.shape), name)
+        return Sparse(op, name)
     if not isinstance(op, Operator):
-        if callable(op) and not hasattr(op, "__array__"):
-            raise TypeError(
-                f"op is a {type(op).__name__}, which is called but has no size; pass gnfast.operator(op, size), size "
-                "the number of rows of the blocks that it multiplies"
-            )
+        _refuse_others(op, name)
         home = _arrays.device_of(op)
-        matrix = _arrays.as_array(op, "op", home)
-        _check_square(matrix.shape)
+        matrix = _arrays.as_array(op, name, home)
+        _check_square(matrix.shape, name)
         matrix = matrix.T if matrix.flags.f_contiguous else matrix  # nobody can tell them apart, once it is symmetric
         plain = _arrays.is_float(matrix.dtype) and _arrays.as_c_contiguous(matrix) is matrix
-        if not (plain and _check_symmetric(matrix)):
-            _check_symmetric(matrix := _checks.array(matrix, "op", ("N", "N"), owner="gnfast", device=home))
+        if not (plain and _check_symmetric(matrix, name)):
+            _check_symmetric(matrix := _checks.array(matrix, name, ("N", "N"), owner="gnfast", device=home), name)
         return Stored(matrix)
-    _check_square(tuple(op.shape))
-    dtype = _real_dtype(op.dtype)
-    return Foreign(op.matmat, op.shape[0], np.dtype(np.float32) if _multiplies_in_single(op) else dtype)
+    _check_square(tuple(op.shape), name)
+    dtype = np.dtype(np.float32) if _multiplies_in_single(op) else _real_dtype(op.dtype, name)
+    return Foreign(op.matmat, op.shape[0], dtype, name=name)
 
 
-def _real_dtype(given: Any) -> np.dtype[Any]:
+def _refuse_others(op: Any, name: str) -> None:
+    """Raise for what a matrix is made of, such as a network, with the call that makes one; and for what has none."""
+    kind = type(op).__name__
+    if isinstance(op, Network):
+        raise TypeError(
+            f"{name} is a network, whose curvature depends on data; pass gnfast.GaussNewton({name}, X), X its samples"
+        )
+    if _arrays.is_module(op):
+        raise TypeError(
+            f"{name} is a {kind} of PyTorch, whose curvature depends on data; pass "
+            f"gnfast.GaussNewton(gnfast.from_torch({name}), X), X its samples"
+        )
+    if isinstance(getattr(op, "operator", None), SymmetricOperator):  # that of JAX's pytrees
+        raise TypeError(f"{name} is a {kind} of pytrees but must be one of vectors; pass {name}.operator")
+    if callable(op) and not hasattr(op, "__array__"):
+        raise TypeError(
+            f"{name} is a {kind}, which is called but has no size; pass gnfast.operator({name}, size), size the number "
+            "of rows of the blocks that it multiplies"
+        )
+    if op is None or isinstance(op, str | bytes | dict | set):
+        raise TypeError(
+            f"{name} is of type {kind} but must be a symmetric matrix, such as gnfast.GaussNewton(net, X), an array "
+            "(N, N) or a scipy LinearOperator"
+        )
+
+
+def _real_dtype(given: Any, name: str) -> np.dtype[Any]:
     """The dtype in which an operator that names one, or none, is worked on."""
     dtype = np.dtype(np.float64 if given is None else given)
     if dtype.kind not in "biuf":
-        raise TypeError(f"op has dtype {dtype} but must be real symmetric")
+        raise TypeError(f"{name} has dtype {dtype} but must be real symmetric, such as of float64")
     return dtype if _arrays.is_float(dtype) else np.dtype(np.float64)
 
 
@@ -281,17 +320,27 @@ def _multiplies_in_single(op: Any) -> bool:
     return any(_multiplies_in_single(part) for part in getattr(op, "args", ()) if isinstance(part, LinearOperator))
 
 
-def _check_square(shape: tuple[int, ...]) -> None:
+def _check_square(shape: tuple[int, ...], name: str) -> None:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise ValueError(f"op has shape {shape} but must be a square and symmetric matrix or operator")
+        gram = len(shape) == 2 and min(shape) > 0
+        cure = f"; pass {name}.T @ {name} for that of a matrix of samples" if gram else ""
+        raise ValueError(f"{name} has shape {shape} but must be square and symmetric, (N, N){cure}")
 
 
-def _check_symmetric(matrix: Array) -> bool:
+def _check_symmetric(matrix: Array, name: str) -> bool:
     """False where an entry is not finite, else True, or an error: one pass over the matrix."""
     scale, difference, finite = _arrays.device_of(matrix).core.asymmetry(matrix)
     if finite and difference > thresholds.asymmetry(scale, float(np.finfo(matrix.dtype).eps)):
-        raise ValueError("op is not symmetric; pass (op + op.T) / 2 if its symmetric part is meant")
+        raise ValueError(_asymmetric(name))
     return bool(finite)
+
+
+def _asymmetric(name: str) -> str:
+    return f"{name} is not symmetric; pass {_halves(name)} if its symmetric part is meant"
+
+
+def _halves(name: str) -> str:
+    return f"({name} + {name}.T) / 2"
 
 
 def is_ordinary(size: float, dtype: np.dtype[Any]) -> bool:
@@ -309,13 +358,14 @@ def times_powers(rows: Array, exponents: Array) -> Array:
 
 
 # ------------------------------------- stored matrices, which are overwritten: LAPACK's work, in the machine's memory
-def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any]) -> Array:
+def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any], name: str = "op") -> Array:
     """All eigenvalues of a positive semi-definite matrix, ascending; `dtype` is what its entries were computed in."""
-    check_finite(K)
+    check_finite(K, name)
     values: Array = scipy.linalg.eigvalsh(_arrays.to_host(K).T, lower=False, overwrite_a=True, check_finite=False)
     if values[0] < -10 * thresholds.zero_threshold(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
-            f"the matrix must be positive semi-definite but has the eigenvalue {values[0]:.6g}; look at gnfast.eigsh"
+            f"{name} has the eigenvalue {values[0]:.6g} but must be positive semi-definite; pass one that is, or find "
+            f"the ends of its spectrum by gnfast.eigsh({name}, {min(len(values), 2)}, 'BE')"
         )
     return values
 
@@ -352,10 +402,10 @@ def compress(K: Array, cut: float) -> Array:
     return _arrays.as_c_contiguous(U @ U.T)
 
 
-def check_finite(K: Array) -> None:
+def check_finite(K: Array, name: str = "op") -> None:
     """The other triangle is not looked at: it may never have been written."""
     blocks = ((i, K[i : i + BLOCK, : i + BLOCK]) for i in range(0, len(K), BLOCK))
     if not all(np.isfinite(np.tril(rows, i)).all() for i, rows in blocks):
         raise _core.NonFiniteError(
-            "the matrix has NaN or infinite entries: a product with the operator gave them, or overflowed"
+            f"{name} has NaN or infinite entries: a product gave them, or overflowed; pass one of finite entries"
         )

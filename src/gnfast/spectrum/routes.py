@@ -48,11 +48,19 @@ class Search:
     """One search for both ends, and what was noticed on the way."""
 
     def __init__(
-        self, A: SymmetricOperator, certify: bool, tol: float, seed: int, report: _core.Progress, precision: Any = None
+        self,
+        A: SymmetricOperator,
+        certify: bool,
+        tol: float,
+        seed: int,
+        report: _core.Progress,
+        precision: Any = None,
+        name: str = "op",
     ) -> None:
+        self.name = name  # of the argument, for the messages
         self.A, self.certify, self.tol, self.seed, self.report = A, certify, tol, seed, report
-        self.units = matrices.InUnits(A)
-        self.op = matrices.in_precision(self.units, precision)  # what is worked on; A says what can be claimed
+        self.units = matrices.InUnits(A, name)
+        self.op = matrices.in_precision(self.units, precision, name)  # what is worked on; A says what can be claimed
         self.notes: list[str] = []
 
     def run(self) -> Found:
@@ -80,16 +88,16 @@ class Search:
                     self.notes.append("not certified: a proof by inertia needs the dual stored")
                 return found
         if size > matrices.STORED_SIZE:
-            what = "the dual is singular, so that it" if A.decouples else "the operator"
+            what = "has a singular dual, which" if A.decouples else "is an operator that"
             raise ValueError(
-                f"{what} has to be stored, but with {size} x {size} it is too large ({matrices.STORED_SIZE} at most); "
-                "use fewer samples or wider layers"
+                f"{self.name} {what} has to be stored, but with {size} x {size} it is too large "
+                f"({matrices.STORED_SIZE} at most); use fewer samples or wider layers"
             )
         return self._stored()
 
     # ----------------------------------------------------------------------------------------------------- routes
     def _whole(self, K: Array, products: int) -> Found:
-        values = matrices.semidefinite_eigenvalues(K, self.A.dtype)
+        values = matrices.semidefinite_eigenvalues(K, self.A.dtype, self.name)
         cut = self._cut(float(values[-1]))
         above, below = values[values > cut], values[values <= cut]
         full = len(below) == 0
@@ -150,8 +158,9 @@ class Search:
         low = self._by_inverse(small)
         if low is None or low.value <= cut:
             raise ValueError(
-                f"the spectrum has no gap at the cut {self._true(cut):.1e}: its rank, about {rank}, and its smallest "
-                "non-zero eigenvalue are not determined in this precision; use float64 or look at gnfast.eigsh"
+                f"{self.name} has no gap in its spectrum at the cut {self._true(cut):.1e}: its rank, about {rank}, and "
+                "its smallest non-zero eigenvalue are not determined in this precision; use float64 or look at "
+                "gnfast.eigsh"
             )
         if self.certify:
             self.notes.append("not certified: a proof by inertia needs a dual of full rank")
@@ -220,7 +229,8 @@ class Search:
         if not top > 0:
             why = self.A.why_zero()
             raise ValueError(
-                f"the largest eigenvalue is {top:.6g}, so that there is no condition number" + (why and f"; {why}")
+                f"{self.name} has no positive eigenvalue: the largest eigenvalue is {top:.6g}, so that there is no "
+                "condition number; " + (why or "pass one that is not zero everywhere")
             )
         return thresholds.zero_threshold(top, self.A.shape[0], self.A.dtype)
 
