@@ -266,4 +266,5 @@ def test_mistakes_of_study(capsys, study):
 
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "gnfast", "study", "none.toml"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "gnfast: the study file is 'none.toml', and there is no such file\n"
+    told = "gnfast: the study file is 'none.toml', and there is no such file; pass the path of a file that is there\n"
+    assert done.returncode == 2 and done.stderr == told

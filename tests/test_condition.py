@@ -257,7 +257,7 @@ def test_a_rank_that_depends_on_the_cut_is_not_dressed_as_a_condition_number(mon
 def test_a_singular_dual_that_cannot_be_stored_is_refused(monkeypatch):
     limits(monkeypatch, stored=30)
     net, X, _ = singular("bottleneck")
-    with pytest.raises(ValueError, match="the dual is singular, so that it has to be stored, but with 28 x 28 it is"):
+    with pytest.raises(ValueError, match="G has a singular dual, which has to be stored, but with 28 x 28 it is"):
         limits(monkeypatch, stored=20)
         gn.cond(gn.GaussNewton(net, X).linear_dual())
     X = data(20, 7)
@@ -319,11 +319,11 @@ def test_bad_arguments(monkeypatch):
     ):
         with pytest.raises(error, match=message):
             gn.cond(G, **options)
-    with pytest.raises(ValueError, match="op has shape"):
+    with pytest.raises(ValueError, match="G has shape"):
         gn.cond(G.jacobian())
     limits(monkeypatch, stored=50)
     with pytest.raises(
-        ValueError, match=r"the operator has to be stored, but with 97 x 97 it is too large \(50 at most\)"
+        ValueError, match=r"G is an operator that has to be stored, but with 97 x 97 it is too large \(50 at most\)"
     ):
         gn.cond(with_spectrum(SPECTRA["geometric"]))
 

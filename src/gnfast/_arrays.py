@@ -212,9 +212,8 @@ def device(name: object) -> Device:
         return CPU
     found = re.fullmatch(r"cuda(?::(\d+))?", plain)
     if found is None:
-        error = ValueError if isinstance(name, str) else TypeError
         meant = f"; did you mean {str(name)!r}?" if type(name).__name__ == "device" else ""  # PyTorch's
-        raise error(f"device is {reprlib.repr(name)} but must be 'cpu', 'cuda' or 'cuda:<number of a GPU>'{meant}")
+        raise ValueError(f"device is {reprlib.repr(name)} but must be 'cpu', 'cuda' or 'cuda:<number of a GPU>'{meant}")
     cupy, core = _cuda()
     index = int(found[1]) if found[1] else cupy.cuda.runtime.getDevice()
     if index >= (count := core.device_count()):

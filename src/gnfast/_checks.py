@@ -93,8 +93,7 @@ def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     except (TypeError, ValueError, SyntaxError):  # what NumPy says of odd values
         found = None
     if found is None or not _arrays.is_float(found):
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"{name} is {_shown(value)} but must be 'float32' or 'float64'")
+        raise ValueError(f"{name} is {_shown(value)} but must be 'float32' or 'float64'")
     return found
 
 
@@ -299,7 +298,7 @@ def existing_file(value: Any, name: str = "path") -> Path:
     if found.is_dir():
         raise IsADirectoryError(f"{name} is the folder {str(found)!r}; pass the path of a file in it")
     if not found.exists():
-        near = difflib.get_close_matches(found.name, _siblings(found), n=1)
+        near = difflib.get_close_matches(found.name, _siblings(found), n=1, cutoff=0.75)
         meant = f"did you mean {str(found.with_name(near[0]))!r}?" if near else "pass the path of a file that is there"
         raise FileNotFoundError(f"{name} is {str(found)!r}, and there is no such file; {meant}")
     return found

@@ -63,9 +63,10 @@ def all(net: Network, X: npt.ArrayLike, loss: LossName | str = "mse") -> Bounds:
     """
     outputs = check_network(net).output_shape(net.check_samples(X).shape[1:])
     loss = check_loss(loss, outputs[-1])
+    found: list[Bound] = []
     if net.kept is not None:
         pruned = "the network is pruned, and the bound is for one whose weights are all parameters"
-        found, left_out = [], dict.fromkeys(("linear", "residual", "relu", "deep", "conv"), pruned)
+        left_out = dict.fromkeys(("linear", "residual", "relu", "deep", "conv"), pruned)
     else:
         found, left_out = _computed(net, X, loss)
     applying = sorted((bound for bound in found if bound.applies), key=lambda bound: bound.value)

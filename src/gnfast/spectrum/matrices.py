@@ -364,7 +364,7 @@ def semidefinite_eigenvalues(K: Array, dtype: np.dtype[Any], name: str = "op") -
     values: Array = scipy.linalg.eigvalsh(_arrays.to_host(K).T, lower=False, overwrite_a=True, check_finite=False)
     if values[0] < -10 * thresholds.zero_threshold(float(np.abs(values).max()), len(values), dtype):
         raise ValueError(
-            f"{name} has the eigenvalue {values[0]:.6g} but must be positive semi-definite; pass one that is, or find "
+            f"{name} must be positive semi-definite but has the eigenvalue {values[0]:.6g}; pass one that is, or find "
             f"the ends of its spectrum by gnfast.eigsh({name}, {min(len(values), 2)}, 'BE')"
         )
     return values
