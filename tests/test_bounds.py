@@ -283,7 +283,7 @@ def test_all_of_other_networks_and_losses():
     net, X = with_activation(linear_network([6, 30, 3]), gn.Activation("relu")), data(8, 6)
     assert {bound.name for bound in gn.bounds.all(net, X)} == {"relu.paper", "deep.schur"}
     assert [bound.name for bound in gn.bounds.all(net, X, "cross_entropy")] == ["deep.schur"]
-    with pytest.warns(gn.bounds.NoBoundWarning, match=r"deep \(no layer has"):
+    with pytest.warns(gn.bounds.NoBoundWarning, match=r"deep.schur \(no layer has"):
         assert gn.bounds.all(net, data(100, 6)) == []
 
 

@@ -52,7 +52,7 @@ class Bound(Shown):
 
 
 class NoBoundWarning(UserWarning):
-    """None of the bounds says anything about a network at its samples."""
+    """A warning that no bound says anything about a network at its samples."""
 
     __module__ = "gnfast.bounds"
 
@@ -70,7 +70,7 @@ class Bounds(list[Bound]):
 
     @property
     def reason(self) -> str:
-        """Why the list is empty, bound by bound; empty where it is not."""
+        """The reason of each bound where the list is empty; nothing where it is not."""
         return "" if self else ", ".join(f"{name} ({why.partition(';')[0]})" for name, why in self.left_out.items())
 
 
