@@ -22,6 +22,7 @@ Every entry depends on (seed, layer, row, column) alone: a network is the same o
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -72,6 +73,15 @@ def init_name(given: Any, name: str = "init") -> str:
     if family in FAMILIES and distribution in ("", "normal", "uniform"):
         given = f"{FAMILIES[family]}_{distribution or 'normal'}"
     return _checks.choice(given, name, NAMES)
+
+
+def refuse_seed(seed: Any) -> None:
+    """Raise for a seed other than the default, 0, beside weights that are given and not drawn."""
+    if not isinstance(seed, int) or seed:
+        raise ValueError(
+            f"seed is {reprlib.repr(seed)} but init has the weights themselves, which are not drawn; leave seed out, "
+            "or pass a name as init"
+        )
 
 
 def family_name(given: Any, name: str, allowed: Sequence[str]) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import reprlib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, TypeAlias
@@ -302,9 +300,7 @@ class Network:
 def check_network(net: Any) -> Network:
     """`net` if it is a network."""
     if not isinstance(net, Network):
-        torch = sys.modules.get("torch")  # there if anything is of its classes
-        is_theirs = torch is not None and isinstance(net, torch.nn.Module)
-        cure = "pass gnfast.from_torch(net)" if is_theirs else "pass one such as gnfast.mlp([64, 256, 10])"
+        cure = "pass gnfast.from_torch(net)" if _arrays.is_module(net) else "pass one such as gnfast.mlp([64, 256, 10])"
         raise TypeError(f"net is of type {type(net).__name__} but must be a gnfast.Network; {cure}")
     return net
 
@@ -355,11 +351,7 @@ def mlp(
         weights = initializers.weights(init, shapes, between.name, between.slope, seed, kind)
         biases = [np.zeros(out, kind) if biased else None for out, _ in shapes]
     else:
-        if not isinstance(seed, int) or seed:
-            raise ValueError(
-                f"seed is {reprlib.repr(seed)} but init has the weights themselves, which are not drawn; leave seed "
-                "out, or pass a name as init"
-            )
+        initializers.refuse_seed(seed)
         flat = [shape for out, into in shapes for shape in ([(out, into), (out,)] if biased else [(out, into)])]
         values = _check_parameters(init, "init", flat, kind)
         weights = values[:: 1 + biased]

@@ -298,7 +298,7 @@ def _refuse_others(op: Any, name: str) -> None:
     if op is None or isinstance(op, str | bytes | dict | set):
         raise TypeError(
             f"{name} is of type {kind} but must be a symmetric matrix, such as gnfast.GaussNewton(net, X), an array "
-            "(N, N) or a scipy LinearOperator"
+            "(N, N) of NumPy or a SciPy LinearOperator"
         )
 
 
