@@ -212,7 +212,8 @@ def device(name: object) -> Device:
         return CPU
     found = re.fullmatch(r"cuda(?::(\d+))?", plain)
     if found is None:
-        meant = f"; did you mean {str(name)!r}?" if type(name).__name__ == "device" else ""  # PyTorch's
+        torch = sys.modules.get("torch")
+        meant = f"; pass {str(name)!r}" if torch is not None and isinstance(name, torch.device) else ""
         raise ValueError(f"device is {reprlib.repr(name)} but must be 'cpu', 'cuda' or 'cuda:<number of a GPU>'{meant}")
     cupy, core = _cuda()
     index = int(found[1]) if found[1] else cupy.cuda.runtime.getDevice()
