@@ -41,6 +41,12 @@ CPP_ONLY_IN = {
     "OpenMP": (re.compile(r"#\s*include\s*<omp\.h>|#\s*pragma\s+omp"), {"cpu"}),
 }
 
+# What a line of csrc may ask, and the only file that may: whoever else asks should have got the answer.
+CPP_ONLY_BY = {
+    "of what kind a layer is": (r"\b(get_if|holds_alternative)\b", "algo/layers/layer.hpp"),
+    "whether a network is a chain": (r"\.is_chain\(", "algo/jacobian/jacobian_for.hpp"),
+}
+
 PYTHON_HEIGHTS = {
     "__main__": 9,
     "cli": 8,
@@ -85,6 +91,9 @@ def cpp_faults(csrc: Path) -> list[str]:
             for topic, (pattern, rooms) in CPP_ONLY_IN.items():
                 if pattern.search(line) and room not in rooms:
                     found.append(f"{where}: {topic} has no place in {room} ({line.strip()})")
+            for question, (asked, owner) in CPP_ONLY_BY.items():
+                if re.search(asked, line) and path.relative_to(csrc).as_posix() != owner:
+                    found.append(f"{where}: {question} is asked by {owner} alone ({line.strip()})")
     return found
 
 
@@ -369,6 +378,8 @@ def test_oracles_do_not_use_what_they_check() -> None:
         ("api/engine.cpp", "#include <pybind11/numpy.h>", "Python has no place in api"),
         ("algo/gram.hpp", "#pragma omp parallel for", "OpenMP has no place in algo"),
         ("utils/misc.hpp", "", "utils is not a room"),
+        ("algo/gram.hpp", "if (std::get_if<Dense>(&layer)) f();", "of what kind a layer is"),
+        ("algo/gram.hpp", "if (network_.is_chain()) f();", "whether a network is a chain"),
     ],
 )
 def test_planted_include_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:

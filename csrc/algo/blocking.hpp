@@ -45,11 +45,11 @@ constexpr double products_expected = 200;
 template <class B, class T>
 void count_flops(const Network<B, T>& network, index n, index r, ProductPlan& plan) {
     bool first = true;
-    for (const auto* d : network.dense()) {
-        const double gemm = 2.0 * double(n) * double(d->fan_in()) * double(d->fan_out());
+    for (const auto& [d, place, end] : network.links()) {
+        const double gemm = 2.0 * double(n) * double(d->inputs()) * double(d->outputs());
         plan.flops_usual += first ? 2 * gemm : 4 * gemm;
         plan.flops_factored += 2 * gemm;
-        plan.flops_contraction += 4.0 * double(n) * double(r) * double(d->fan_out());
+        plan.flops_contraction += 4.0 * double(n) * double(r) * double(d->outputs());
         if (!first) plan.flops_rows += gemm * double(r);
         first = false;
     }
@@ -82,7 +82,7 @@ ProductPlan plan_product(const Network<B, T>& network, index n, index r, Method 
                                  ") but memory_limit is " + megabytes(limit) + "; raise memory_limit or pass fewer samples");
     using Packed = typename B::template factored<T>;
     double packed = 0;
-    for (const auto* d : network.dense()) packed += Packed::bytes(n, d->fan_in(), d->fan_out(), r);
+    for (const auto& [d, place, end] : network.links()) packed += Packed::bytes(n, d->inputs(), d->outputs(), r);
     const double packed_workspace = packed > 0 ? Packed::workspace_bytes(n, r, rows_shared_by) : 0;
     plan.packed = packed > 0 && fits(rows_bytes + packed + packed_workspace);
     if (wish == Method::factored && !fits(rows_bytes))

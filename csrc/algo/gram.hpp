@@ -12,19 +12,19 @@
 namespace gnfast {
 
 template <class B, class T>
-class Gram {
+class Gram<Chain<B, T>> {
    public:
     // reduced: without the null direction that softmax is known to have, (k - 1) rows a sample. J is that in the part's parameters.
-    Gram(GaussNewton<B, T>& gauss_newton, bool reduced, Part part)
-        : owner_(gauss_newton), part_(part), rows_(gauss_newton.rows(reduced)), r_(rows_->per_sample()), work_(backend()) {}
+    Gram(GaussNewton<Chain<B, T>>& gauss_newton, bool reduced, Part part)
+        : owner_(gauss_newton), part_(part), rows_(gauss_newton.jacobian().rows(reduced)), r_(rows_->per_sample()), work_(backend()) {}
 
     index size() const { return owner_.samples() * r_; }
 
     // The lower triangle of out (n r, n r).
     void form(View<T> out, const Monitor& monitor) {
         std::vector<GramTerm<T>> terms;
-        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-            terms.push_back({owner_.pass().kept(l), rows_->rows(l), dense.bias != nullptr});
+        for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
+            terms.push_back({owner_.pass().kept(link(q).place), rows_->rows(q), dense.bias != nullptr});
         });
         const auto factor = share_factors(terms);
         const index n = owner_.samples(), per = B::gram_tile_samples(n, r_);
@@ -57,22 +57,22 @@ class Gram {
             const Batch<T> result(View<T>(target.data, n, r_), s, target.stride);
             backend().fill(target, T(0));
             std::size_t at = 0;
-            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-                const index m = dense.fan_out();
+            for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
+                const index m = dense.outputs();
                 const Batch<T> c(View<T>(workspace_.data(), n, m), s, n * m);
                 const Batch<T> t(View<T>(workspace_.data() + s * n * m, n, m), s, n * m);
-                backend().contract_in(rows_->rows(l), r_, u, c);
+                backend().contract_in(rows_->rows(q), r_, u, c);
                 if (few_inputs(dense)) {
                     layers::Dense<T> alone = dense;
                     alone.offset = 0;
                     const View<T> w(workspace_.data() + 2 * s * n * width, s, dense.parameters());
-                    alone.gradient(work_, owner_.pass().kept(l, 0, n), Batch<const T>(c), T(0), w);
-                    alone.direction(work_, owner_.pass().kept(l, 0, n), View<const T>(w), t);
+                    alone.gradient(work_, owner_.pass().kept(link(q).place, 0, n), Batch<const T>(c), T(0), w);
+                    alone.direction(work_, owner_.pass().kept(link(q).place, 0, n), View<const T>(w), t);
                 } else {
                     const View<const T> gram(input_grams_[at++].data(), n, n);
                     backend().gemm_batch(Op::none, Op::none, T(1), Batch<const T>(gram, s, 0), Batch<const T>(c), T(0), t);
                 }
-                backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), result);
+                backend().contract_out(rows_->rows(q), r_, Batch<const T>(t), result);
             });
         }
     }
@@ -87,11 +87,11 @@ class Gram {
         const View<T> rows_gram(buffer.data(), n, n), other(buffer.data() + n * n, n, n);
         backend().fill(out, T(0));
         std::size_t at = 0;
-        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+        for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
             // (n r, m) read as (n, r m): the inner product over outputs and units at once.
-            const View<const T> flat(rows_->rows(l).data, n, r_ * dense.fan_out());
+            const View<const T> flat(rows_->rows(q).data, n, r_ * dense.outputs());
             backend().gemm(Op::none, Op::transpose, T(1) / T(r_), flat, flat, T(0), rows_gram);
-            if (few_inputs(dense)) make_input_gram(l, dense, other);
+            if (few_inputs(dense)) make_input_gram(q, dense, other);
             const T* gram = few_inputs(dense) ? other.data : input_grams_[at++].data();
             backend().add_product(View<const T>(gram, n, n), View<const T>(rows_gram), out);
         });
@@ -100,9 +100,9 @@ class Gram {
     // diag K: sum over layers of (|a_i|^2 + bias) |b_ic|^2, summed in double; 2 n r sum(m_l) flops, no product with K.
     std::vector<double> diagonal() {
         std::vector<double> out(static_cast<std::size_t>(size())), inputs, rows;
-        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-            backend().row_dots(owner_.pass().kept(l), owner_.pass().kept(l), inputs);
-            backend().row_dots(rows_->rows(l), rows_->rows(l), rows);
+        for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
+            backend().row_dots(owner_.pass().kept(link(q).place), owner_.pass().kept(link(q).place), inputs);
+            backend().row_dots(rows_->rows(q), rows_->rows(q), rows);
             for (std::size_t at = 0; at < out.size(); ++at)
                 out[at] += (inputs[at / static_cast<std::size_t>(r_)] + (dense.bias ? 1 : 0)) * rows[at];
         });
@@ -114,11 +114,11 @@ class Gram {
         const index n = owner_.samples();
         for (index j = 0; j < v.rows; ++j) {
             const Batch<const T> u(View<const T>(v.row(j), n, r_), 1, 0);
-            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-                auto buffer = backend().template allocate<T>(n * dense.fan_out());
-                const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0);
-                backend().contract_in(rows_->rows(l), r_, u, t);
-                dense.gradient(work_, owner_.pass().kept(l, 0, n), Batch<const T>(t), T(0), out.row_range(j, 1));
+            for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
+                auto buffer = backend().template allocate<T>(n * dense.outputs());
+                const Batch<T> t(View<T>(buffer.data(), n, dense.outputs()), 1, 0);
+                backend().contract_in(rows_->rows(q), r_, u, t);
+                dense.gradient(work_, owner_.pass().kept(link(q).place, 0, n), Batch<const T>(t), T(0), out.row_range(j, 1));
             });
         }
     }
@@ -129,48 +129,45 @@ class Gram {
         backend().fill(out, T(0));
         auto buffer = backend().template allocate<T>(n * owner_.network().max_width());
         for (index j = 0; j < v.rows; ++j)
-            for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
-                const Batch<T> t(View<T>(buffer.data(), n, dense.fan_out()), 1, 0), u(View<T>(out.row(j), n, r_), 1, 0);
-                dense.direction(work_, owner_.pass().kept(l, 0, n), v.row_range(j, 1), t);
-                backend().contract_out(rows_->rows(l), r_, Batch<const T>(t), u);
+            for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
+                const Batch<T> t(View<T>(buffer.data(), n, dense.outputs()), 1, 0), u(View<T>(out.row(j), n, r_), 1, 0);
+                dense.direction(work_, owner_.pass().kept(link(q).place, 0, n), v.row_range(j, 1), t);
+                backend().contract_out(rows_->rows(q), r_, Batch<const T>(t), u);
             });
     }
 
    private:
-    B& backend() const { return owner_.network().backend(); }
+    B& backend() const { return owner_.backend(); }
 
+    const Link<T>& link(std::size_t q) const { return owner_.jacobian().links()[q]; }
     template <class F>
     void for_dense(F&& f) const {
-        const auto& all = owner_.network().layers();
-        for (std::size_t l = 0; l < all.size(); ++l)
-            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l]); dense && part_.holds(dense->offset)) f(l, part_.within(*dense));
+        for (std::size_t q = 0; q < owner_.jacobian().links().size(); ++q)
+            if (const layers::Dense<T>& dense = *link(q).dense; part_.holds(dense.offset)) f(q, part_.within(dense));
     }
 
     // Where all samples have the Hessian I, the rows behind the last layer are the same for all, and those one layer below differ by the
     // derivatives there. Returns the memory of the factor that these share.
     typename B::template buffer<T> share_factors(std::vector<GramTerm<T>>& terms) const {
-        const auto& all = owner_.network().layers();
-        const auto* dense = std::get_if<layers::Dense<T>>(&all.back());
-        if (!owner_.same_hessians() || r_ == 1 || !dense || terms.size() < owner_.network().dense().size()) return {};
+        const std::vector<Link<T>>& links = owner_.jacobian().links();
+        const Link<T>& last = links.back();
+        if (!owner_.same_hessians() || r_ == 1 || last.end > last.place + 1 || terms.size() < links.size()) return {};
         const View<const T> behind = terms.back().rows.row_range(0, r_);
         terms.back().factor = behind;
-        const std::size_t last = all.size() - 1;
-        if (last < 2 || !std::holds_alternative<layers::Activation>(all[last - 1]) ||
-            !std::holds_alternative<layers::Dense<T>>(all[last - 2]))
-            return {};
-        auto factor = backend().template allocate<T>(r_ * dense->fan_in());
-        const View<T> shared(factor.data(), r_, dense->fan_in());
-        backend().gemm(Op::none, Op::none, T(1), behind, dense->weight, T(0), shared);
+        if (links.size() < 2 || links[links.size() - 2].place + 2 != last.place) return {};  // one activation between the two
+        auto factor = backend().template allocate<T>(r_ * last.dense->inputs());
+        const View<T> shared(factor.data(), r_, last.dense->inputs());
+        backend().gemm(Op::none, Op::none, T(1), behind, last.dense->weight, T(0), shared);
         terms[terms.size() - 2].factor = shared;
-        terms[terms.size() - 2].derivative = owner_.pass().kept(last - 1);
+        terms[terms.size() - 2].derivative = owner_.pass().kept(last.place - 1);
         return factor;
     }
 
     // Whether products take two steps through the inputs rather than their Gram matrix (n, n): fewer flops.
-    bool few_inputs(const layers::Dense<T>& dense) const { return 2 * dense.fan_in() < owner_.samples(); }
+    bool few_inputs(const layers::Dense<T>& dense) const { return 2 * dense.inputs() < owner_.samples(); }
 
-    void make_input_gram(std::size_t l, const layers::Dense<T>& dense, View<T> gram) {
-        const View<const T> a = owner_.pass().kept(l);
+    void make_input_gram(std::size_t q, const layers::Dense<T>& dense, View<T> gram) {
+        const View<const T> a = owner_.pass().kept(link(q).place);
         if (dense.bias) backend().fill(gram, T(1));
         backend().gemm(Op::none, Op::transpose, T(1), a, a, dense.bias ? T(1) : T(0), gram);
     }
@@ -186,15 +183,15 @@ class Gram {
             throw memory_limit_error("a product with the Gram dual needs " + megabytes(rows + grams) + " (backward rows " +
                                      megabytes(rows) + ") but memory_limit is " + megabytes(limit) +
                                      "; raise memory_limit or pass fewer samples");
-        for_dense([&](std::size_t l, const layers::Dense<T>& dense) {
+        for_dense([&](std::size_t q, const layers::Dense<T>& dense) {
             if (few_inputs(dense)) return;
             input_grams_.push_back(backend().template allocate<T>(n * n));
-            make_input_gram(l, dense, View<T>(input_grams_.back().data(), n, n));
+            make_input_gram(q, dense, View<T>(input_grams_.back().data(), n, n));
         });
         made_ = true;
     }
 
-    GaussNewton<B, T>& owner_;
+    GaussNewton<Chain<B, T>>& owner_;
     Part part_;
     std::shared_ptr<const BackwardRows<B, T>> rows_;
     index r_;

@@ -22,14 +22,14 @@ class LinearDual {
           k_(network.outputs()),
           r_(range.rows),
           affine_(affine),
-          sum_(network.backend(), index(network.dense().size()), network.outputs(), range.rows) {
-        const auto dense = network.dense();
+          sum_(network.backend(), index(network.links().size()), network.outputs(), range.rows) {
+        const auto links = network.links();
         range_ = backend().template allocate<T>(range.rows * range.cols);
         backend().copy(range, range_view());
         for_inputs([&](index l, View<const T> y) {
             const View<T> small = sum_.r(l);
             backend().syrk(y, small);
-            if (dense[std::size_t(l)]->bias) {
+            if (links[std::size_t(l)].dense->bias) {
                 const View<const T> ones = ones_column();
                 backend().gemm(Op::none, Op::transpose, T(1), ones, ones, T(1), small);
             }
@@ -47,11 +47,11 @@ class LinearDual {
                 const View<const T> vj(v.row(j), k_, r_);
                 T* at = out.row(j) + layer.offset;
                 backend().gemm(Op::none, Op::none, T(1), vj, y, T(0), moved);
-                backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0), View<T>(at, layer.fan_out(), layer.fan_in()));
+                backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(moved), T(0), View<T>(at, layer.outputs(), layer.inputs()));
                 if (layer.bias) {
                     backend().gemm(Op::none, Op::none, T(1), vj, ones_column(), T(0), column);
                     backend().gemm(Op::transpose, Op::none, T(1), a, View<const T>(column), T(0),
-                                   View<T>(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1));
+                                   View<T>(at + layer.outputs() * layer.inputs(), layer.outputs(), 1));
                 }
             }
         });
@@ -64,10 +64,10 @@ class LinearDual {
             for (index j = 0; j < v.rows; ++j) {
                 const View<T> vj(out.row(j), k_, r_);
                 const T* at = v.row(j) + layer.offset;
-                backend().gemm(Op::none, Op::none, T(1), a, View<const T>(at, layer.fan_out(), layer.fan_in()), T(0), moved);
+                backend().gemm(Op::none, Op::none, T(1), a, View<const T>(at, layer.outputs(), layer.inputs()), T(0), moved);
                 backend().gemm(Op::none, Op::transpose, T(1), View<const T>(moved), y, T(1), vj);
                 if (layer.bias) {
-                    const View<const T> bias(at + layer.fan_out() * layer.fan_in(), layer.fan_out(), 1);
+                    const View<const T> bias(at + layer.outputs() * layer.inputs(), layer.outputs(), 1);
                     backend().gemm(Op::none, Op::none, T(1), a, bias, T(0), column);
                     backend().gemm(Op::none, Op::transpose, T(1), View<const T>(column), ones_column(), T(1), vj);
                 }
@@ -83,35 +83,36 @@ class LinearDual {
     // f(layer l, A_l (k, fan_out), Y_l (r, fan_in), work space (k, fan_in), (k, 1)), l ascending.
     template <class F>
     void for_layers(F&& f) const {
-        const auto dense = network_.dense();
-        std::vector<Buffer> left(dense.size());
+        const auto links = network_.links();
+        std::vector<Buffer> left(links.size());
         for_outputs([&](index l, View<const T> a) {
             left[std::size_t(l)] = backend().template allocate<T>(a.rows * a.cols);
             backend().copy(a, View<T>(left[std::size_t(l)].data(), a.rows, a.cols));
         });
         for_inputs([&](index l, View<const T> y) {
-            const layers::Dense<T>& layer = *dense[std::size_t(l)];
-            Buffer work = backend().template allocate<T>(k_ * (layer.fan_in() + 1));
-            f(layer, View<const T>(left[std::size_t(l)].data(), k_, layer.fan_out()), y, View<T>(work.data(), k_, layer.fan_in()),
-              View<T>(work.data() + k_ * layer.fan_in(), k_, 1));
+            const layers::Dense<T>& layer = *links[std::size_t(l)].dense;
+            Buffer work = backend().template allocate<T>(k_ * (layer.inputs() + 1));
+            f(layer, View<const T>(left[std::size_t(l)].data(), k_, layer.outputs()), y, View<T>(work.data(), k_, layer.inputs()),
+              View<T>(work.data() + k_ * layer.inputs(), k_, 1));
         });
     }
 
     // f(l, Y_l (r, fan_in of l)), l ascending.
     template <class F>
     void for_inputs(F&& f) const {
-        const auto dense = network_.dense();
+        const auto links = network_.links();
         View<const T> y = View<const T>(range_view()).block(0, r_, 0, network_.inputs());
         Buffer buffers[2];
-        for (std::size_t l = 0; l < dense.size(); ++l) {
+        for (std::size_t l = 0; l < links.size(); ++l) {
             f(index(l), y);
-            if (l + 1 == dense.size()) break;
+            if (l + 1 == links.size()) break;
             Buffer& target = buffers[l % 2];
-            target = backend().template allocate<T>(r_ * dense[l]->fan_out());
-            const View<T> next(target.data(), r_, dense[l]->fan_out());
-            backend().gemm(Op::none, Op::transpose, T(1), y, dense[l]->weight, T(0), next);
-            if (dense[l]->bias)
-                backend().gemm(Op::none, Op::none, T(1), ones_column(), View<const T>(dense[l]->bias, 1, dense[l]->fan_out()), T(1), next);
+            target = backend().template allocate<T>(r_ * links[l].dense->outputs());
+            const View<T> next(target.data(), r_, links[l].dense->outputs());
+            backend().gemm(Op::none, Op::transpose, T(1), y, links[l].dense->weight, T(0), next);
+            if (links[l].dense->bias)
+                backend().gemm(Op::none, Op::none, T(1), ones_column(), View<const T>(links[l].dense->bias, 1, links[l].dense->outputs()),
+                               T(1), next);
             y = next;
         }
     }
@@ -119,19 +120,19 @@ class LinearDual {
     // f(l, A_l (k, fan_out of l)), l descending from A_L = I.
     template <class F>
     void for_outputs(F&& f) const {
-        const auto dense = network_.dense();
+        const auto links = network_.links();
         Buffer buffers[2];
         buffers[0] = backend().template allocate<T>(k_ * k_);
         View<T> a(buffers[0].data(), k_, k_);
         backend().fill(a, T(0));
         backend().add_diagonal(a, T(1));
-        for (std::size_t l = dense.size(); l-- > 0;) {
+        for (std::size_t l = links.size(); l-- > 0;) {
             f(index(l), View<const T>(a));
             if (l == 0) break;
-            Buffer& target = buffers[(dense.size() - l) % 2];
-            target = backend().template allocate<T>(k_ * dense[l]->fan_in());
-            const View<T> next(target.data(), k_, dense[l]->fan_in());
-            backend().gemm(Op::none, Op::none, T(1), View<const T>(a), dense[l]->weight, T(0), next);
+            Buffer& target = buffers[(links.size() - l) % 2];
+            target = backend().template allocate<T>(k_ * links[l].dense->inputs());
+            const View<T> next(target.data(), k_, links[l].dense->inputs());
+            backend().gemm(Op::none, Op::none, T(1), View<const T>(a), links[l].dense->weight, T(0), next);
             a = next;
         }
     }

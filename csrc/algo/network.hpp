@@ -12,6 +12,13 @@
 
 namespace gnfast {
 
+// A dense layer, its place among the layers, and the place of the next dense one, or their number: in a chain, activations are between.
+template <class T>
+struct Link {
+    const layers::Dense<T>* dense;
+    std::size_t place, end;
+};
+
 template <class B, class T>
 class Network {
     static_assert(all_answer<AnyLayer<T>, Forward<B, T>, Walk<B, T>>, "a layer leaves a question of LayerFor unanswered");
@@ -42,7 +49,7 @@ class Network {
     }
 
     void add(Layer<T> layer) {
-        chain_ = chain_ && (std::holds_alternative<layers::Dense<T>>(layer) || std::holds_alternative<layers::Activation>(layer));
+        chain_ = chain_ && stands_in_chain(layer);
         std::visit([&](const auto& one) { one.tell(account_); }, layer);
         layers_.push_back(std::move(layer));
     }
@@ -51,15 +58,19 @@ class Network {
     const std::vector<Layer<T>>& layers() const { return layers_; }
     index parameters() const { return parameters_; }
     // Only dense layers and activations, one after another: what the Gram's tiles, the factored products and the linear dual are for.
-    bool is_feedforward_dense() const { return chain_; }
+    bool is_chain() const { return chain_; }
     // Whether an output depends on other samples than its own.
     bool couples_samples() const { return gnfast::couples_samples(layers_); }
     const Account& account() const { return account_; }
 
-    std::vector<const layers::Dense<T>*> dense() const {
-        std::vector<const layers::Dense<T>*> found;
-        for (const Layer<T>& layer : layers_)
-            if (const auto* d = std::get_if<layers::Dense<T>>(&layer)) found.push_back(d);
+    std::vector<Link<T>> links() const {
+        if (!chain_) throw std::invalid_argument("only networks of dense layers and activations, one after another, are chains");
+        std::vector<Link<T>> found;
+        for (std::size_t l = 0; l < layers_.size(); ++l)
+            if (const layers::Dense<T>* dense = as_dense(layers_[l])) {
+                if (!found.empty()) found.back().end = l;
+                found.push_back({dense, l, layers_.size()});
+            }
         return found;
     }
     index inputs() const { return inputs_; }
@@ -68,7 +79,7 @@ class Network {
     // The widest thing that a sample's tangent passes through in a chain.
     index max_width() const {
         index width = 0;
-        for (const auto* d : dense()) width = std::max(width, d->fan_out());
+        for (const Link<T>& link : links()) width = std::max(width, link.dense->outputs());
         return width;
     }
 
@@ -107,12 +118,9 @@ class ForwardPass {
 
     // Bytes that the pass of n samples through a chain keeps.
     static double bytes(const Network<B, T>& network, index n) {
-        double values = 0;
-        index width = network.inputs();
-        for (const Layer<T>& layer : network.layers()) {
-            if (const auto* dense = std::get_if<layers::Dense<T>>(&layer)) width = dense->fan_out();
-            values += double(n) * double(width);
-        }
+        const std::vector<Link<T>> links = network.links();
+        double values = double(n) * double(network.inputs()) * double(links.empty() ? 0 : links.front().place);
+        for (const Link<T>& link : links) values += double(n) * double(link.dense->outputs()) * double(link.end - link.place);
         return values * sizeof(T);
     }
 
@@ -123,43 +131,38 @@ class ForwardPass {
     std::vector<layers::Kept<T>> kept_;
 };
 
-// Per dense layer l the rows B_l (n r, fan_out): row (i, c) is the gradient of (R_i^T f(x_i))_c, scaled, with respect to
+// Per dense layer l of a chain the rows B_l (n r, fan_out): row (i, c) is the gradient of (R_i^T f(x_i))_c, scaled, with respect to
 // the layer's pre-activation. One pass backward, 2 n r sum(fan_in fan_out) flops.
 template <class B, class T>
 class BackwardRows {
    public:
     // `start` (n r, outputs) holds sqrt(scale) R_i^T and becomes the rows behind the last layer.
     BackwardRows(const ForwardPass<B, T>& pass, typename B::template buffer<T> start, index r) : r_(r) {
-        const Network<B, T>& network = pass.network();
-        B& backend = network.backend();
-        const index n = pass.samples();
-        View<T> at(start.data(), n * r, network.outputs());
+        B& backend = pass.network().backend();
+        const index rows = pass.samples() * r;
+        const std::vector<Link<T>> links = pass.network().links();
+        View<T> at(start.data(), rows, pass.network().outputs());
         buffers_.push_back(std::move(start));
-        const std::vector<Layer<T>>& all = network.layers();
-        rows_.resize(all.size());
-        std::size_t first_dense = 0;
-        while (!std::holds_alternative<layers::Dense<T>>(all[first_dense])) ++first_dense;
-        for (std::size_t l = all.size(); l-- > first_dense;) {
-            if (const auto* dense = std::get_if<layers::Dense<T>>(&all[l])) {
-                rows_[l] = at;
-                if (l == first_dense) break;
-                buffers_.push_back(backend.template allocate<T>(n * r * dense->fan_in()));
-                const View<T> below(buffers_.back().data(), n * r, dense->fan_in());
-                backend.gemm(Op::none, Op::none, T(1), View<const T>(at), dense->weight, T(0), below);
-                at = below;
-            } else {
-                // The rows of a dense layer above are complete; these are the ones just made.
-                backend.multiply_row_groups(at, pass.kept(l), r);
-            }
+        rows_.resize(links.size());
+        for (std::size_t q = links.size(); q-- > 0;) {
+            // The rows of a dense layer above are complete; these are the ones just made.
+            for (std::size_t l = links[q].end; --l > links[q].place;) backend.multiply_row_groups(at, pass.kept(l), r);
+            rows_[q] = at;
+            if (q == 0) break;
+            const layers::Dense<T>& dense = *links[q].dense;
+            buffers_.push_back(backend.template allocate<T>(rows * dense.inputs()));
+            const View<T> below(buffers_.back().data(), rows, dense.inputs());
+            backend.gemm(Op::none, Op::none, T(1), View<const T>(at), dense.weight, T(0), below);
+            at = below;
         }
     }
 
     index per_sample() const { return r_; }
-    View<const T> rows(std::size_t l) const { return rows_[l]; }
+    View<const T> rows(std::size_t q) const { return rows_[q]; }
 
     static double bytes(const Network<B, T>& network, index n, index r) {
         double values = 0;
-        for (const auto* dense : network.dense()) values += double(n) * double(r) * double(dense->fan_out());
+        for (const Link<T>& link : network.links()) values += double(n) * double(r) * double(link.dense->outputs());
         return values * sizeof(T);
     }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <string>
 #include <vector>
 
 #include "algo/gauss_newton.hpp"
@@ -11,81 +10,11 @@
 
 namespace gnfast {
 
-// Rows sqrt(scale) R^T J of groups of samples, within the memory limit; J is that in the part's parameters.
 template <class B, class T>
-class RowGroups {
+class Gram<Layered<B, T>> {
    public:
-    RowGroups(GaussNewton<B, T>& owner, bool reduced, Part part)
-        : owner_(owner), part_(part), r_(owner.rank(reduced)), whole_(r_ == owner.rank(true)), factor_(owner.factor(reduced)) {}
-
-    index per_sample() const { return r_; }
-    // The loss's rows sqrt(scale) R_i^T, (n r, outputs).
-    View<const T> factor() const { return {factor_.data(), owner_.samples() * r_, owner_.outputs()}; }
-    index parameters() const { return part_.last - part_.first; }
-    // All rows (n r, p) if products keep them, else nothing.
-    View<const T> stored() {
-        const View<const T> all = whole_ ? owner_.stored_rows() : View<const T>();
-        return all.data ? all.block(0, all.rows, part_.first, parameters()) : all;
-    }
-
-    // Samples of which `copies` groups of rows fit in what the memory limit leaves beside `matrix` bytes; all where rows are stored.
-    index group(index copies, double matrix = 0) {
-        const ProductPlan& plan = owner_.plan();
-        const double each = stored().data ? 0 : double(r_) * double(parameters()) * sizeof(T);
-        const double left = owner_.memory_limit() > 0
-                                ? owner_.memory_limit() - plan.bytes_forward - plan.bytes_rows - plan.bytes_workspace - matrix
-                                : owner_.network().backend().available_memory() / 4;
-        if (double(copies) * each > left)
-            throw memory_limit_error("the rows of the Jacobian of " + std::to_string(copies) + " samples need " +
-                                     megabytes(double(copies) * each) + " but memory_limit leaves " + megabytes(std::max(left, 0.0)) +
-                                     " beside the forward pass" + (matrix > 0 ? " and the matrix of " + megabytes(matrix) : "") +
-                                     "; raise memory_limit");
-        return each == 0 ? owner_.samples() : std::min<index>(owner_.samples(), index(left / (double(copies) * each)));
-    }
-
-    // The rows of some samples, in `room` unless they are stored.
-    View<const T> rows(index first, index count, View<T> room) {
-        if (const View<const T> all = stored(); all.data) return all.row_range(first * r_, count * r_);
-        owner_.jacobian_rows(factor(), r_, first, count, room.row_range(0, count * r_), part_);
-        return room.row_range(0, count * r_);
-    }
-
-    // f(first sample, samples, rows) for all groups of at most `most` samples.
-    template <class F>
-    void for_groups(index most, F&& f) {
-        const index n = owner_.samples(), p = parameters();
-        auto buffer = owner_.network().backend().template allocate<T>(stored().data ? 0 : most * r_ * p);
-        for (index i = 0; i < n; i += most) {
-            const index count = std::min(most, n - i);
-            f(i, count, rows(i, count, View<T>(buffer.data(), most * r_, p)));
-        }
-    }
-
-    // f(i, j, rows of group i, rows of group j) for all pairs of groups, i >= j: n^2 / most groups of rows are made, beside `out`.
-    template <class F>
-    void for_pairs(View<T> out, F&& f) {
-        const double matrix = double(out.rows) * double(out.cols) * sizeof(T);
-        const index n = owner_.samples(), p = parameters(), most = group(1, matrix) >= n ? n : group(2, matrix);
-        auto buffer = owner_.network().backend().template allocate<T>(most == n ? 0 : most * r_ * p);
-        for_groups(most, [&](index i, index count, View<const T> mine) {
-            f(i, count, mine, i, count, mine);
-            for (index j = 0; j < i; j += most) f(i, count, mine, j, most, rows(j, most, View<T>(buffer.data(), most * r_, p)));
-        });
-    }
-
-   private:
-    GaussNewton<B, T>& owner_;
-    Part part_;
-    index r_;
-    bool whole_;
-    typename B::template buffer<T> factor_;
-};
-
-template <class B, class T>
-class RowsGram {
-   public:
-    RowsGram(GaussNewton<B, T>& owner, bool reduced, Part part)
-        : owner_(owner), part_(part), groups_(owner, reduced, part), r_(groups_.per_sample()) {}
+    Gram(GaussNewton<Layered<B, T>>& owner, bool reduced, Part part)
+        : owner_(owner), part_(part), groups_(owner.jacobian(), reduced, part), r_(groups_.per_sample()) {}
 
     index size() const { return owner_.samples() * r_; }
 
@@ -167,34 +96,14 @@ class RowsGram {
     }
 
    private:
-    B& backend() const { return owner_.network().backend(); }
+    B& backend() const { return owner_.backend(); }
 
     static constexpr index band_rows = 512;
 
-    GaussNewton<B, T>& owner_;
+    GaussNewton<Layered<B, T>>& owner_;
     Part part_;
-    RowGroups<B, T> groups_;
+    RowGroups<Layered<B, T>> groups_;
     index r_;
 };
-
-// out (1, p): diag G, the squared norms of the columns of R^T J.
-template <class B, class T>
-void general_diagonal(GaussNewton<B, T>& owner, View<T> out) {
-    B& backend = owner.network().backend();
-    RowGroups<B, T> groups(owner, true, {0, owner.network().parameters()});
-    const index p = out.cols;
-    auto buffer = backend.template allocate<T>(groups.per_sample() * p);
-    const View<T> squares(buffer.data(), groups.per_sample(), p);
-    bool first = true;
-    groups.for_groups(groups.group(1), [&](index, index count, View<const T> rows) {
-        for (index i = 0; i < count; ++i) {
-            const View<const T> one = rows.row_range(i * squares.rows, squares.rows);
-            backend.fill(squares, T(0));
-            backend.add_product(one, one, squares);
-            backend.sum_rows(Batch<const T>(View<const T>(squares), 1, 0), first ? T(0) : T(1), Batch<T>(out, 1, 0));
-            first = false;
-        }
-    });
-}
 
 }  // namespace gnfast

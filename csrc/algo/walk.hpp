@@ -14,11 +14,14 @@ namespace gnfast {
 template <class B, class T>
 class Walk {
    public:
+    using Work = Workspace<B, T>;
+    using Value = T;
     using Layers = std::vector<Layer<T>>;
     using Kept = layers::Kept<T>;
     using AllKept = std::vector<Kept>;
     using Vectors = View<const T>;
     using Cotangents = Batch<const T>;
+    struct AnySink {};  // in the place of what is told of cotangents
     using Lease = typename Workspace<B, T>::Lease;
 
     // What moves at some place of the network: nothing, what is lent, or what is its own and may be overwritten.
@@ -28,7 +31,7 @@ class Walk {
 
         bool moves() const { return batch.first.data != nullptr; }
         Tangent lend() const { return {batch, {}}; }
-        View<T> flat() const { return {batch.first.data, batch.count * batch.first.rows, batch.first.cols}; }
+        View<T> flat() const { return layers::flat(batch); }
     };
 
     explicit Walk(Workspace<B, T>& work, Part part = {}) : work_(work), part_(part) {}
@@ -42,11 +45,7 @@ class Walk {
     // The tangents behind the layers, when the part's parameters move by the rows of v (s, p) and what the layers take by t.
     Tangent push(const Layers& all, const AllKept& kept, Vectors v, index n, Tangent t) {
         for (std::size_t l = 0; l < all.size(); ++l)
-            t = std::visit(
-                [&](const auto& layer) -> Tangent {
-                    return t.moves() || layer.touched(part_) ? layer.jvp(*this, kept[l], v, n, std::move(t)) : Tangent{};
-                },
-                all[l]);
+            t = std::visit([&](const auto& layer) { return through(layer, kept[l], v, n, std::move(t)); }, all[l]);
         return t;
     }
 
@@ -57,31 +56,12 @@ class Walk {
         std::size_t first = 0;
         while (!needed && first < all.size() && !touched(all[first], part_)) ++first;
         for (std::size_t l = all.size(); l-- > first;)
-            g = std::visit([&](const auto& layer) -> Tangent { return layer.vjp(*this, kept[l], std::move(g), needed || l > first, sink); },
-                           all[l]);
+            g = std::visit([&](const auto& layer) { return back(layer, kept[l], std::move(g), needed || l > first, sink); }, all[l]);
         return g;
     }
 
     // ------------------------------------------------------------------------------------------ what layers make their answers with
     B& backend() const { return work_.backend; }
-
-    // jvp and vjp of a layer with parameters of its own.
-    template <LayerWithParameters<Workspace<B, T>, T> L>
-    Tangent through(const L& layer, index outputs, const Kept& kept, Vectors v, index n, const Tangent& t) {
-        Tangent out = make(v.rows, n, outputs);
-        const bool own = layer.touched(part_);
-        if (own) part_.within(layer).direction(work_, kept, v, out.batch);
-        if (t.moves()) layer.push(work_, kept, Cotangents(t.batch), out.batch, own ? T(1) : T(0));
-        return out;
-    }
-    template <LayerWithParameters<Workspace<B, T>, T> L, class Sink>
-    Tangent back(const L& layer, index inputs, const Kept& kept, const Tangent& g, bool needed, Sink& sink) {
-        if (layer.touched(part_)) sink(part_.within(layer), kept, Cotangents(g.batch));
-        if (!needed) return {};
-        Tangent out = make(g.batch.count, g.batch.first.rows, inputs);
-        layer.pull(work_, kept, Cotangents(g.batch), out.batch);
-        return out;
-    }
 
     Tangent owned(Tangent t) {
         if (t.lease) return t;
@@ -117,6 +97,34 @@ class Walk {
     Tangent apart(Tangent t) { return t.moves() ? owned(std::move(t)) : Tangent{}; }
 
    private:
+    template <class L>
+    Tangent through(const L& layer, const Kept& kept, Vectors v, index n, Tangent t) {
+        const bool moves = t.moves(), own = layer.touched(part_);
+        if (!moves && !own) return {};
+        if constexpr (LayerMap<L, Workspace<B, T>, T>) {
+            Tangent out = make(v.rows, n, layer.outputs());
+            if constexpr (has_parameters<L>)
+                if (own) part_.within(layer).direction(work_, kept, v, out.batch);
+            if (moves) layer.push(work_, kept, Cotangents(t.batch), out.batch, own ? T(1) : T(0));
+            return out;
+        } else {
+            return layer.jvp(*this, kept, v, n, std::move(t));
+        }
+    }
+    template <class L, class Sink>
+    Tangent back(const L& layer, const Kept& kept, Tangent g, bool needed, Sink& sink) {
+        if constexpr (LayerMap<L, Workspace<B, T>, T>) {
+            if constexpr (has_parameters<L>)
+                if (layer.touched(part_)) sink(part_.within(layer), kept, Cotangents(g.batch));
+            if (!needed) return {};
+            Tangent out = make(g.batch.count, g.batch.first.rows, layer.inputs());
+            layer.pull(work_, kept, Cotangents(g.batch), out.batch);
+            return out;
+        } else {
+            return layer.vjp(*this, kept, std::move(g), needed, sink);
+        }
+    }
+
     Workspace<B, T>& work_;
     Part part_;
 };

@@ -2,9 +2,7 @@
 
 #include <stdexcept>
 
-#include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
-#include "algo/kronecker_factors.hpp"
 #include "algo/linear_dual.hpp"
 #include "algo/rows_gram.hpp"
 #include "algo/solvers/in_units.hpp"
@@ -90,54 +88,23 @@ class NetworkOf final : public Network {
                  [&](index first, View<const double> outputs) { backend().copy(outputs, view<T>(out).row_range(first, outputs.rows)); });
     }
     void linearize(Array x, const std::function<void(const Kept&)>& f) const override {
-        if (!network.is_feedforward_dense()) throw std::invalid_argument("only networks of dense layers and activations are linearized");
         const ForwardPass<B, T> pass(network, read<T>(x), {}, [](index, View<const double>) {});
-        for (std::size_t l = 0; l < network.layers().size(); ++l) {
-            const View<const T> kept = pass.kept(l);
-            f({std::holds_alternative<gnfast::layers::Dense<T>>(network.layers()[l]), kept.rows, kept.cols, kept.data});
-        }
+        for (const Link<T>& link : network.links())
+            for (std::size_t l = link.place; l < link.end; ++l) {
+                const View<const T> kept = pass.kept(l);
+                f({l == link.place, kept.rows, kept.cols, kept.data});
+            }
     }
 
     gnfast::Network<B, T> network;
 };
 
-template <class T>
-class GaussNewtonOf final : public GaussNewton {
-   public:
-    GaussNewtonOf(const NetworkOf<T>& net, Array x, Loss loss, Array given, double scale, Method method, double limit)
-        : self(net.network, read<T>(x), loss, read<T>(given), T(scale), method, limit) {}
-    DType dtype() const override { return dtype_of<T>; }
-    index rows() const override { return self.network().parameters(); }
-    index cols() const override { return rows(); }
-    void apply(Array in, Array out) override { self.apply(read<T>(in), view<T>(out)); }
-    void jvp(Array v, Array u) override { self.jvp(read<T>(v), view<T>(u)); }
-    void vjp(Array u, Array v) override { self.vjp(read<T>(u), view<T>(v)); }
-    const ProductPlan& plan() const override { return self.plan(); }
-    Method method_for(index vectors) const override { return self.method_for(vectors); }
-    double resolution() const override { return backend().template resolution<T>(); }
-    bool couples_samples() const override { return self.network().couples_samples(); }
-    index samples() const override { return self.samples(); }
-    index outputs() const override { return self.outputs(); }
-    void diagonal(Array out) override {
-        if (self.network().is_feedforward_dense())
-            gauss_newton_diagonal(self, view<T>(out));
-        else
-            general_diagonal(self, view<T>(out));
-    }
-    void kronecker_factors(const std::vector<Moments>& all) override {
-        std::vector<gnfast::Moments> views;
-        for (const Moments& one : all) views.push_back({one.offset, view<double>(one.inputs), view<double>(one.outputs)});
-        gnfast::kronecker_factors(self, std::span<const gnfast::Moments>(views));
-    }
-
-    gnfast::GaussNewton<B, T> self;
-};
-
-// S: the dual of chains or that of all other networks.
-template <class T, class S>
+template <class J>
 class GramOf final : public Gram {
+    using T = typename J::Value;
+
    public:
-    GramOf(GaussNewtonOf<T>& owner, bool reduced, Part part) : self_(owner.self, reduced, part) {}
+    GramOf(gnfast::GaussNewton<J>& owner, bool reduced, Part part) : self_(owner, reduced, part) {}
     DType dtype() const override { return dtype_of<T>; }
     index rows() const override { return self_.size(); }
     index cols() const override { return self_.size(); }
@@ -150,7 +117,38 @@ class GramOf final : public Gram {
     void restrict_to_dual(Array v, Array out) override { self_.restrict_to_dual(read<T>(v), view<T>(out)); }
 
    private:
-    S self_;
+    gnfast::Gram<J> self_;
+};
+
+template <class J>
+class GaussNewtonOf final : public GaussNewton {
+    using T = typename J::Value;
+
+   public:
+    GaussNewtonOf(const gnfast::Network<B, T>& network, Array x, Loss loss, Array given, double scale, Method method, double limit)
+        : self_(network, read<T>(x), loss, read<T>(given), T(scale), method, limit) {}
+    DType dtype() const override { return dtype_of<T>; }
+    index rows() const override { return self_.network().parameters(); }
+    index cols() const override { return rows(); }
+    void apply(Array in, Array out) override { self_.apply(read<T>(in), view<T>(out)); }
+    void jvp(Array v, Array u) override { self_.jvp(read<T>(v), view<T>(u)); }
+    void vjp(Array u, Array v) override { self_.vjp(read<T>(u), view<T>(v)); }
+    const ProductPlan& plan() const override { return self_.plan(); }
+    Method method_for(index vectors) const override { return self_.method_for(vectors); }
+    double resolution() const override { return backend().template resolution<T>(); }
+    bool couples_samples() const override { return self_.network().couples_samples(); }
+    index samples() const override { return self_.samples(); }
+    index outputs() const override { return self_.outputs(); }
+    void diagonal(Array out) override { self_.diagonal(view<T>(out)); }
+    void kronecker_factors(const std::vector<Moments>& all) override {
+        std::vector<gnfast::Moments> views;
+        for (const Moments& one : all) views.push_back({one.offset, view<double>(one.inputs), view<double>(one.outputs)});
+        self_.moments(views);
+    }
+    std::unique_ptr<Gram> gram(bool reduced, Part part) override { return std::make_unique<GramOf<J>>(self_, reduced, part); }
+
+   private:
+    gnfast::GaussNewton<J> self_;
 };
 
 template <class T>
@@ -288,19 +286,17 @@ std::unique_ptr<GaussNewton> make_gauss_newton(const Network& network, Array x, 
                                                double memory_limit) {
     if (given.data && (given.cols != network.outputs() || given.rows % x.rows != 0 || (loss != Loss::blocks && given.rows != x.rows)))
         throw std::invalid_argument("what is given for the loss does not fit the samples and outputs");
-    return by_dtype(network.dtype(), [&]<class T>() -> std::unique_ptr<GaussNewton> {
-        return std::make_unique<GaussNewtonOf<T>>(dynamic_cast<const NetworkOf<T>&>(network), x, loss, given, scale, method, memory_limit);
+    return by_dtype(network.dtype(), [&]<class T>() {
+        const gnfast::Network<B, T>& self = dynamic_cast<const NetworkOf<T>&>(network).network;
+        return by_jacobian(self, [&]<class J>() -> std::unique_ptr<GaussNewton> {
+            return std::make_unique<GaussNewtonOf<J>>(self, x, loss, given, scale, method, memory_limit);
+        });
     });
 }
 
 std::unique_ptr<Gram> make_gram(GaussNewton& gauss_newton, bool reduced, index first, index last) {
     if (first < 0 || first >= last || last > gauss_newton.cols()) throw std::invalid_argument("no such part of the parameters");
-    const Part part{first, last};
-    return by_dtype(gauss_newton.dtype(), [&]<class T>() -> std::unique_ptr<Gram> {
-        auto& owner = dynamic_cast<GaussNewtonOf<T>&>(gauss_newton);
-        if (owner.self.network().is_feedforward_dense()) return std::make_unique<GramOf<T, gnfast::Gram<B, T>>>(owner, reduced, part);
-        return std::make_unique<GramOf<T, RowsGram<B, T>>>(owner, reduced, part);
-    });
+    return gauss_newton.gram(reduced, {first, last});
 }
 
 std::unique_ptr<LinearDual> make_linear_dual(const Network& network, Array range, bool affine) {

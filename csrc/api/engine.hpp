@@ -99,6 +99,8 @@ class Network {
     virtual void linearize(Array x, const std::function<void(const Kept&)>& f) const = 0;
 };
 
+class Gram;
+
 class GaussNewton : public Operator {
    public:
     virtual void jvp(Array v, Array u) = 0;
@@ -107,12 +109,13 @@ class GaussNewton : public Operator {
     virtual Method method_for(index vectors) const = 0;
     virtual bool couples_samples() const = 0;
     virtual void diagonal(Array out) = 0;  // (1, p)
-    // See algo/kronecker_factors.hpp; in float64.
+    // See algo/jacobian/moments.hpp; in float64.
     struct Moments {
         index offset;
         Array inputs, outputs;
     };
     virtual void kronecker_factors(const std::vector<Moments>& all) = 0;
+    virtual std::unique_ptr<Gram> gram(bool reduced, Part part) = 0;
     virtual index samples() const = 0;
     virtual index outputs() const = 0;
 };

@@ -1,5 +1,4 @@
 // Everything that algo/ makes of networks, on an emulated GPU as on the processor.
-#include "algo/diagonals.hpp"
 #include "algo/gram.hpp"
 #include "algo/linear_dual.hpp"
 #include "algo/rows_gram.hpp"
@@ -68,22 +67,21 @@ template <class W, class N>
 void products(W& world, const N& network, index width, Loss loss, Method method, double limit = 0) {
     using T = typename W::T;
     const View<const T> given = loss == Loss::blocks ? world.random(samples * 2, outputs, 21) : View<const T>();
-    GaussNewton<typename W::B, T> product(network, world.random(samples, width, 20), loss, given, T(1) / T(samples), method, limit);
     const index p = network.parameters();
     const View<const T> v = world.random(vectors, p, 22), u = world.random(vectors, samples * outputs, 23);
     const View<T> out = world.room(vectors, p), image = world.room(vectors, samples * outputs), diagonal = world.room(1, p);
-    CHECK(product.method_for(vectors) == method);
-    for (int twice = 0; twice < 2; ++twice) product.apply(v, out);  // what is kept between calls serves again
-    world.tell(out);
-    product.jvp(v, image);
-    world.tell(image);
-    product.vjp(u, out);
-    world.tell(out);
-    if (network.is_feedforward_dense())
-        gauss_newton_diagonal(product, diagonal);
-    else if (!network.couples_samples())
-        general_diagonal(product, diagonal);
-    world.tell(diagonal);
+    by_jacobian(network, [&]<class J>() {
+        GaussNewton<J> product(network, world.random(samples, width, 20), loss, given, T(1) / T(samples), method, limit);
+        CHECK(product.method_for(vectors) == method);
+        for (int twice = 0; twice < 2; ++twice) product.apply(v, out);  // what is kept between calls serves again
+        world.tell(out);
+        product.jvp(v, image);
+        world.tell(image);
+        product.vjp(u, out);
+        world.tell(out);
+        if (!network.couples_samples()) product.diagonal(diagonal);
+        world.tell(diagonal);
+    });
 }
 
 TEST("cuda_products: chains, by both methods, for every loss, in one block and in many") {
@@ -107,13 +105,13 @@ TEST("cuda_products: networks of all kinds of layers, by both methods") {
     });
 }
 
-// Either kind of Gram, of all parameters or of some layer's.
-template <class G, class W, class N>
+// Either model's Gram, of all parameters or of some layer's.
+template <template <class, class> class J, class W, class N>
 void dual(W& world, const N& network, index width, Loss loss, Method method, index last = 0, index first = 0) {
     using T = typename W::T;
-    GaussNewton<typename W::B, T> product(network, world.random(samples, width, 20), loss, {}, T(1) / T(samples), method, 0);
+    GaussNewton<J<typename W::B, T>> product(network, world.random(samples, width, 20), loss, {}, T(1) / T(samples), method, 0);
     const Part part{first, last > 0 ? last : network.parameters()};
-    G gram(product, true, part);
+    Gram<J<typename W::B, T>> gram(product, true, part);
     const index size = gram.size(), p = part.last - part.first;
     const View<T> k = world.room(size, size), image = world.room(vectors, size), mean = world.room(samples, samples);
     gram.form(k, Monitor());
@@ -135,18 +133,15 @@ void dual(W& world, const N& network, index width, Loss loss, Method method, ind
 
 TEST("cuda_products: the Gram dual, formed and applied, with shared factors and without") {
     test::in_both_precisions([](auto& world) {
-        using W = std::decay_t<decltype(world)>;
-        using B = typename W::B;
-        using T = typename W::T;
         for (const Loss loss : {Loss::mse, Loss::cross_entropy}) {
-            dual<Gram<B, T>>(world, chain(world), inputs, loss, Method::usual);
-            dual<Gram<B, T>>(world, linear(world), inputs, loss, Method::usual);
+            dual<Chain>(world, chain(world), inputs, loss, Method::usual);
+            dual<Chain>(world, linear(world), inputs, loss, Method::usual);
             const auto two = chain(world);
-            dual<Gram<B, T>>(world, two, inputs, loss, Method::usual, two.parameters(), two.dense()[1]->offset);
-            dual<RowsGram<B, T>>(world, convolutional(world, false), 60, loss, Method::usual);
-            dual<RowsGram<B, T>>(world, convolutional(world, false), 60, loss, Method::stored);
+            dual<Chain>(world, two, inputs, loss, Method::usual, two.parameters(), two.links()[1].dense->offset);
+            dual<Layered>(world, convolutional(world, false), 60, loss, Method::usual);
+            dual<Layered>(world, convolutional(world, false), 60, loss, Method::stored);
         }
-        dual<RowsGram<B, T>>(world, convolutional(world, true), 60, Loss::mse, Method::usual);
+        dual<Layered>(world, convolutional(world, true), 60, Loss::mse, Method::usual);
     });
 }
 
@@ -177,7 +172,7 @@ TEST("cuda_products: NaN in a vector is an error, as on the processor") {
     World<cuda::CudaBackend, double> world;
     const auto network = chain(world);
     for (const Method method : {Method::usual, Method::factored}) {
-        GaussNewton<cuda::CudaBackend, double> product(network, world.random(samples, inputs, 20), Loss::mse, {}, 1.0, method, 0);
+        GaussNewton<Chain<cuda::CudaBackend, double>> product(network, world.random(samples, inputs, 20), Loss::mse, {}, 1.0, method, 0);
         test::Matrix<double> v = test::random<double>(vectors, network.parameters(), 22, 0);
         v(2, 17) = std::numeric_limits<double>::quiet_NaN();
         bool refused = false;

@@ -50,15 +50,6 @@ struct Convolution {
         if (bias) pass.backend().add_channels(target, Batch<const double>(b.view(), 1, 0));
         return out;
     }
-    template <class W>
-    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
-        return walk.through(*this, outputs(), kept, v, n, t);
-    }
-    template <class W, class Sink>
-    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
-        return walk.back(*this, inputs(), kept, g, needed, sink);
-    }
-
     // out_j = the convolution of x with the direction dW_j in row j of v, plus db_j: the patches of x are made once for all j.
     template <class B>
     void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
@@ -236,11 +227,6 @@ struct Convolution {
     Grid<U> part(Batch<U> out, index first, index count, index g) const {
         return {View<U>(out.first.row(first) + g * out_group() * windows.positions(), out_group(), windows.positions()), out.count,
                 out.step, count, outputs()};
-    }
-
-    template <class U>
-    static View<U> flat(Batch<U> t) {
-        return {t.first.data, t.count * t.first.rows, t.first.cols};
     }
 };
 

@@ -19,17 +19,17 @@ struct Dense {
     const T* bias = nullptr;  // (fan_out) or none
     index offset = 0;         // of the weight in the flat parameter vector; the bias follows it
 
-    index fan_in() const { return weight.cols; }
-    index fan_out() const { return weight.rows; }
-    index parameters() const { return fan_out() * (fan_in() + (bias ? 1 : 0)); }
+    index inputs() const { return weight.cols; }
+    index outputs() const { return weight.rows; }
+    index parameters() const { return outputs() * (inputs() + (bias ? 1 : 0)); }
 
     static constexpr bool has_moments = true;
     bool couples_samples() const { return false; }
     bool touched(const Part& part) const { return part.holds(offset); }
     void tell(Account& seen) const {
-        seen.product(double(fan_in()) * double(fan_out()));
+        seen.product(double(inputs()) * double(outputs()));
         seen.kept += double(seen.width);
-        seen.through(fan_out());
+        seen.through(outputs());
     }
 
     // z = x W^T + b, by some rows of W at a time.
@@ -37,7 +37,7 @@ struct Dense {
     typename Pass::Value forward(Pass& pass, const typename Pass::Value& x, Kept<T>& kept) const {
         auto& backend = pass.backend();
         pass.keep(x, kept.input);
-        const index rows = fan_out(), panel = pass.weight_rows(rows, fan_in());
+        const index rows = outputs(), panel = pass.weight_rows(rows, inputs());
         const auto out = pass.make(x.view.rows, rows);
         for (index row = 0; row < rows; row += panel) {
             const index count = std::min(panel, rows - row);
@@ -50,15 +50,6 @@ struct Dense {
         }
         return out;
     }
-    template <class W>
-    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
-        return walk.through(*this, fan_out(), kept, v, n, t);
-    }
-    template <class W, class Sink>
-    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
-        return walk.back(*this, fan_in(), kept, g, needed, sink);
-    }
-
     // out_j = x dW_j^T + db_j, the direction dW_j being in row j of v; 2 n fan_in fan_out flops a vector.
     template <class B>
     void direction(Workspace<B, T>& work, const Kept<T>& kept, View<const T> v, Batch<T> out) const {
@@ -81,11 +72,11 @@ struct Dense {
     // Row j of grad gets dW_j = beta dW_j + g_j^T x and db_j likewise; 2 n fan_in fan_out flops a vector.
     template <class B>
     void gradient(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, T beta, View<T> grad) const {
-        const View<T> first(grad.data + offset, fan_out(), fan_in());
+        const View<T> first(grad.data + offset, outputs(), inputs());
         work.backend.gemm_batch(Op::transpose, Op::none, T(1), g, Batch<const T>(kept.input, g.count, 0), beta,
                                 Batch<T>(first, g.count, grad.stride));
         if (bias) {
-            const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, fan_out());
+            const View<T> tail(grad.data + offset + weight.rows * weight.cols, 1, outputs());
             work.backend.sum_rows(g, beta, Batch<T>(tail, g.count, grad.stride));
         }
     }
@@ -96,11 +87,11 @@ struct Dense {
         const index n = g.first.rows, step = rows.first.stride;
         T* const at = rows.first.data + offset;
         work.backend.gemm_grid(Op::none, Op::none, T(1),
-                               Grid<const T>(View<const T>(g.first.data, fan_out(), 1), g.count, g.step, n, fan_out()),
-                               Grid<const T>(View<const T>(kept.input.data, 1, fan_in()), g.count, 0, n, kept.input.stride), T(0),
-                               Grid<T>(View<T>(at, fan_out(), fan_in()), g.count, rows.step, n, step));
+                               Grid<const T>(View<const T>(g.first.data, outputs(), 1), g.count, g.step, n, outputs()),
+                               Grid<const T>(View<const T>(kept.input.data, 1, inputs()), g.count, 0, n, kept.input.stride), T(0),
+                               Grid<T>(View<T>(at, outputs(), inputs()), g.count, rows.step, n, step));
         for (index c = 0; bias && c < g.count; ++c)
-            work.backend.copy(g[c], View<T>(at + fan_out() * fan_in() + c * rows.step, n, fan_out(), step));
+            work.backend.copy(g[c], View<T>(at + outputs() * inputs() + c * rows.step, n, outputs(), step));
     }
 
     // The second moments of which K-FAC's factors are made, in double: their small eigenvalues are squares. out += x^T x, and below it,
@@ -108,9 +99,9 @@ struct Dense {
     template <class B>
     void add_input_moment(Workspace<B, T>& work, const Kept<T>& kept, View<double> out) const {
         const InDouble<B, T> wide(work.backend, kept.input);
-        work.backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, fan_in(), 0, fan_in()));
+        work.backend.gemm(Op::transpose, Op::none, 1.0, wide.view(), wide.view(), 1.0, out.block(0, inputs(), 0, inputs()));
         if (bias)
-            work.backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(fan_in(), 1, 0, fan_in()), 1, 0));
+            work.backend.sum_rows(Batch<const double>(wide.view(), 1, 0), 1.0, Batch<double>(out.block(inputs(), 1, 0, inputs()), 1, 0));
     }
     // and out += sum_j g_j^T g_j of cotangents behind the layer.
     template <class B>
@@ -120,13 +111,9 @@ struct Dense {
     }
 
    private:
-    Batch<const T> weights_of(View<const T> v) const { return {View<const T>(v.data + offset, fan_out(), fan_in()), v.rows, v.stride}; }
+    Batch<const T> weights_of(View<const T> v) const { return {View<const T>(v.data + offset, outputs(), inputs()), v.rows, v.stride}; }
     Batch<const T> bias_of(View<const T> v) const {
-        return {View<const T>(v.data + offset + weight.rows * weight.cols, 1, fan_out()), v.rows, v.stride};
-    }
-    template <class U>
-    static View<U> flat(Batch<U> t) {
-        return {t.first.data, t.count * t.first.rows, t.first.cols};
+        return {View<const T>(v.data + offset + weight.rows * weight.cols, 1, outputs()), v.rows, v.stride};
     }
 };
 

@@ -28,6 +28,12 @@ struct Kept {
     }
 };
 
+// The members of a batch one below another, as which they lie.
+template <class T>
+View<T> flat(Batch<T> t) {
+    return {t.first.data, t.count * t.first.rows, t.first.cols};
+}
+
 // Who holds the memory that the views of Kept look at.
 template <class B, class T>
 class Store {

@@ -26,6 +26,8 @@ struct Norm {
     const T* gain = nullptr;
     index offset = 0;
 
+    index inputs() const { return shape.width; }
+    index outputs() const { return shape.width; }
     index parameters() const { return shape.channels * ((weight ? 1 : 0) + (bias ? 1 : 0)); }
     bool given() const { return inverse != nullptr; }
     bool couples_samples() const { return !given() && shape.group == 0; }
@@ -63,15 +65,6 @@ struct Norm {
                                     Batch<double>(out.view, 1, 0));
         if (keeps) pass.keep(normalized, kept.normalized);
         return out;
-    }
-
-    template <class W>
-    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T> v, index n, typename W::Tangent t) const {
-        return walk.through(*this, shape.width, kept, v, n, t);
-    }
-    template <class W, class Sink>
-    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool needed, Sink& sink) const {
-        return walk.back(*this, shape.width, kept, g, needed, sink);
     }
 
     // out_j = dweight_j normalized + dbias_j

@@ -6,6 +6,7 @@
 #include "algo/layers/account.hpp"
 #include "algo/layers/kept.hpp"
 #include "algo/layers/part.hpp"
+#include "algo/workspace.hpp"
 #include "core/windows.hpp"
 
 namespace gnfast::layers {
@@ -36,23 +37,16 @@ struct Pool {
         }
         return out;
     }
-    template <class W>
-    typename W::Tangent jvp(W& walk, const Kept<T>& kept, View<const T>, index n, typename W::Tangent t) const {
-        auto out = walk.make(t.batch.count, n, outputs());
-        if (max)
-            walk.backend().gather_chosen(kept.chosen, Batch<const T>(t.batch), T(0), out.batch);
-        else
-            walk.backend().pool_average(View<const T>(t.flat()), windows, T(0), out.flat());
-        return out;
+
+    template <class B>
+    void push(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> t, Batch<T> out, T beta) const {
+        if (max) return work.backend.gather_chosen(kept.chosen, t, beta, out);
+        work.backend.pool_average(flat(t), windows, beta, flat(out));
     }
-    template <class W, class Sink>
-    typename W::Tangent vjp(W& walk, const Kept<T>& kept, typename W::Tangent g, bool, Sink&) const {
-        auto out = walk.make(g.batch.count, g.batch.first.rows, inputs());
-        if (max)
-            walk.backend().scatter_chosen(kept.chosen, windows, Batch<const T>(g.batch), T(0), out.batch);
-        else
-            walk.backend().spread_average(View<const T>(g.flat()), windows, T(0), out.flat());
-        return out;
+    template <class B>
+    void pull(Workspace<B, T>& work, const Kept<T>& kept, Batch<const T> g, Batch<T> t) const {
+        if (max) return work.backend.scatter_chosen(kept.chosen, windows, g, T(0), t);
+        work.backend.spread_average(flat(g), windows, T(0), flat(t));
     }
 };
 
