@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 import warnings
@@ -53,6 +54,7 @@ def names(tmp_path_factory):
         "np": np,
         "torch": torch,
         "X": X,
+        "X32": X.astype("float32"),
         "y": rng.integers(3, size=12),
         "net": net,
         "G": gn.GaussNewton(net, X),
@@ -61,6 +63,13 @@ def names(tmp_path_factory):
         "corrupt": str(corrupt),
         "DATA": str(folder / "X.npy"),
     }
+
+
+def names_the_argument(message, argument):
+    """Whether the message says something of the argument, as a word of its own: `k is 0`, `widths[1] is 0`."""
+    entry = r"(\[[^\]]*\])*"
+    begun = rf"(?<![\w.]){re.escape(argument)}{entry}(\(.*\))? (\([^)]*\) )?('[^']*' )?(is|has|have|must|needs|gave|holds)\b"
+    return re.search(begun, message) is not None
 
 
 def has(message, words):
@@ -74,8 +83,22 @@ def test_api(names, expression, words):
         eval(expression, dict(names))
     assert isinstance(caught.value, TypeError | ValueError | OSError | MemoryError), repr(caught.value)
     message = str(caught.value)
-    assert has(message, words), message
+    assert words and has(message, words), message
+    argument = words.split()[0]
+    assert names_the_argument(message, argument) or argument == "corrupt", message
     assert "\n" not in message.strip()
+
+
+@pytest.mark.parametrize(("expression", "remedy", "mended"), bad_inputs.REMEDIES)
+def test_a_remedy_that_is_followed_works(names, expression, remedy, mended):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        eval(expression, dict(names))
+    message = str(caught.value)
+    assert remedy in message, message
+    words = re.findall(r"[A-Za-z_]\w*", mended)
+    known = set(re.findall(r"[A-Za-z_]\w*", f"{expression} {message}")) | names.keys()
+    assert set(words) <= known, set(words) - known  # nothing that the message does not say
+    eval(mended, dict(names))
 
 
 @pytest.mark.parametrize(("words_typed", "words"), bad_inputs.CLI)
