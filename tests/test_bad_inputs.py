@@ -68,7 +68,8 @@ def names(tmp_path_factory):
 def names_the_argument(message, argument):
     """Whether the message says something of the argument, as a word of its own: `k is 0`, `widths[1] is 0`."""
     entry = r"(\[[^\]]*\])*"
-    begun = rf"(?<![\w.]){re.escape(argument)}{entry}(\(.*\))? (\([^)]*\) )?('[^']*' )?(is|has|have|must|needs|gave|holds)\b"
+    call, more = r"(\(.*\))?", r"(\([^)]*\) )?('[^']*' )?"  # init((4, 5), 3) has, Sigma (d, d) is, data 'X.npy' has
+    begun = rf"(?<![\w.]){re.escape(argument)}{entry}{call} {more}(is|has|have|must|needs|gave|holds)\b"
     return re.search(begun, message) is not None
 
 
