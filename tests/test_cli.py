@@ -180,7 +180,8 @@ def test_study_and_again(capsys, study):
     assert (folder / "table.md").read_bytes() == table and (folder / "results.sqlite").read_bytes() == results
 
 
-def test_study_with_points_that_fail(capsys, study):
+def test_study_with_points_that_fail(capsys, monkeypatch, study):
+    monkeypatch.setattr("gnfast.study.commands.look", lambda *_, **__: None)  # which would refuse 9999
     (study / "small.toml").write_text(STUDY.format(samples="[5, 9999]"))
     status, out, _ = call(capsys, "study", "small.toml", "--no-figure", "--out", "out")
     assert status == 1 and "4 of 8 points failed" in out and "9999" in out
@@ -201,7 +202,8 @@ def test_study_interrupted(capsys, study, monkeypatch):
     assert call(capsys, "study", "small.toml", "--no-figure")[0] == 0
 
 
-def test_study_show_export_plot(capsys, study):
+def test_study_show_export_plot(capsys, monkeypatch, study):
+    monkeypatch.setattr("gnfast.study.commands.look", lambda *_, **__: None)  # which would refuse 9999
     pytest.importorskip("matplotlib")
     (study / "small.toml").write_text(STUDY.format(samples="[5, 9999]") + "skip = [0, 0.5]\n")
     call(capsys, "study", "run", "small.toml", "--no-figure", "--out", "out")
@@ -222,7 +224,7 @@ def test_study_show_export_plot(capsys, study):
     assert call(capsys, "study", "plot", "out", "--out", "figure.svg")[0] == 0
     assert (study / "out" / "figure.png").exists() and "<svg" in (study / "figure.svg").read_text()
     for arguments, words in (
-        (["show", "nowhere"], "the results file is 'nowhere/results.sqlite', and there is no such file"),
+        (["show", "nowhere"], "folder 'nowhere' holds no results.sqlite; pass the folder that gnfast study filled"),
         (["plot", "out", "--out", "figure.jpg"], "the ending of 'figure.jpg' is '.jpg' but must be one of"),
         (["export", "out", "--out", "all.xls"], "but must be one of '.csv', '.md'"),
     ):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnfast._memory import machine_bytes
-from gnfast.networks.network import Network
 from gnfast.networks.patches import ComposedConvolution
 from gnfast.operators.problem import Problem
 
 # The least block of vectors that shares one pass over the backward rows: what a plan is made for unless told otherwise.
 BLOCK = 8
+# An extreme eigenvalue needs about this many products: what the spaces are compared by.
+PRODUCTS = 200
 # A pass over stored memory against a matrix product: bytes are dear to a single-precision multiply-add. Measured on two
 # cores: 130 GF/s in products, 10 GB/s from memory, which is 4 flops (float32) a number read once for a narrow block.
 MEMORY_BOUND = 10.0
@@ -34,18 +36,8 @@ def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> Gr
     """The costs of the Gram dual with `rank` rows a sample, in all parameters or so many of one layer."""
     net, n, item = problem.net, len(problem.X), problem.dtype.itemsize
     if net.is_feedforward_dense:
-        widths, weights = sum(layer.out_features for layer in net.dense), sum(layer.weight.size for layer in net.dense)
-        grams = [layer for layer in net.dense if 2 * layer.in_features >= n]  # others: by their inputs, in two steps
-        through = weights - sum(layer.weight.size for layer in grams)
-        return GramCosts(
-            kept=n * rank * widths * item,
-            start=2.0 * n * (rank + 1) * weights + 2.0 * n**2 * sum(sum(layer.weight.shape) for layer in net.dense),
-            forming=float(n * rank) ** 2 * widths + 2.0 * n * (rank + 1) * weights,
-            product=2.0 * n**2 * sum(layer.out_features for layer in grams) + 4.0 * n * (through + rank * widths),
-            more=n**2 * (len(grams) + 2) * item,
-            room=0.0,
-            least=n * rank * widths * item + problem.products.plan(BLOCK).bytes_forward,
-        )
+        shapes = [layer.weight.shape for layer in net.dense]
+        return dense_gram_costs(shapes, n, rank, item, problem.products.plan(BLOCK).bytes_forward)
     p, core = parameters or problem.parameters, problem.products.plan(BLOCK)
     each, rest = float(rank * p * item), core.bytes_rows + core.bytes_workspace  # bytes of a sample's rows
     rows = core.flops_rows * rank / problem.loss_at.rank
@@ -64,6 +56,24 @@ def gram_costs(problem: Problem, rank: int, parameters: int | None = None) -> Gr
     )
 
 
+def dense_gram_costs(
+    shapes: Sequence[tuple[int, ...]], n: int, rank: int, item: int, bytes_forward: float
+) -> GramCosts:
+    """The same for plain dense layers of weights of these shapes (out, in), each number of `item` bytes."""
+    widths, weights = sum(out for out, _ in shapes), sum(out * into for out, into in shapes)
+    grams = [(out, into) for out, into in shapes if 2 * into >= n]  # others: by their inputs, in two steps
+    through = weights - sum(out * into for out, into in grams)
+    return GramCosts(
+        kept=n * rank * widths * item,
+        start=2.0 * n * (rank + 1) * weights + 2.0 * n**2 * sum(map(sum, shapes)),
+        forming=float(n * rank) ** 2 * widths + 2.0 * n * (rank + 1) * weights,
+        product=2.0 * n**2 * sum(out for out, _ in grams) + 4.0 * n * (through + rank * widths),
+        more=n**2 * (len(grams) + 2) * item,
+        room=0.0,
+        least=n * rank * widths * item + bytes_forward,
+    )
+
+
 def _left(problem: Problem, size: int, taken: float) -> float:
     """Bytes that rows of the Jacobian may take while a Gram matrix (size, size) is formed, as the core has it."""
     if problem.memory_limit is None:
@@ -71,10 +81,16 @@ def _left(problem: Problem, size: int, taken: float) -> float:
     return float(problem.memory_limit - taken - size**2 * problem.dtype.itemsize) * (1 - 1e-9)
 
 
-def linear_dual_bytes(net: Network, rank: int) -> int:
+def linear_dual_bytes(depth: int, k: int, rank: int, item: int) -> int:
     """Bytes of the linear dual's factors P_l (k, k) and R_l (rank, rank), packed too, and of a solver's 60 vectors."""
-    k = net.out_features
-    return (net.depth * (k**2 + 2 * rank**2) + 60 * k * rank) * net.dtype.itemsize
+    return (depth * (k**2 + 2 * rank**2) + 60 * k * rank) * item
+
+
+def linear_dual_flops(shapes: Sequence[tuple[int, ...]], rank: int) -> float:
+    """Flops of a condition number on the linear dual: products of all weights from either side, and with the dual."""
+    k = shapes[-1][0]
+    products = 2.0 * (rank + k) * sum(out * into for out, into in shapes)
+    return products + PRODUCTS * 2.0 * len(shapes) * k * rank * (k + rank)
 
 
 def conv_dual_bytes(linear: ComposedConvolution, itemsize: int) -> float:

@@ -30,7 +30,7 @@ class LinearDual(SumOfProducts, Dual):
         check_scalar_loss(problem)
         affine = any(layer.bias is not None for layer in net.dense)
         data_range = range_factor(problem.X, problem.scale, affine, problem.loss_at.weights)
-        needed = linear_dual_bytes(net, len(data_range))
+        needed = linear_dual_bytes(net.depth, net.out_features, len(data_range), net.dtype.itemsize)
         check_memory(needed, problem.memory_limit, "the linear dual with its factors P_l and R_l", "use gram()")
         core = problem.device.core.LinearDual(net.place(problem.X.shape[1:], problem.device).core, data_range, affine)
         super().__init__(problem, core, len(data_range), net.out_features, interleaved=False)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from gnfast import _core
 from gnfast._memory import megabytes
 from gnfast._results import Shown
-from gnfast.operators.costs import BLOCK, conv_dual_bytes, conv_dual_flops, gram_costs, linear_dual_bytes
+from gnfast.operators.costs import (
+    BLOCK,
+    conv_dual_bytes,
+    conv_dual_flops,
+    gram_costs,
+    linear_dual_bytes,
+    linear_dual_flops,
+)
 from gnfast.operators.problem import Problem
-
-# An extreme eigenvalue needs about this many products: what the spaces are compared by.
-PRODUCTS = 200
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,8 @@ def _linear_map(problem: Problem) -> Space:
             return Space("linear map", size, flops, conv_dual_bytes(linear, problem.dtype.itemsize))
     if why:
         return Space("linear map", k * rank, float("inf"), 0.0, why)
-    products = 2.0 * (rank + k) * sum(layer.weight.size for layer in net.dense)
-    small = PRODUCTS * 2.0 * net.depth * k * rank * (k + rank)
-    return Space("linear map", k * rank, products + small, linear_dual_bytes(net, rank))
+    flops = linear_dual_flops([layer.weight.shape for layer in net.dense], rank)
+    return Space("linear map", k * rank, flops, linear_dual_bytes(net.depth, k, rank, problem.dtype.itemsize))
 
 
 def _why(problem: Problem, core: _core.ProductPlan) -> str:

@@ -10,7 +10,18 @@ from gnfast import _checks, _files, datasets
 from gnfast.paper import FIGURES, Figure, Options, Table
 from gnfast.paper.drawing import draw, footnote
 from gnfast.paper.gallery import folder_of, write_page
-from gnfast.study.commands import FAILED, INTERRUPTED, complete, pool_of, pool_options
+from gnfast.study.commands import (
+    FAILED,
+    INTERRUPTED,
+    check_drawing,
+    complete,
+    dry_run_option,
+    foretell,
+    points_at_once,
+    pool_of,
+    pool_options,
+)
+from gnfast.study.preflight import look
 from gnfast.study.results import RESULTS
 from gnfast.study.tables import write_csv
 from gnfast.study.workers import Pool
@@ -47,6 +58,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
         ] = None,
         count: Annotated[int | None, at_once] = None,
         scheduler: Annotated[str | None, elsewhere] = None,
+        dry_run: Annotated[bool, dry_run_option()] = False,
     ) -> None:
         """Figures of Zhao, Singh & Lucchi (NeurIPS 2024): table, drawing, and whether its claims are seen here."""
         if quick and full:
@@ -65,6 +77,14 @@ def add(app: "typer.Typer", console: "Console") -> None:
             datasets.cifar10_files(str(cifar))  # a wrong path is told before it is part of a results file
             if without := [name for name in names if not FIGURES[name].uses_images(options)]:
                 print(f"gnfast: no colour images, so --cifar changes nothing: {', '.join(without)}", file=sys.stderr)
+        check_drawing()
+        for name in names:
+            results = folder_of(out, FIGURES[name], options) / RESULTS
+            seen = look(FIGURES[name].study(options), results, points_at_once(count), here=scheduler is None)
+            if dry_run:
+                foretell(console, seen, f"{name}: ")
+        if dry_run:
+            return
         status = 0
         with pool_of(count, scheduler) as pool:
             for name in names:

@@ -14,7 +14,7 @@ from gnfast.study import workers
 from gnfast.study.figures import draw
 from gnfast.study.grid import Study
 from gnfast.study.jobs import Job, Record
-from gnfast.study.preflight import check_memory
+from gnfast.study.preflight import Outlook, look
 from gnfast.study.results import RESULTS
 from gnfast.study.runner import run
 from gnfast.study.store import Store
@@ -62,13 +62,17 @@ def build(console: "Console") -> "typer.Typer":
         figure: Annotated[bool, typer.Option(help="Draw figure.png.")] = True,
         count: Annotated[int | None, at_once] = None,
         scheduler: Annotated[str | None, elsewhere] = None,
+        dry_run: Annotated[bool, dry_run_option()] = False,
     ) -> None:
         """Compute a study; points that it has already are not computed again."""
         study = Study.from_toml(file) if file else Study()
         study = study.quick() if quick else study
         place = out or Path(f"gnfast-{study.name}")
-        if scheduler is None:  # other machines have other memory
-            check_memory(study, place / RESULTS)
+        if figure:
+            check_drawing()
+        seen = look(study, place / RESULTS, points_at_once(count), here=scheduler is None)
+        if dry_run:
+            return foretell(console, seen)
         with pool_of(count, scheduler) as pool:
             records = complete(console, study, place, pool)
         if records is None:
@@ -135,13 +139,36 @@ def pool_options() -> tuple[Any, Any]:
     )
 
 
+def dry_run_option() -> Any:
+    """Return the option --dry-run of a command."""
+    import typer
+
+    return typer.Option("--dry-run", help="Tell the points, the expected time and memory; compute and write nothing.")
+
+
+def points_at_once(count: int | None) -> int:
+    """Return how many points the option --workers asks for at once."""
+    return 1 if count is None else _checks.integer(count, "--workers")
+
+
+def check_drawing() -> None:
+    """Raise an ImportError now if there will be nothing to draw with."""
+    _checks.optional_import("matplotlib", "the figure", "study")
+
+
+def foretell(console: "Console", seen: Outlook, name: str = "") -> None:
+    """Print what a run would do."""
+    for line in seen.lines():
+        console.print(f"{name}{line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def pool_of(count: int | None, scheduler: str | None) -> AbstractContextManager[workers.Pool | None]:
     """Return what to enter for the workers that the options ask for."""
     if count is not None and scheduler is not None:
         raise ValueError("--workers starts workers here and --scheduler uses those of another; give one of the two")
     if scheduler is not None:
         return workers.remote(scheduler)
-    return nullcontext() if count is None else workers.local(_checks.integer(count, "--workers"))
+    return nullcontext() if count is None else workers.local(points_at_once(count))
 
 
 def complete(console: "Console", job: Job, folder: Path, pool: workers.Pool | None) -> list[Record] | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from gnfast import _files
 from gnfast.study import width_figure
-from gnfast.study.commands import FAILED, INTERRUPTED, complete
+from gnfast.study.commands import FAILED, INTERRUPTED, check_drawing, complete, dry_run_option, foretell
+from gnfast.study.preflight import look
 from gnfast.study.results import RESULTS
 from gnfast.study.tables import markdown_table, number, print_table
 from gnfast.study.width import Existing, Row, WidthStudy, existing, summarise
@@ -52,6 +53,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
             list[Path] | None, typer.Option(metavar="FILE", help="Networks saved by gnfast, to be shown; repeatable.")
         ] = None,
         out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = Path("gnfast-width"),
+        dry_run: Annotated[bool, dry_run_option()] = False,
     ) -> None:
         """Sample condition numbers of random networks of any width; if stopped, the same command resumes."""
         linear = activation == "identity"
@@ -68,6 +70,10 @@ def add(app: "typer.Typer", console: "Console") -> None:
             widths=_widths(widths, 9 if linear else 6),
             draws=draws if draws is not None else 50 if linear else 10,
         )
+        check_drawing()
+        seen = look(study, out / RESULTS)
+        if dry_run:
+            return foretell(console, seen)
         raise typer.Exit(_run(console, study, weights or [], out))
 
 
