@@ -78,7 +78,7 @@ def test_from_inside_the_folder_and_without_points(tmp_path, monkeypatch):
 
 
 def test_what_is_no_study(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="holds no results.sqlite; pass the folder"):
+    with pytest.raises(FileNotFoundError, match=r"holds no results\.sqlite; pass the folder"):
         Study.load(tmp_path / "none")
     Store(tmp_path / RESULTS, WidthStudy("digits", 5, False, "identity", 0.01, 0.0, 3, 2, 0, (8,), 2)).close()
     with pytest.raises(ValueError, match="holds results of gnfast width, not of a study"):
