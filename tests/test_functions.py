@@ -77,7 +77,7 @@ def test_what_is_refused():
         (
             lambda: gn.operator(lambda V: V[:2], 3),
             ValueError,
-            r"of shape \(2, 2\) for a block of shape \(3, 2\)",
+            r"of shape \(2, 2\) for a block of vectors of shape \(3, 2\)",
         ),
         (lambda: gn.operator(lambda V: 1j * V, 3), TypeError, "complex product"),
         (lambda: gn.operator(lambda V: np.triu(np.ones((3, 3))) @ V, 3), ValueError, "not symmetric"),

@@ -193,7 +193,7 @@ def test_bad_operators_and_arguments():
         with pytest.raises(TypeError, match=message):
             gn.eigsh(op, 2)
     short = sla.LinearOperator((4, 4), matvec=lambda v: v, matmat=lambda V: V[:3], dtype=float)
-    with pytest.raises(ValueError, match=r"op gave a product of shape \(3, 2\) for a block of vectors of shape \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"gave a product of shape \(3, 2\) for a block of vectors of shape \(4, 2\)"):
         gn.eigsh(short, 2)
     with pytest.raises(ValueError, match="NaN"):
         gn.eigsh(np.full((3, 3), np.nan))
