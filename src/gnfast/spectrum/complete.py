@@ -41,6 +41,7 @@ class Found:
         core: The operator that was searched.
         engine: The solver.
         random: Columns of its first block that were drawn; 0 where a start was given.
+        copies: Of an eigenvalue among the innermost that the search is sure to meet; `random` if None.
         steps: Of a look with the same solver.
         checkpoint: Where its state is kept.
     """
@@ -52,6 +53,7 @@ class Found:
     random: int
     steps: int = LOOK
     checkpoint: Checkpoint | None = None
+    copies: int | None = None
     look: int = 0  # steps that were made
     inexact: bool = False  # it ended by residuals that products do not confirm, which another search from it mends
 
@@ -128,33 +130,43 @@ def _doubtful(task: Task, found: Found) -> bool:
         return False
     if found.random == 0:
         return True
-    values, residuals = found.raw.values, found.raw.residuals
-    norm = found.raw.norm
-    for _, side in _sides(task, found):
-        if len(side) < found.random:
-            continue
-        v, r = values[side], residuals[side]
+    values, residuals, others = found.raw.values, found.raw.residuals, found.raw.others
+    rounding = thresholds.rounding_error(found.raw.norm, task.A.dtype)
+    copies = found.random if found.copies is None else found.copies
+    for sign, side in _sides(task, found):
         # What a search does not tell apart it has as one value with a residual of about the width.
-        near = 10 * r + task.tol * np.abs(v) + thresholds.rounding_error(norm, task.A.dtype)
-        last = len(v) - found.random + 1
-        if (np.abs(v[:last] - v[found.random - 1 :]) <= np.maximum(near[:last], near[found.random - 1 :])).any():
+        near = 10 * residuals[side] + task.tol * np.abs(values[side]) + rounding
+        seen = np.concatenate([values[side], -sign * np.sort(-sign * others)])[: len(side) + copies - 1]
+        last = len(seen) - copies + 1
+        if last > 0 and (np.abs(seen[:last] - seen[copies - 1 :]) <= near[:last]).any():
             return True
     return False
 
 
+def _bar(task: Task, found: Found, sign: int, side: list[int]) -> float:
+    """What no other eigenvalue of this side may lie beyond: for nothing to be missed, and for the errors of the pairs.
+
+    The error of a pair with residual r is r^2 over the distance to what is left of the matrix in the complement of all
+    pairs (Parlett, section 11.7). That distance is known from the search only as far as the search met everything.
+    """
+    values, residuals = found.raw.values[side], found.raw.residuals[side]
+    norm, dtype = found.raw.norm, task.A.dtype
+    room = task.tol * np.abs(values) + thresholds.rounding_error(norm, dtype)
+    by_distance = residuals > np.maximum(room, thresholds.zero_threshold(norm, task.size, dtype))
+    room[by_distance] = -residuals[by_distance] * (residuals[by_distance] / room[by_distance])
+    return float(sign * (sign * values + room).min())
+
+
 def _is_missed(task: Task, found: Found) -> bool:
     """Whether there are eigenvalues beyond the pairs found; where that remains open, `found` is no longer converged."""
-    values, norm = found.raw.values, found.raw.norm
-    rounding = thresholds.rounding_error(norm, task.A.dtype)
-    sides = [(sign, float(sign * (sign * values[side]).min())) for sign, side in _sides(task, found)]
-    slack = [task.tol * abs(inner) + rounding for _, inner in sides]
-    bars = [inner + sign * more for (sign, inner), more in zip(sides, slack, strict=True)]
+    norm, sides = found.raw.norm, list(_sides(task, found))
+    bars = [_bar(task, found, sign, side) for sign, side in sides]
     left = task.limit - found.raw.products
     if left < found.steps:
         found.fail("max_products reached before a look for missed eigenvalues")
         return False
     rows = task.device.zeros((len(sides), task.size), task.op.dtype)
-    far = sum(inner for _, inner in sides) / 2 if len(sides) == 2 else -2 * sides[0][0] * norm
+    far = sum(bars) / 2 if len(sides) == 2 else -2 * sides[0][0] * norm
     options = task.device.core.SearchOptions(
         max_basis=100,
         max_products=left,

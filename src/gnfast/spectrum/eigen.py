@@ -228,7 +228,8 @@ def _lost_in_rounding(task: Task, values: Array, info: EigenInfo) -> str:
     """
     dtype, size = task.A.dtype, np.abs(_arrays.to_host(values).astype(float))
     rounding = thresholds.rounding_error(info.norm, dtype)
-    lost = (rounding > max(task.tol, TWO_DIGITS) * size) & (size > rounding)
+    zero = thresholds.zero_threshold(info.norm, task.size, dtype)
+    lost = (rounding > max(task.tol, TWO_DIGITS) * size) & (size > zero)
     if not lost.any():
         return ""
     cure = "; pass the operator in float64" if dtype == np.float32 else ""

@@ -255,11 +255,13 @@ def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, 
     direct = intervals(quotients, residuals, norm, A.dtype)
     by_quotient = np.ptp(direct, axis=1) < np.ptp(bounds, axis=1)
     bounds = np.where(by_quotient[:, None], direct, bounds)
-    values = np.where(by_quotient | (shift > 0), quotients, 1 / mu)
+    values = np.where(by_quotient, quotients, 1 / mu - shift)
     others = found.raw.others
     others, products = 1 / others[others > 0] - shift, found.raw.products + count
     raw = replace(found.raw, norm=norm, values=values, residuals=residuals, others=others, products=products)
-    within = (rounding <= task.tol * mu) | is_within(task, raw)  # by the inverse, where rounding in it is less; or by A
+    # By the inverse, where rounding in it is less and a share of the shift is none of the value; or by A.
+    within = (rounding <= task.tol * mu) & (task.tol * shift <= thresholds.rounding_error(norm, A.dtype))
+    within |= is_within(task, raw)
     within |= np.abs(bounds - values[:, None]).max(axis=1) <= task.tol * np.abs(values)
     if raw.converged and not within.all():
         worst = float(residuals.max())
@@ -315,7 +317,10 @@ def _by_davidson(
 
     rows = task.device.zeros((task.k, task.size), task.op.dtype)
     steps = LOOK if preconditioner is None else LOOK // 3
-    return _checkpointed(task, method, block, basis, rows, task.op.core, engine, steps, norm)
+    found = _checkpointed(task, method, block, basis, rows, task.op.core, engine, steps, norm)
+    if method == "lobpcg":  # nothing but the block is kept, which a pair leaves that is within tolerance
+        found.copies = max(1, block - task.k + 1)
+    return found
 
 
 def _checkpointed(
