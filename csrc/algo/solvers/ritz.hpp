@@ -51,8 +51,8 @@ inline double ritz_error(const std::vector<double>& values, const std::vector<do
         const double distance = std::abs(values[j] - values[i]);
         if (distance > 10 * residuals[i]) {
             gap = std::min(gap, distance / 2);
-            // One whose own residual reaches as far as here has not told yet what is between.
-            if (j < residuals.size() && residuals[j] >= distance) return residuals[i];
+            // Where all residuals are known: one that reaches as far as here has not told yet what is between.
+            if (residuals.size() == values.size() && residuals[j] >= distance) return residuals[i];
         } else {
             if (j >= residuals.size()) return residuals[i];
             squares += residuals[j] * residuals[j];
