@@ -21,9 +21,10 @@ pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
 
-GOOD = b"widths = [4]\ndepths = [3]\nseeds = [0]\noutputs = 2\ndata = 'X.npy'\n"
+GOOD = b"widths = [4]\ndepths = [3]\nseeds = [0]\nsamples = 12\noutputs = 2\ndata = 'X.npy'\n"
+FAMILY = b"[[networks]]\nkind = 'linear'\n"
 STUDY_FILES = {
-    "GOOD.toml": GOOD,
+    "GOOD.toml": GOOD + FAMILY,
     "UNCLOSED.toml": GOOD + b"name = 'x",
     "EMPTY.toml": b"# nothing yet\n",
     "UTF16.toml": GOOD.decode().encode("utf-16"),
