@@ -33,7 +33,7 @@ CLOSE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs beyond rounding, in words: false where nothing does."""
+    """Words on what differs beyond rounding; false where nothing does."""
 
     words: str = ""
     in_derivative: bool = False

@@ -17,7 +17,7 @@ from gnfast.bounds.linear import FORMS as LINEAR_FORMS
 from gnfast.bounds.linear import linear_forms
 from gnfast.networks import Network, initializers, mlp
 from gnfast.networks.convolutions import Conv2d
-from gnfast.networks.layers import Flatten
+from gnfast.networks.layers import SLOPE, Flatten
 from gnfast.operators import GaussNewton
 from gnfast.paper.claims import Claim, Mean, bounded, changes, everywhere, ordered, slopes, steps, tighter
 from gnfast.paper.figure import BOUND_COLUMNS, BOUNDS, TIGHTEST, Experiment, Figure, Line, Options, Panel, named
@@ -95,7 +95,7 @@ class AnyPoint(Keyed):
         return mlp(
             [X.shape[1], *[self.width] * (self.depth - 1), self.outputs],
             activation="identity" if self.group == LINEAR else self.kind,
-            slope=0.2,
+            slope=0.2 if self.kind == "leaky_relu" else SLOPE,
             skip=self.skip,
             seed=self.seed,
         )

@@ -144,7 +144,7 @@ def _doubtful(task: Task, found: Found) -> bool:
 
 
 def _bar(task: Task, found: Found, sign: int, side: list[int]) -> float:
-    """What no other eigenvalue of this side may lie beyond: for nothing to be missed, and for the errors of the pairs.
+    """The bar that no other eigenvalue of this side may exceed: that none is missed, and that the pairs' errors hold.
 
     The error of a pair with residual r is r^2 over the distance to what is left of the matrix in the complement of all
     pairs (Parlett, section 11.7). That distance is known from the search only as far as the search met everything.

@@ -187,7 +187,7 @@ class Wide(SymmetricOperator):
 
     @property
     def product_dtype(self) -> np.dtype[Any]:
-        """That of the operator."""
+        """The operator's own."""
         found: np.dtype[Any] = self.op.dtype
         return found
 

@@ -12,7 +12,7 @@ from gnfast._arrays import Array
 
 @dataclass
 class Outcome:
-    """What one search, or several after each other, have found.
+    """The finds of one search, or of several after each other.
 
     Attributes:
         values: Ritz values of the pairs, from the end that was asked for inwards; of both ends by turns.
@@ -40,7 +40,7 @@ class Outcome:
 
     @classmethod
     def of(cls, result: _core.SearchResult) -> Outcome:
-        """What the core has found."""
+        """The core's result."""
         return cls(
             np.array(result.values),
             np.array(result.residuals),

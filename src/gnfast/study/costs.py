@@ -19,7 +19,8 @@ from gnfast.study.jobs import Record
 # In flops of a matrix product that take the same time: drawing a weight; the singular values of a matrix (m, n), over
 # m^2 n; the eigenvalues of a symmetric matrix, over N^3; what any point takes.
 DRAW, SINGULAR, SYMMETRIC, ANY = 500.0, 9.0, 4.0, 2e9
-# The time is within this factor of what is expected, more or less, where nothing else runs: measured 0.4 to 8.
+# The time is told as within this factor of what is expected, either way: four studies on a busy machine took 0.56 to 14
+# times as long, which is no calibration; a range that is told is a guess.
 ROUGH = 10.0
 
 

@@ -16,7 +16,7 @@ from gnfast import _checks, datasets
 from gnfast.ensemble.law import WIDEST
 from gnfast.losses import LOSSES
 from gnfast.networks import initializers, mlp
-from gnfast.networks.layers import ACTIVATIONS
+from gnfast.networks.layers import ACTIVATIONS, SLOPE
 from gnfast.study import quantities, readers, store
 from gnfast.study.jobs import REAL, Keyed, Part, Value
 from gnfast.study.readers import key
@@ -36,7 +36,6 @@ SKIPS: dict[str, Callable[[int], float]] = {
     "1/L": lambda depth: 1 / depth,
     "1/sqrt(L)": lambda depth: 1 / math.sqrt(depth),
 }
-SLOPE = 0.01
 
 
 # ---------------------------------------------------------------- readers of keys that only a study has
