@@ -31,8 +31,7 @@ def with_spectrum(values, dtype="float64", seed=0):
 
 def few_digits(values, norm, eps):
     """Whether rounding of |A| leaves less than two digits of some, but more than none: never called converged."""
-    zero = max(16, np.sqrt(len(values))) * eps * norm
-    return bool(((np.abs(values) < 800 * eps * norm) & (np.abs(values) > zero)).any())
+    return bool(((np.abs(values) < 800 * eps * norm) & (np.abs(values) > 8 * eps * norm)).any())
 
 
 def as_operator(M):

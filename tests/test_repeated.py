@@ -11,6 +11,7 @@ from spectra import as_operator, with_spectrum
 import gnfast as gn
 from gnfast.spectrum import matrices
 
+EPS = float(np.finfo(np.float64).eps)
 METHODS = {
     "LA": ("auto", "lanczos", "krylov", "nystrom", "davidson", "lobpcg"),
     "SA": ("auto", "lanczos", "davidson", "lobpcg", "inverse", "inverse-cg"),
@@ -104,3 +105,37 @@ def test_nothing_is_wrong_without_a_word(first, monkeypatch):
     monkeypatch.setattr(matrices, "DENSE_SIZE", 5)
     wrong = [found for seed in range(first, first + 20) if (found := one(seed))]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("method", ["lobpcg", "krylov", "lanczos", "davidson"])
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_narrow_blocks_give_no_mixtures_of_neighbours(method, block):
+    """Two eigenvalues nearer to each other than the search's residuals, and clusters wider than its block."""
+    wrong = []
+    for seed in range(12):
+        rng = np.random.default_rng([5, seed])
+        copies, apart = int(rng.integers(2, 10)), 10.0 ** rng.uniform(-9, -4)
+        top = 1 + apart * rng.permutation(copies)
+        values = np.sort(np.concatenate([top, rng.uniform(0, 0.5, 60)]))
+        op = gn.operator(lambda V, values=values: values[:, None] * V, len(values), "float64")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gn.ConvergenceWarning)
+            k = int(rng.integers(1, 4))
+            found, _, info = gn.eigsh(op, k, method=method, block_size=block, seed=seed, return_info=True)
+        if info.converged and np.abs(found - values[-k:]).max() > 1.5e-10 + 16 * EPS * values[-1]:
+            wrong.append((seed, copies, apart, k, found - values[-k:]))
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", [58, 79, 217, 328, 485])
+def test_zeros_by_the_inverse_are_zero_to_rounding(seed):
+    """Eigenvalues of a shifted singular matrix: not off by the tolerance times |A|, as quotients are at these seeds."""
+    rng = np.random.default_rng([6, seed])
+    zeros = np.zeros(int(rng.integers(1, 60)))
+    values = np.concatenate([zeros, np.repeat(10.0 ** rng.uniform(-4, 0, 8), rng.integers(1, 20, 8))])
+    op = gn.operator(lambda V: values[:, None] * V, len(values), "float64")
+    k = int(rng.integers(1, 4))
+    found, _, info = gn.eigsh(op, k, "SA", "inverse", seed=seed, return_info=True)
+    expected = np.sort(values)[:k]
+    assert info.converged
+    assert (np.abs(found - expected) <= 16 * EPS * values.max() + 1e-10 * expected).all()

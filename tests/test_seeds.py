@@ -37,7 +37,7 @@ def eigenvalues(seed):
     """Of an operator that is larger than what is decomposed at once."""
     size = 900
     op = gn.operator(lambda V: V * np.linspace(1.0, 2.0, size)[:, None], size)
-    return gn.eigsh(op, 1, method="lanczos", tol=1e-2, seed=seed, max_products=60, return_eigenvectors=False)
+    return gn.eigsh(op, 1, method="lanczos", tol=1e-2, seed=seed, max_products=90, return_eigenvectors=False)
 
 
 # What depends on the seed, and what the function gives does not depend on it alone.

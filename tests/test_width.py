@@ -204,7 +204,7 @@ def test_default_widths():
         (["--data", "none.npy"], "no such file"),
         (["--data", "zero.npy"], "are zero everywhere"),
         (["--data", "zero.npy", "--whiten"], "are zero everywhere"),
-        (["--data", "nan.npy"], "data 'nan.npy' has 1 NaN or infinite value, the first at [2, 1]; replace them"),
+        (["--data", "nan.npy"], "the first is data 'nan.npy'[2, 1]; replace them by finite numbers"),
         (["--activation", "rellu", "--widths", "9", "--draws", "1"], "did you mean 'relu'"),
     ],
 )

@@ -228,8 +228,7 @@ def _lost_in_rounding(task: Task, values: Array, info: EigenInfo) -> str:
     """
     dtype, size = task.A.dtype, np.abs(_arrays.to_host(values).astype(float))
     rounding = thresholds.rounding_error(info.norm, dtype)
-    zero = thresholds.zero_threshold(info.norm, task.size, dtype)
-    lost = (rounding > max(task.tol, TWO_DIGITS) * size) & (size > zero)
+    lost = (rounding > max(task.tol, TWO_DIGITS) * size) & (size > rounding)
     if not lost.any():
         return ""
     cure = "; pass the operator in float64" if dtype == np.float32 else ""

@@ -255,12 +255,13 @@ def _by_factor(task: Task, K: Array, shift: float, norm: float) -> tuple[Pairs, 
     direct = intervals(quotients, residuals, norm, A.dtype)
     by_quotient = np.ptp(direct, axis=1) < np.ptp(bounds, axis=1)
     bounds = np.where(by_quotient[:, None], direct, bounds)
-    values = np.where(by_quotient, quotients, 1 / mu - shift)
+    by_inverse = rounding <= task.tol * mu  # where rounding in it is less than the tolerance
+    values = np.where(by_quotient | (shift > 0) & ~by_inverse, quotients, 1 / mu - shift)
     others = found.raw.others
     others, products = 1 / others[others > 0] - shift, found.raw.products + count
     raw = replace(found.raw, norm=norm, values=values, residuals=residuals, others=others, products=products)
-    # By the inverse, where rounding in it is less and a share of the shift is none of the value; or by A.
-    within = (rounding <= task.tol * mu) & (task.tol * shift <= thresholds.rounding_error(norm, A.dtype))
+    # By the inverse, where a share of the shift is none of the value either; or by A.
+    within = by_inverse & (task.tol * shift <= thresholds.rounding_error(norm, A.dtype))
     within |= is_within(task, raw)
     within |= np.abs(bounds - values[:, None]).max(axis=1) <= task.tol * np.abs(values)
     if raw.converged and not within.all():
