@@ -21,7 +21,7 @@ from gnfast.ensemble.stored import stored_bytes, uniform_weights
 from gnfast.losses import LOSSES, check_loss
 from gnfast.networks import Network
 from gnfast.networks.initializers import family_name, gain
-from gnfast.networks.layers import Activation, Dense
+from gnfast.networks.layers import SLOPE, Activation, Dense
 from gnfast.operators import GaussNewton
 
 WIDEST = 2**34  # a draw's place in its row is counted by 32 bits, in fours
@@ -59,7 +59,7 @@ class NetworkLaw:
         k: int,
         depth: int | None = None,
         skip: float | Sequence[float] = 0.0,
-        slope: float = 0.01,
+        slope: float = SLOPE,
         loss: str = "mse",
         bias: bool = False,
         variances: str | Sequence[float] = "kaiming",
@@ -196,7 +196,7 @@ def network(
     k: int,
     depth: int | None = None,
     skip: float | Sequence[float] = 0.0,
-    slope: float = 0.01,
+    slope: float = SLOPE,
     loss: str = "mse",
     bias: bool = False,
     variances: str | Sequence[float] = "kaiming",
@@ -217,7 +217,7 @@ def network(
     Args:
         widths: Units of the hidden layers: one number for all (with `depth`), or one for each; up to 2^34.
         activation: A name of `gnfast.Activation`, between any two layers and not after the last.
-        slope: Of leaky_relu, and given for no other.
+        slope: Of leaky_relu, 0.01 by default; given for no other.
         X: Data (n, d), float32 or float64, of any rank: samples may be repeated.
         k: Outputs.
         depth: Layers with weights; not needed where `widths` has one number for each hidden layer.

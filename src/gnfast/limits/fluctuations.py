@@ -11,6 +11,7 @@ from gnfast.limits import covariance
 from gnfast.limits.covariance import Covariance, FloatArray
 from gnfast.limits.kernels import PARAMETERIZATIONS, layer_factors, variances_of
 from gnfast.limits.moments import Pointwise, hermite_nodes, hermite_series, rectified
+from gnfast.networks.layers import SLOPE
 
 
 def variance(
@@ -18,7 +19,7 @@ def variance(
     activation: str = "relu",
     parameterization: str = "standard",
     *,
-    slope: float = 0.01,
+    slope: float = SLOPE,
     variances: str | float | list[float] = "kaiming",
 ) -> FloatArray:
     """m times the variance of every entry of the kernel of `gram`, for one hidden layer of m units and one output.

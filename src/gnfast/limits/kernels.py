@@ -15,6 +15,7 @@ from gnfast.limits.covariance import Covariance, FloatArray
 from gnfast.limits.moments import Pointwise
 from gnfast.limits.neurons import BATCHES, sampled
 from gnfast.networks import initializers
+from gnfast.networks.layers import SLOPE
 
 PARAMETERIZATIONS = ("standard", "ntk", "mup")
 SHOWN_ERROR = 1e-9  # smaller errors are not shown: eigenvalues have six digits there
@@ -87,7 +88,7 @@ def gram(
     activation: str = "relu",
     parameterization: str = "standard",
     *,
-    slope: float = 0.01,
+    slope: float = SLOPE,
     skip: float | Sequence[float] = 0.0,
     bias: bool = False,
     variances: str | float | Sequence[float] = "kaiming",
@@ -123,7 +124,7 @@ def gram(
         depth: Dense layers L, at least 2.
         activation: A name of `gnfast.Activation`, or "erf".
         parameterization: "standard", "ntk" or "mup".
-        slope: Of leaky_relu for negative arguments, and given for no other.
+        slope: Of leaky_relu for negative arguments, 0.01 by default; given for no other.
         skip: Strength, one number for all layers or one each.
         bias: Whether there are biases, zero at initialisation, but parameters.
         variances: c_l, fan_in times the variance of the entries that `gnfast.ensemble` takes: "kaiming" is the squared

@@ -16,6 +16,7 @@ from gnfast._arrays import CPU, Array, Device, DTypeName
 from gnfast.networks import initializers
 from gnfast.networks.convolutions import Conv1d, Conv2d, Pool
 from gnfast.networks.layers import (
+    SLOPE,
     Activation,
     ActivationName,
     Dense,
@@ -308,7 +309,7 @@ def check_network(net: Any) -> Network:
 def mlp(
     widths: Sequence[int],
     activation: ActivationName | str = "relu",
-    slope: float = 0.01,
+    slope: float = SLOPE,
     skip: float | Sequence[float] = 0.0,
     bias: bool = False,
     init: initializers.Initializer | Sequence[Any] = "kaiming_normal",
@@ -320,7 +321,7 @@ def mlp(
     Args:
         widths: [d, m_1, ..., k], at least two.
         activation: A name of `Activation`.
-        slope: Of leaky_relu, and given for no other.
+        slope: Of leaky_relu, 0.01 by default; given for no other.
         skip: Strength of the residual connections, one number for all dense layers or one each.
         bias: Whether the dense layers have biases, zero unless `init` gives them.
         init: "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_normal", "pytorch_uniform",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gnfast import _files
+from gnfast.networks.layers import SLOPE
 from gnfast.study import width_figure
 from gnfast.study.commands import FAILED, INTERRUPTED, check_drawing, complete, dry_run_option, foretell
 from gnfast.study.preflight import look
@@ -37,7 +38,7 @@ def add(app: "typer.Typer", console: "Console") -> None:
         ] = None,
         whiten: Annotated[bool, typer.Option("--whiten", help="Whiten the data first.")] = False,
         activation: Annotated[str, typer.Option(metavar="NAME", help="identity for linear networks.")] = "identity",
-        slope: Annotated[float, typer.Option(help="Negative slope of leaky_relu.")] = 0.01,
+        slope: Annotated[float, typer.Option(help="Negative slope of leaky_relu.")] = SLOPE,
         skip: Annotated[float, typer.Option(help="Strength of the skip connections.")] = 0.0,
         depth: Annotated[int, typer.Option(help="Layers with weights.")] = 4,
         k: Annotated[int | None, typer.Option("--k", help="Outputs; default 10 if linear, else 1.")] = None,
